@@ -1,0 +1,40 @@
+"""What a sub-network is worth: evaluators, which see it through a Protocol. Never imports the engine."""
+
+from evaluators.cost_model import CostModel, cost_model
+from evaluators.decoder_operators import LayerSizes, decoder_operators
+from evaluators.latency import Latency, LatencyComparison, compare_latency
+from evaluators.macs import Macs
+from evaluators.multiple_choice import MultipleChoiceAccuracy, log_likelihoods
+from evaluators.operators import Operator
+from evaluators.parameters import ParameterCount
+from evaluators.protocol import Direction, Evaluator, Measurement, Subnetwork
+from evaluators.questions import Question, QuestionFileError, load_questions, save_questions, split
+from evaluators.registry import evaluator_names, load_evaluator
+from evaluators.timing import Timing
+
+__all__ = [
+    "CostModel",
+    "Direction",
+    "Evaluator",
+    "Latency",
+    "LatencyComparison",
+    "LayerSizes",
+    "Macs",
+    "Measurement",
+    "MultipleChoiceAccuracy",
+    "Operator",
+    "ParameterCount",
+    "Question",
+    "QuestionFileError",
+    "Subnetwork",
+    "Timing",
+    "compare_latency",
+    "cost_model",
+    "decoder_operators",
+    "evaluator_names",
+    "load_evaluator",
+    "load_questions",
+    "log_likelihoods",
+    "save_questions",
+    "split",
+]

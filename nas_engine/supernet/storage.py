@@ -1,0 +1,126 @@
+"""Super-networks on disk: safetensors and JSON, the base model by name where it has one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nas_engine.models import load_model
+from nas_engine.supernet.errors import CheckpointError
+from search_spaces import SearchSpace
+
+if TYPE_CHECKING:
+    from nas_engine.supernet.supernetwork import SuperNetwork
+
+_FORMAT = 1
+_SAMPLES = 64  # weights of each tensor that the base's fingerprint looks at
+
+
+@dataclass(frozen=True)
+class SavedSuperNetwork:
+    """The arguments that a saved super-network is made of anew."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    space: SearchSpace
+    adapter: dict[str, Any]
+    base: str | None
+
+
+def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
+    """Every adapter tensor and channel order of `supernet`, by name."""
+    tensors = {f"{layer}.channel_order": order for layer, order in supernet.channel_order.items()}
+    for name, layer in supernet.elastic_layers.items():
+        if layer.lora_A is not None and layer.lora_B is not None:
+            tensors |= {f"{name}.lora_A": layer.lora_A.detach(), f"{name}.lora_B": layer.lora_B.detach()}
+    return tensors
+
+
+def base_fingerprint(model: PreTrainedModel) -> str:
+    """16 hexadecimal digits of a model's weights, from a sample of each tensor."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // _SAMPLES)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + sample.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(supernet: SuperNetwork) -> str:
+    """16 hexadecimal digits of base, adapters, their scales and the space."""
+    scales = {name: layer.scaling for name, layer in sorted(supernet.elastic_layers.items())}
+    parts = [supernet.base_fingerprint, supernet.space.fingerprint(), json.dumps(scales)]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for name, tensor in sorted(adapter_tensors(supernet).items()):
+        digest.update(name.encode() + tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_supernetwork(supernet: SuperNetwork, folder: Path, include_base: bool) -> Path:
+    """Write `supernet` into `folder`; see `SuperNetwork.save`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {
+        "format": _FORMAT,
+        "base": None if include_base else supernet.base,
+        "base_fingerprint": supernet.base_fingerprint,
+        "adapter": asdict(supernet.adapter),
+        "space": supernet.space.to_json(),
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in adapter_tensors(supernet).items()}
+    save_file(tensors, folder / "adapter.safetensors")
+    if include_base:
+        supernet.model.save_pretrained(folder / "base", state_dict=_original_weights(supernet))
+        supernet.tokenizer.save_pretrained(folder / "base")
+    (folder / "supernet.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwork, dict[str, Tensor]]:
+    """What `save_supernetwork` wrote: the pieces, and the state to load once they are put together.
+
+    Raises:
+        CheckpointError: a file is missing or of another format.
+    """
+    try:
+        description: dict[str, Any] = json.loads((folder / "supernet.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "adapter.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} holds no saved super-network: {error}") from error
+    if description.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{folder} has the format {description.get('format')!r}; this version reads {_FORMAT}."
+        )
+    model, tokenizer = load_model(description["base"] or str(folder / "base"), dtype=dtype)
+    if base_fingerprint(model) != description["base_fingerprint"]:
+        raise CheckpointError(
+            f"{description['base'] or folder / 'base'} is not the model that {folder} was trained on; "
+            "its weights or their type have changed. Load with the dtype that it was saved in."
+        )
+    saved = SavedSuperNetwork(
+        model, tokenizer, SearchSpace.from_json(description["space"]), description["adapter"], description["base"]
+    )
+    return saved, tensors
+
+
+def _original_weights(supernet: SuperNetwork) -> dict[str, Tensor]:
+    """The base model's state dict, adapters left out and channels back in their original order."""
+    modules = {supernet.family.path(name): name for name in supernet.elastic_layers}
+    weights = {}
+    for key, tensor in supernet.model.state_dict().items():
+        owner, _, kind = key.rpartition(".")
+        if kind in ("lora_A", "lora_B"):
+            continue
+        if owner in modules:
+            tensor = tensor[supernet.original_outputs(modules[owner])]
+            tensor = tensor[:, supernet.original_inputs(modules[owner])] if kind == "weight" else tensor
+        weights[key] = tensor
+    return weights

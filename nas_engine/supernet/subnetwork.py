@@ -1,0 +1,110 @@
+"""One sub-network of a super-network: what evaluators see, and what the user saves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluators import LayerSizes, Operator, decoder_operators
+from nas_engine.supernet.extraction import extract
+from nas_engine.supernet.peft_export import save_adapter
+from search_spaces import Value
+
+if TYPE_CHECKING:
+    from nas_engine.supernet.supernetwork import SuperNetwork
+
+
+class Subnetwork:
+    """A view of a super-network under one configuration; made by `SuperNetwork.subnetwork`.
+
+    Every property and method activates the configuration first, so views may be used in any order, from one thread.
+    """
+
+    def __init__(self, supernet: SuperNetwork, configuration: Mapping[str, Value]) -> None:
+        self._supernet = supernet
+        self._configuration = dict(configuration)
+
+    def __repr__(self) -> str:
+        return f"Subnetwork({self._configuration})"
+
+    @property
+    def configuration(self) -> Mapping[str, Value]:
+        """The value of every gene, by name."""
+        return self._configuration
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The super-network's model with this sub-network active, in evaluation mode."""
+        self._supernet.activate(self._configuration)
+        return self._supernet.model.eval()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The super-network's tokenizer."""
+        return self._supernet.tokenizer
+
+    def extract(self, share_embeddings: bool = False) -> PreTrainedModel:
+        """A physically smaller Hugging Face model of its own, adapters merged.
+
+        Args:
+            share_embeddings: keep the super-network's embedding tensors instead of a copy; cheaper, for measurements
+                that do not change the model.
+        """
+        return extract(self.model, self._supernet.family, share_embeddings)
+
+    def operators(self, batch: int, tokens: int, past: int = 0) -> list[Operator]:
+        """Every matrix product of one forward pass over `tokens` new tokens after `past` cached ones, logits for the
+        last position only, as generation computes them.
+
+        Raises:
+            ValueError: `batch` or `tokens` below 1, or `past` below 0.
+        """
+        config = self._supernet.model.config
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        widths = self._supernet.family.shape(self.model).intermediate_sizes
+        bits = self._supernet.model.dtype.itemsize * 8
+        return decoder_operators(
+            [LayerSizes(config.num_attention_heads, config.num_key_value_heads, head_size, width) for width in widths],
+            hidden_size=config.hidden_size,
+            vocabulary=config.vocab_size,
+            batch=batch,
+            tokens=tokens,
+            past=past,
+            weight_bits=bits,
+            activation_bits=bits,
+        )
+
+    def parameter_count(self, merged: bool = True) -> int:
+        """Parameters of the extracted model, tied ones once; with ``merged=False``, the active adapters' besides."""
+        self._supernet.activate(self._configuration)
+        return self._supernet.active_parameters(adapters=not merged)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Extract and save as a Hugging Face folder with its tokenizer, and `subnetwork.json` beside them.
+
+        Load it with ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)``; where all layers have
+        equal widths, without `trust_remote_code`.
+        """
+        folder = Path(folder)
+        self.extract(share_embeddings=True).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        description = {
+            "configuration": self._configuration,
+            "parameters": self.parameter_count(),
+            "supernetwork": self._supernet.fingerprint(),
+        }
+        (folder / "subnetwork.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        return folder
+
+    def save_adapter(self, folder: str | Path) -> Path:
+        """Save the active adapter in PEFT's format, for `PeftModel.from_pretrained` on the original model.
+
+        Raises:
+            ExportError: an MLP is narrower than the original's, which an adapter cannot express, or no adapter.
+        """
+        self._supernet.activate(self._configuration)
+        return save_adapter(self._supernet, Path(folder))

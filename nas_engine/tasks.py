@@ -1,0 +1,170 @@
+"""Tasks by name: questions to train on, to search with and to judge by, none of them in two of the three.
+
+A task is made on the spot (``chain_sum``), read from JSONL, or taken from a Hugging Face dataset.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count as count_from
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from evaluators.questions import Question, load_questions, split
+
+CHAIN_SUM = "chain_sum"
+HUB_PREFIX = "hf:"
+_CHAIN_SUM_LIMIT = 100_000  # of the three million distinct ones, so that drawing them stays quick
+_OFFSETS = (-10, -3, -2, -1, 1, 2, 3, 10)
+
+
+class TaskError(ValueError):
+    """A task is unknown, cannot be read, or is too small for the splits asked of it."""
+
+
+@dataclass(frozen=True)
+class TaskSplits:
+    """A task's questions, disjoint by their text.
+
+    Args:
+        train: what the super-network learns from.
+        validation: what guides the search.
+        test: held out: what the chosen sub-networks are judged by.
+    """
+
+    train: tuple[Question, ...]
+    validation: tuple[Question, ...]
+    test: tuple[Question, ...]
+
+
+def task_splits(name_or_path: str | Path, train: int, validation: int, test: int, seed: int) -> TaskSplits:
+    """The splits of a task, the same for the same arguments.
+
+    Args:
+        name_or_path: ``chain_sum``; a JSONL file, from which all three are cut; a folder with ``train.jsonl`` and
+            ``test.jsonl``; or ``hf:<dataset>`` and ``hf:<dataset>:<configuration>`` with the splits train and test.
+        train: questions at most; fewer where the task has fewer. Likewise `test`.
+        validation: questions cut from the training ones; never from the test set where the task brings one.
+        test: as `train`. A training question that the test set has too is left out of training.
+        seed: of the questions made, and of which question goes where.
+
+    Raises:
+        TaskError: no such task, a missing package or split, or too few questions.
+        QuestionFileError: a file has a wrong line, which is named.
+    """
+    if min(train, validation, test) < 1:
+        raise TaskError(f"train, validation and test are {train}, {validation} and {test}; give at least 1 of each.")
+    name = str(name_or_path)
+    if name == CHAIN_SUM:
+        # One shuffled draw: earlier draws hold more of the few short sums than later ones.
+        made = chain_sum(train + validation + test, seed)
+        random.Random(seed).shuffle(made)
+        return TaskSplits(
+            tuple(made[:train]), tuple(made[train : train + validation]), tuple(made[train + validation :])
+        )
+    if name.startswith(HUB_PREFIX):
+        learn, judge = _hub_questions(name)
+    elif Path(name).is_dir():
+        learn, judge = load_questions(Path(name) / "train.jsonl"), load_questions(Path(name) / "test.jsonl")
+    elif Path(name).is_file():
+        learn, judge = _cut(load_questions(name), test, seed, f"test questions from {name}")
+    else:
+        raise TaskError(
+            f"there is no task {name!r}; give {CHAIN_SUM!r}, a JSONL file, a folder with train.jsonl and test.jsonl, "
+            f"or {HUB_PREFIX}<dataset>."
+        )
+    held_out = {question.question for question in judge}
+    learn = [question for question in learn if question.question not in held_out]
+    learn, guide = _cut(learn, validation, seed, f"validation questions from the training ones of {name}")
+    judge = random.Random(seed).sample(judge, len(judge))
+    return TaskSplits(tuple(learn[:train]), tuple(guide[:validation]), tuple(judge[:test]))
+
+
+def chain_sum(count: int, seed: int) -> list[Question]:
+    """Sums and differences of 2 or 3 numbers of 1 or 2 digits, with four choices; no question occurs twice.
+
+    The wrong choices are three of the result ± 1, 2, 3 and 10. More of the same seed begins with what fewer gives.
+
+    Raises:
+        TaskError: `count` is out of range, or reasoning-gym is not installed.
+    """
+    if not 0 < count <= _CHAIN_SUM_LIMIT:
+        raise TaskError(f"count is {count}; {CHAIN_SUM} makes from 1 to {_CHAIN_SUM_LIMIT} questions.")
+    rng = random.Random(seed)
+    entries: dict[str, int] = {}
+    for text, result in _chain_sum_entries(rng.getrandbits(62)):
+        entries.setdefault(text, result)
+        if len(entries) == count:
+            break
+    return [_with_choices(text, result, rng) for text, result in entries.items()]
+
+
+def _chain_sum_entries(seed: int) -> Iterator[tuple[str, int]]:
+    # reasoning-gym seeds entry i with seed + i: seeds must lie far apart, or their questions are the same ones.
+    try:
+        from reasoning_gym.arithmetic.chain_sum import ChainSumConfig, ChainSumDataset
+    except ImportError as error:
+        raise TaskError(f"{CHAIN_SUM} needs reasoning-gym; install it with: pip install reasoning-gym.") from error
+    made = ChainSumDataset(ChainSumConfig(min_terms=2, max_terms=3, min_digits=1, max_digits=2, seed=seed, size=1))
+    for i in count_from():
+        yield made[i]["question"], int(made[i]["answer"])
+
+
+def _with_choices(text: str, result: int, rng: random.Random) -> Question:
+    values = [result, *(result + offset for offset in rng.sample(_OFFSETS, 3))]
+    rng.shuffle(values)
+    return Question(text, tuple(map(str, values)), values.index(result))
+
+
+def _cut(questions: Sequence[Question], held_out: int, seed: int, what: str) -> tuple[list[Question], list[Question]]:
+    try:
+        return split(questions, held_out, seed)
+    except ValueError as error:
+        raise TaskError(f"cannot cut {held_out} {what}, which have {len(questions)}: {error}") from error
+
+
+def _hub_questions(name: str) -> tuple[list[Question], list[Question]]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise TaskError(f"{name!r} needs the package datasets; install it with: pip install datasets.") from error
+    dataset, _, configuration = name.removeprefix(HUB_PREFIX).partition(":")
+    try:
+        splits = load_dataset(dataset, configuration or None)
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{name!r} cannot be loaded: {error}") from error
+    missing = {"train", "test"} - set(splits)
+    if missing:
+        raise TaskError(f"{name!r} has the splits {', '.join(splits)}, and no {min(missing)}; train and test are used.")
+    learn, judge = (questions_from_rows(splits[part], f"{name}, {part}") for part in ("train", "test"))
+    return learn, judge
+
+
+def questions_from_rows(rows: Iterable[Mapping[str, Any]], where: str) -> list[Question]:
+    """Questions out of a dataset's rows, in the columns of ARC and OpenBookQA, or of MMLU.
+
+    The first have `question` or `question_stem`, `choices` with `text` and `label`, and the right label as
+    `answerKey`; the second `question`, a list of `choices`, and the right one's index as `answer`.
+
+    Raises:
+        TaskError: a row of another form; `where` and its number are named.
+    """
+    return [_question_from_row(row, f"{where}, row {i}") for i, row in enumerate(rows)]
+
+
+def _question_from_row(row: Mapping[str, Any], where: str) -> Question:
+    try:
+        text = row["question_stem"] if "question_stem" in row else row["question"]
+        choices = row["choices"]
+        if isinstance(choices, Mapping):
+            return Question(text, tuple(choices["text"]), list(choices["label"]).index(row["answerKey"]))
+        return Question(text, tuple(choices), int(row["answer"]))
+    except (KeyError, TypeError, ValueError) as error:
+        columns = ", ".join(islice(row, 12))
+        raise TaskError(
+            f"{where} cannot be read as a question ({type(error).__name__}: {error}); it has the columns {columns}. "
+            "Give question, choices (text, label) and answerKey, or question, choices and answer."
+        ) from error

@@ -1,0 +1,92 @@
+"""A training run on disk: one safetensors file, replaced whole, with settings and losses in its header."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nas_engine.supernet.errors import CheckpointError
+
+FILE = "training.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands.
+
+    Args:
+        losses: the mean loss of every step done.
+        settings: what the run was started with; another run's checkpoint is refused.
+        state: the super-network's `state()`.
+        optimizer: AdamW's moments, by the parameter's position and the moment's name.
+    """
+
+    losses: list[float]
+    settings: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint in `folder` at once: a kill leaves either the old one or the new one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"state/{name}": tensor.contiguous() for name, tensor in checkpoint.state.items()}
+    tensors |= {f"optimizer/{name}": tensor.contiguous() for name, tensor in checkpoint.optimizer.items()}
+    metadata = {"losses": json.dumps(checkpoint.losses), "settings": json.dumps(dict(checkpoint.settings))}
+    temporary = folder / f"{FILE}.tmp"
+    save_file(tensors, temporary, metadata=metadata)
+    os.replace(temporary, folder / FILE)
+
+
+def read_checkpoint(folder: Path, settings: Mapping[str, Any]) -> Checkpoint | None:
+    """The checkpoint in `folder`, or None where there is none.
+
+    Raises:
+        CheckpointError: it cannot be read, or belongs to a run with other settings (the difference is named).
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); delete it to train anew.") from error
+    saved = json.loads(metadata["settings"])
+    differing = [f"{k}: {saved.get(k)!r} there, {v!r} here" for k, v in settings.items() if saved.get(k) != v]
+    if differing:
+        raise CheckpointError(
+            f"{path} belongs to a run with other settings ({'; '.join(differing)}); use another folder, or delete it."
+        )
+    return Checkpoint(
+        json.loads(metadata["losses"]), saved, _part(tensors, "state/"), _part(tensors, "optimizer/")
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}/{name}": value for index, entry in state.items() for name, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take over what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,101 @@
+"""Training examples and their batches: what the model reads, and where the loss is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label that cross-entropy leaves out
+
+
+class TextPair(Protocol):
+    """Anything with a prompt and its completion, such as `evaluators.Question`."""
+
+    @property
+    def prompt(self) -> str:
+        """What the model is given."""
+        ...
+
+    @property
+    def completion(self) -> str:
+        """What it should say; the loss is taken here alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and its completion."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
+class TokenizedExample:
+    """Token ids of prompt and completion together, and how many of them are the prompt's."""
+
+    tokens: tuple[int, ...]
+    prompt_length: int
+
+
+def tokenize(
+    pairs: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> list[TokenizedExample]:
+    """Token ids of every pair.
+
+    Raises:
+        ValueError: no pair, a completion without tokens, or a pair longer than `max_tokens` (its position is named).
+    """
+    if not pairs:
+        raise ValueError("the training set is empty; give at least one example.")
+    return [_tokenize(pair, i, tokenizer, max_tokens) for i, pair in enumerate(pairs)]
+
+
+def batch_of(examples: Sequence[TokenizedExample], pad: int, device: torch.device) -> dict[str, Tensor]:
+    """Padded right: `input_ids`, `attention_mask` and `labels`, each of shape (examples, longest)."""
+    longest = max(len(example.tokens) for example in examples)
+    ids = torch.full((len(examples), longest), pad)
+    labels = torch.full((len(examples), longest), IGNORED)
+    mask = torch.zeros((len(examples), longest), dtype=torch.long)
+    for row, example in enumerate(examples):
+        length = len(example.tokens)
+        ids[row, :length] = torch.tensor(example.tokens)
+        labels[row, example.prompt_length : length] = ids[row, example.prompt_length : length]
+        mask[row, :length] = 1
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def batch_indices(batch: int, batch_size: int, examples: int, seed: int) -> list[int]:
+    """Which examples batch number `batch` of an endless run holds; every epoch has an order of its own.
+
+    A function of its arguments alone, so that a resumed run draws what an uninterrupted one would.
+    """
+    positions = range(batch * batch_size, (batch + 1) * batch_size)
+    return [int(_epoch_order(examples, seed, p // examples)[p % examples]) for p in positions]
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(examples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(examples)
+
+
+def _tokenize(pair: TextPair, index: int, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> TokenizedExample:
+    whole = tokenizer(pair.prompt + pair.completion)["input_ids"]
+    prompt = tokenizer(pair.prompt)["input_ids"]
+    if len(whole) <= len(prompt):
+        raise ValueError(f"training example {index} has a completion without tokens: {pair.completion!r}.")
+    if len(whole) > max_tokens:
+        raise ValueError(
+            f"training example {index} has {len(whole)} tokens, more than the {max_tokens} allowed; shorten it, "
+            "or raise max_tokens up to what the model can read."
+        )
+    return TokenizedExample(tuple(whole), len(prompt))

@@ -1,0 +1,226 @@
+"""The training loop: sample a sub-network, take the loss on the answers, step the adapters."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from nas_engine.progress import progress_bar
+from nas_engine.supernet.supernetwork import SuperNetwork
+from nas_engine.training.checkpoint import (
+    Checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    read_checkpoint,
+    write_checkpoint,
+)
+from nas_engine.training.data import IGNORED, TextPair, TokenizedExample, batch_indices, batch_of, tokenize
+from nas_engine.training.strategies import STRATEGIES, Strategy, genomes_of_batch
+
+_CALIBRATION_EXAMPLES = 64
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """All that shapes a training run; see `train`."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    strategy: Strategy
+    accumulation: int
+    warmup: float
+    weight_decay: float
+    max_gradient_norm: float
+    max_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy is {self.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup is {self.warmup}; give the fraction of the steps, from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a training run did.
+
+    Args:
+        losses: the mean loss on answer tokens of every step, in nats a token.
+        seconds: wall-clock of this call; a resumed run counts only its own part.
+        resumed_at: the step that this call began with; 0 for a fresh run.
+    """
+
+    losses: tuple[float, ...]
+    seconds: float
+    resumed_at: int
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a step, with its loss."""
+        return pd.DataFrame({"step": range(1, len(self.losses) + 1), "loss": self.losses})
+
+
+def train(
+    supernet: SuperNetwork,
+    train_set: Sequence[TextPair],
+    steps: int,
+    *,
+    batch_size: int = 16,
+    learning_rate: float = 3e-4,
+    strategy: Strategy = "uniform",
+    accumulation: int = 1,
+    warmup: float = 0.1,
+    weight_decay: float = 0.0,
+    max_gradient_norm: float = 1.0,
+    max_tokens: int = 1024,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 50,
+    progress: bool = True,
+) -> TrainingReport:
+    """Fine-tune the adapters of `supernet` while sub-networks take turns; the base stays frozen.
+
+    Channels are ordered by importance first where a width is elastic and they are not yet ordered. AdamW; the learning
+    rate rises linearly over the warm-up and falls to zero as a cosine. Interrupted with a `checkpoint` folder, the
+    same call goes on where it stopped and ends as if it had not been interrupted.
+
+    Args:
+        train_set: prompts with completions, such as questions; the loss is taken on the completions.
+        steps: optimizer steps.
+        batch_size: examples of a micro-batch.
+        strategy: ``"uniform"``, one random sub-network a micro-batch, or ``"sandwich"``, largest, smallest and two random.
+        accumulation: micro-batches of a step.
+        warmup: fraction of the steps.
+        max_gradient_norm: gradients are scaled down to this norm.
+        max_tokens: longest example allowed.
+        checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
+
+    Raises:
+        ValueError: a setting out of its bounds, an empty training set or one with an example that does not fit, or a
+            super-network without adapters.
+        CheckpointError: the folder holds a checkpoint of another run.
+    """
+    settings = TrainingSettings(
+        steps, batch_size, learning_rate, strategy, accumulation, warmup, weight_decay, max_gradient_norm, max_tokens, seed
+    )
+    if not supernet.adapter_parameters:
+        raise ValueError("this super-network has no adapters to train; add lora_rank(...) to its space.")
+    examples = tokenize(train_set, supernet.tokenizer, max_tokens)
+    run = _Run(supernet, examples, settings)
+    folder = None if checkpoint is None else Path(checkpoint)
+    resumed_at = run.resume(folder) if folder else 0
+    if not supernet.ordered:
+        supernet.order_channels([run.batch(range(min(len(examples), _CALIBRATION_EXAMPLES)))])
+    started = time.perf_counter()
+    with progress_bar("Training", steps, enabled=progress, completed=resumed_at) as bar:
+        try:
+            for step in range(resumed_at, steps):
+                bar.advance(loss=run.step(step))
+                if folder and (step + 1) % checkpoint_every == 0:
+                    run.save(folder)
+        finally:
+            if folder and run.consistent:
+                run.save(folder)
+    supernet.activate_genome(supernet.space.largest)
+    supernet.model.eval()
+    return TrainingReport(tuple(run.losses), time.perf_counter() - started, resumed_at)
+
+
+def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Mean cross-entropy of the labelled tokens; the output head runs at their positions alone."""
+    hidden = model.base_model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+    ).last_hidden_state  # (rows, tokens, hidden)
+    labels = batch["labels"][:, 1:]
+    scored = labels != IGNORED
+    logits = model.get_output_embeddings()(hidden[:, :-1][scored])  # (scored tokens, vocabulary)
+    return F.cross_entropy(logits.float(), labels[scored])
+
+
+def learning_rate_at(step: int, settings: TrainingSettings) -> float:
+    """Linear warm-up from zero, then a cosine to zero."""
+    warmup_steps = math.ceil(settings.warmup * settings.steps)
+    if step < warmup_steps:
+        return settings.learning_rate * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, settings.steps - warmup_steps)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class _Run:
+    """The state of one training run, which a checkpoint holds entirely."""
+
+    def __init__(
+        self, supernet: SuperNetwork, examples: list[TokenizedExample], settings: TrainingSettings
+    ) -> None:
+        self.supernet, self.examples, self.settings = supernet, examples, settings
+        self.losses: list[float] = []
+        self.consistent = True  # weights, moments and losses stand at the same step
+        self.optimizer = torch.optim.AdamW(
+            supernet.adapter_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        digest = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
+        self.identity: dict[str, Any] = asdict(settings) | {
+            "train_set": digest,
+            "space": supernet.space.fingerprint(),
+            "base": supernet.base_fingerprint,
+        }
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        tokenizer = self.supernet.tokenizer
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        return batch_of([self.examples[i] for i in indices], pad, self.supernet.model.device)
+
+    def step(self, step: int) -> float:
+        s, supernet = self.settings, self.supernet
+        supernet.model.train()
+        self.optimizer.param_groups[0]["lr"] = learning_rate_at(step, s)
+        losses = []
+        # Dropout draws from torch's global state: seeded by step, so that resuming draws the same.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(s.seed * 1_000_003 + step)
+            for micro in range(step * s.accumulation, (step + 1) * s.accumulation):
+                batch = self.batch(batch_indices(micro, s.batch_size, len(self.examples), s.seed))
+                genomes = genomes_of_batch(supernet.space, s.strategy, s.seed, micro)
+                for genome in genomes:
+                    supernet.activate_genome(genome)
+                    loss = answer_loss(supernet.model, batch)
+                    (loss / (len(genomes) * s.accumulation)).backward()  # type: ignore[no-untyped-call]
+                    losses.append(loss.item())
+        torch.nn.utils.clip_grad_norm_(supernet.adapter_parameters, s.max_gradient_norm)
+        self.consistent = False
+        self.optimizer.step()
+        self.losses.append(sum(losses) / len(losses))
+        self.consistent = True
+        self.optimizer.zero_grad()
+        return self.losses[-1]
+
+    def save(self, folder: Path) -> None:
+        state, moments = self.supernet.state(), optimizer_tensors(self.optimizer)
+        write_checkpoint(folder, Checkpoint(self.losses, self.identity, state, moments))
+
+    def resume(self, folder: Path) -> int:
+        found = read_checkpoint(folder, self.identity)
+        if found is None:
+            return 0
+        self.supernet.load_state(found.state)
+        load_optimizer(self.optimizer, found.optimizer)
+        self.losses = list(found.losses)
+        return len(self.losses)

@@ -1,0 +1,28 @@
+"""What may vary in a super-network: genes, spaces, genomes and configurations. Knows no network."""
+
+from search_spaces.choice import Choice, Value
+from search_spaces.errors import ConfigurationError, SpaceError
+from search_spaces.lora_rank import lora_rank
+from search_spaces.mlp_width import mlp_width
+from search_spaces.presets import lonas, shears, sqft
+from search_spaces.shape import ModelShape
+from search_spaces.space import Configuration, Genome, SearchSpace
+from search_spaces.template import Dimension, SpaceTemplate
+
+__all__ = [
+    "Choice",
+    "Configuration",
+    "ConfigurationError",
+    "Dimension",
+    "Genome",
+    "ModelShape",
+    "SearchSpace",
+    "SpaceError",
+    "SpaceTemplate",
+    "Value",
+    "lonas",
+    "lora_rank",
+    "mlp_width",
+    "shears",
+    "sqft",
+]

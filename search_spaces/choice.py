@@ -1,0 +1,83 @@
+"""One gene: a named, ordered choice of values and the modules that it moves together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search_spaces.errors import ConfigurationError, SpaceError
+
+Value = int | float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A gene of a search space.
+
+    Args:
+        name: unique in its space, such as ``layers.3.mlp.width``.
+        values: from small to large, without repeats; a genome holds an index into them.
+        modules: what the value is applied to, as ``layers.<index>.<projection>``.
+        dimension: what the value means there: ``lora_rank`` or ``mlp_width``.
+
+    Raises:
+        SpaceError: no value, values out of order, or a value that is not a finite number.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    modules: tuple[str, ...]
+    dimension: str
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise SpaceError(f"{self.name} has no values; give it at least one.")
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in self.values):
+            raise SpaceError(f"{self.name} has the values {self.values}; all must be finite numbers.")
+        if any(a >= b for a, b in zip(self.values, self.values[1:], strict=False)):
+            raise SpaceError(
+                f"{self.name} has the values {self.values}; list them from small to large, each once."
+            )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def layer(self) -> int:
+        """The first layer that the gene moves."""
+        return min(int(module.split(".")[1]) for module in self.modules)
+
+    @property
+    def median_index(self) -> int:
+        """The middle value's index; the larger of two, as the papers' heuristic takes it."""
+        return len(self.values) // 2
+
+    def index(self, value: Value) -> int:
+        """The position of `value` among the choice's values.
+
+        Raises:
+            ConfigurationError: the choice does not offer `value`.
+        """
+        try:
+            return self.values.index(value)
+        except ValueError:
+            raise ConfigurationError(
+                f"{self.name} is {value!r}, which this space does not offer; "
+                f"choose one of {', '.join(map(str, self.values))}."
+            ) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The choice as JSON data."""
+        return {
+            "name": self.name,
+            "values": list(self.values),
+            "modules": list(self.modules),
+            "dimension": self.dimension,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Choice:
+        """The choice that `to_json` described."""
+        return cls(data["name"], tuple(data["values"]), tuple(data["modules"]), data["dimension"])

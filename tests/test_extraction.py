@@ -1,0 +1,147 @@
+"""The extracted model is the active sub-network, and loads where this project is not installed."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from nas_engine.supernet import ExportError, SuperNetwork
+from search_spaces import lora_rank
+from tests.supernets import FAMILIES, TOKENS, logits, random_adapters, supernetwork
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+CALIBRATION = [{"input_ids": torch.arange(2, 22).view(2, 10), "attention_mask": torch.ones(2, 10)}]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def ordered(request) -> SuperNetwork:
+    supernet = random_adapters(supernetwork(FAMILIES[request.param]()))
+    supernet.order_channels(CALIBRATION)
+    return supernet
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_extracted_model_computes_what_the_active_subnetwork_computes(ordered: SuperNetwork, seed: int) -> None:
+    genome = ordered.space.sample(np.random.default_rng(seed))[0]
+    subnet = ordered.subnetwork(ordered.space.configuration(genome))
+    extracted = subnet.extract()
+    assert (logits(extracted) - logits(subnet.model)).abs().max() < 1e-4
+    assert sum(p.numel() for p in extracted.parameters()) == subnet.parameter_count()
+    assert extracted.config.vocab_size == ordered.model.config.vocab_size
+
+
+def test_extracted_model_generates_what_the_active_subnetwork_generates(ordered: SuperNetwork) -> None:
+    subnet = ordered.subnetwork(ordered.space.configuration(ordered.space.median))
+    expected = subnet.model.generate(TOKENS[:, :4], max_new_tokens=8, do_sample=False, pad_token_id=0)
+    got = subnet.extract().generate(TOKENS[:, :4], max_new_tokens=8, do_sample=False, pad_token_id=0)
+    assert torch.equal(got, expected)
+
+
+def test_extracted_model_shares_no_tensor_with_the_supernetwork() -> None:
+    supernet = random_adapters(supernetwork(tiny_llama()))
+    extracted = supernet.largest.extract()
+    before = logits(supernet.largest.model)
+    with torch.no_grad():
+        for parameter in extracted.parameters():
+            parameter.zero_()
+    assert torch.equal(logits(supernet.largest.model), before)
+
+
+def test_operators_count_the_matrix_products_of_the_extracted_model() -> None:
+    supernet = supernetwork(tiny_llama())
+    subnet = supernet.subnetwork(supernet.space.configuration(supernet.space.smallest))
+    weights = {op.name: (op.n, op.k) for op in subnet.operators(batch=1, tokens=8) if op.kind == "weight"}
+    extracted = subnet.extract()
+    linears = {n: tuple(m.weight.shape) for n, m in extracted.named_modules() if isinstance(m, torch.nn.Linear)}
+    by_path = {supernet.family.path(n) if n.startswith("layers.") else n: shape for n, shape in weights.items()}
+    assert by_path == linears
+
+
+def test_equal_widths_leave_as_the_stock_architecture(tmp_path) -> None:
+    supernet = random_adapters(supernetwork(tiny_llama()))
+    subnet = supernet.subnetwork(supernet.space.configuration(supernet.space.smallest))
+    subnet.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(loaded).__name__ == "LlamaForCausalLM"
+    assert loaded.config.intermediate_size == 24
+    torch.testing.assert_close(logits(loaded), logits(subnet.model), atol=1e-4, rtol=1e-4)
+
+
+def mixed_widths(supernet: SuperNetwork) -> dict:
+    return supernet.space.configuration(supernet.space.largest) | {"layers.1.mlp.width": 24}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mixed_widths_load_and_generate_in_a_process_without_this_project(tmp_path, family: str) -> None:
+    supernet = random_adapters(supernetwork(FAMILIES[family]()))
+    subnet = supernet.subnetwork(mixed_widths(supernet))
+    subnet.save_pretrained(tmp_path / "compressed")
+    expected = logits(subnet.model)
+    script = textwrap.dedent("""
+        import sys, torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        sys.modules["nas_engine"] = None  # importing it would raise
+        model = AutoModelForCausalLM.from_pretrained("compressed", trust_remote_code=True)
+        tokenizer = AutoTokenizer.from_pretrained("compressed")
+        ids = torch.load("tokens.pt")
+        print(model.model.layers[1].mlp.up_proj.weight.shape[0])
+        out = model.generate(**tokenizer("2 plus 3", return_tensors="pt"), max_new_tokens=4, do_sample=False)
+        print(len(tokenizer.decode(out[0])) > 0)
+        torch.save(model(ids).logits.detach(), "logits.pt")
+    """)
+    torch.save(TOKENS, tmp_path / "tokens.pt")
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["24", "True"]
+    assert (torch.load(tmp_path / "logits.pt") - expected).abs().max() < 1e-4
+
+
+def test_reloaded_mixed_model_saves_and_loads_again(tmp_path) -> None:
+    supernet = random_adapters(supernetwork(tiny_llama()))
+    subnet = supernet.subnetwork(mixed_widths(supernet))
+    subnet.save_pretrained(tmp_path / "first")
+    once = AutoModelForCausalLM.from_pretrained(tmp_path / "first", trust_remote_code=True)
+    once.save_pretrained(tmp_path / "second")
+    twice = AutoModelForCausalLM.from_pretrained(tmp_path / "second", trust_remote_code=True)
+    assert torch.equal(logits(twice), logits(once))
+
+
+@pytest.mark.parametrize("ordered_first", [False, True])
+def test_sub_adapter_loads_as_a_peft_adapter_of_the_original_model(tmp_path, ordered_first: bool) -> None:
+    supernet = random_adapters(supernetwork(tiny_llama()))
+    if ordered_first:
+        supernet.order_channels(CALIBRATION)
+    space = supernet.space
+    ranks = {gene.name: gene.values[i % 2] for i, gene in enumerate(space.genes) if gene.dimension == "lora_rank"}
+    subnet = supernet.subnetwork(space.configuration(space.largest) | ranks)
+    expected = logits(subnet.model)
+    subnet.save_adapter(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path)
+    assert (logits(loaded) - expected).abs().max() < 1e-4
+
+
+def test_adapter_of_a_narrowed_model_is_refused(tmp_path) -> None:
+    supernet = supernetwork(tiny_llama())
+    with pytest.raises(ExportError, match=r"layers\.1\.gate is active at 24 × 32 of 48 × 32"):
+        supernet.subnetwork(mixed_widths(supernet)).save_adapter(tmp_path)
+
+
+def test_rank_search_alone_extracts_to_the_original_size() -> None:
+    supernet = SuperNetwork.from_pretrained(tiny_llama(), lora_rank((4, 2)), tiny_tokenizer())
+    small, large = (supernet.subnetwork(supernet.space.configuration(g)) for g in (supernet.space.smallest, supernet.space.largest))
+    assert small.parameter_count() == large.parameter_count() == sum(p.numel() for p in tiny_llama().parameters())
+    assert large.parameter_count(merged=False) - small.parameter_count(merged=False) == sum(
+        2 * (layer.in_features + layer.out_features) for layer in supernet.elastic_layers.values()
+    )

@@ -1,0 +1,136 @@
+"""The super-network on tiny real models of every family: activation, ordering, saving."""
+
+import json
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from nas_engine.supernet import CheckpointError, FamilyError, SuperNetwork
+from search_spaces import ConfigurationError, SpaceError, lora_rank, mlp_width
+from tests.supernets import FAMILIES, logits, random_adapters, supernetwork
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_largest_subnetwork_computes_what_the_original_model_computes(family: str) -> None:
+    model = FAMILIES[family]()
+    before = logits(model)
+    torch.testing.assert_close(logits(supernetwork(model).largest.model), before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ordering_channels_leaves_the_largest_subnetwork_as_it_was(family: str) -> None:
+    supernet = random_adapters(supernetwork(FAMILIES[family]()))
+    before = logits(supernet.largest.model)
+    supernet.order_channels([{"input_ids": torch.arange(2, 22).view(2, 10), "attention_mask": torch.ones(2, 10)}])
+    assert supernet.ordered
+    torch.testing.assert_close(logits(supernet.largest.model), before, atol=1e-5, rtol=1e-4)
+
+
+def test_ordered_channels_have_falling_importance_on_the_calibration_batch() -> None:
+    supernet = supernetwork(tiny_llama())
+    batch = {"input_ids": torch.arange(2, 22).view(2, 10), "attention_mask": torch.ones(2, 10, dtype=torch.long)}
+    batch["attention_mask"][1, 6:] = 0
+    hidden = {}
+    mlp = supernet.model.model.layers[1].mlp
+    mlp.up_proj.register_forward_pre_hook(lambda module, args: hidden.update(x=args[0]))
+    mlp.down_proj.register_forward_pre_hook(lambda module, args: hidden.update(h=args[0]))
+    supernet.order_channels([batch])
+    supernet.model(**batch)
+    # Wanda's score, written out element by element over the tokens that are no padding.
+    seen = batch["attention_mask"].bool()
+    x, h = hidden["x"][seen].norm(dim=0), hidden["h"][seen].norm(dim=0)
+    gate, up, down = (getattr(mlp, f"{name}_proj").weight for name in ("gate", "up", "down"))
+    scores = torch.stack(
+        [(gate[c].abs() * x).sum() + (up[c].abs() * x).sum() + (down[:, c].abs() * h[c]).sum() for c in range(len(gate))]
+    )
+    assert (scores.diff() <= 1e-6).all()
+    assert sorted(supernet.channel_order["layers.1"].tolist()) == list(range(len(gate)))
+
+
+def test_activation_sets_exactly_the_modules_that_a_gene_names() -> None:
+    supernet = supernetwork(tiny_llama())
+    configuration = supernet.space.configuration(supernet.space.largest) | {"layers.1.mlp.width": 24}
+    supernet.activate(configuration)
+    sizes = {name: (layer.active_in, layer.active_out) for name, layer in supernet.elastic_layers.items()}
+    assert sizes["layers.1.gate"] == sizes["layers.1.up"] == (32, 24)
+    assert sizes["layers.1.down"] == (24, 32)
+    assert sizes["layers.0.down"] == (48, 32)
+
+
+def test_unknown_value_or_gene_is_refused_with_what_is_allowed() -> None:
+    supernet = supernetwork(tiny_llama())
+    largest = supernet.space.configuration(supernet.space.largest)
+    with pytest.raises(ConfigurationError, match=r"layers\.1\.mlp\.width is 25.*24, 36, 48"):
+        supernet.activate(largest | {"layers.1.mlp.width": 25})
+    with pytest.raises(ConfigurationError, match="'layers.9.mlp.width' is no gene"):
+        supernet.subnetwork(largest | {"layers.9.mlp.width": 24})
+
+
+def test_width_beyond_the_layer_is_refused_with_its_size() -> None:
+    with pytest.raises(SpaceError, match=r"width is 64, but this layer has 48 channels"):
+        SuperNetwork.from_pretrained(tiny_llama(), mlp_width((64, 24)), tiny_tokenizer())
+
+
+def test_unsupported_family_is_refused_with_the_supported_ones() -> None:
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=32))
+    with pytest.raises(FamilyError, match=r"'gpt2'.*llama, mistral, qwen2, qwen3"):
+        SuperNetwork.from_pretrained(model, lora_rank((4, 2)), tiny_tokenizer())
+
+
+def test_model_object_needs_its_tokenizer() -> None:
+    with pytest.raises(ValueError, match="tokenizer"):
+        SuperNetwork.from_pretrained(tiny_llama(), lora_rank((4, 2)))
+
+
+def test_saved_supernetwork_loads_as_it_was(tmp_path) -> None:
+    supernet = random_adapters(supernetwork(tiny_llama()))
+    supernet.order_channels([{"input_ids": torch.arange(2, 12)[None], "attention_mask": torch.ones(1, 10)}])
+    supernet.save(tmp_path)
+    loaded = SuperNetwork.load(tmp_path)
+    assert loaded.fingerprint() == supernet.fingerprint()
+    genome = supernet.space.sample(__import__("numpy").random.default_rng(3))[0]
+    configuration = supernet.space.configuration(genome)
+    expected = logits(supernet.subnetwork(configuration).model)
+    torch.testing.assert_close(logits(loaded.subnetwork(configuration).model), expected)
+
+
+def test_saved_base_is_the_original_model(tmp_path) -> None:
+    model = tiny_llama()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    supernet = random_adapters(supernetwork(model))
+    supernet.order_channels([{"input_ids": torch.arange(2, 12)[None], "attention_mask": torch.ones(1, 10)}])
+    supernet.save(tmp_path)
+    base = type(model).from_pretrained(tmp_path / "base")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+
+
+def test_changed_base_is_refused(tmp_path) -> None:
+    supernet = supernetwork(tiny_llama())
+    supernet.save(tmp_path)
+    tiny_llama(seed=1).save_pretrained(tmp_path / "base")
+    with pytest.raises(CheckpointError, match="not the model"):
+        SuperNetwork.load(tmp_path)
+
+
+def test_folder_without_a_supernetwork_is_refused(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="holds no saved super-network"):
+        SuperNetwork.load(tmp_path)
+    supernetwork(tiny_llama()).save(tmp_path)
+    description = json.loads((tmp_path / "supernet.json").read_text())
+    (tmp_path / "supernet.json").write_text(json.dumps(description | {"format": 99}))
+    with pytest.raises(CheckpointError, match="format 99"):
+        SuperNetwork.load(tmp_path)
+
+
+def test_fingerprint_changes_with_adapters_scale_and_base() -> None:
+    prints = {
+        supernetwork(tiny_llama()).fingerprint(),
+        random_adapters(supernetwork(tiny_llama())).fingerprint(),
+        supernetwork(tiny_llama(seed=1)).fingerprint(),
+        SuperNetwork.from_pretrained(tiny_llama(), lora_rank((4, 2)), tiny_tokenizer(), alpha=3.0).fingerprint(),
+        SuperNetwork.from_pretrained(tiny_llama(), lora_rank((4, 2)), tiny_tokenizer(), alpha=4.0).fingerprint(),
+    }
+    assert len(prints) == 5
+    assert supernetwork(tiny_llama()).fingerprint() in prints

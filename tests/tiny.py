@@ -1,0 +1,83 @@
+"""Tiny real models and a tokenizer for tests, built offline and the same at every call."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+}
+MERGES = ("i n", "t h", "th e", "Ġ the", "Ġ a", "e r", "o n", "Ġ t", "Ġ w", "r e", "s t", "a t", "e n", "Ġ i", "Ġ o")
+
+
+def tiny_llama(seed: int = 0, **config: Any) -> LlamaForCausalLM:
+    """A seeded Llama of 3 layers, 4 heads of 8 and 2 KV heads; `config` overrides its configuration."""
+    return _seeded(LlamaForCausalLM, LlamaConfig, seed, config)
+
+
+def tiny_mistral(seed: int = 0, **config: Any) -> MistralForCausalLM:
+    """The same sizes as a Mistral, without a sliding window unless `config` sets one."""
+    return _seeded(MistralForCausalLM, MistralConfig, seed, {"sliding_window": None} | config)
+
+
+def tiny_qwen2(seed: int = 0, **config: Any) -> Qwen2ForCausalLM:
+    """The same sizes as a Qwen2: q, k and v have biases (nonzero ones, as after training)."""
+    model = _seeded(Qwen2ForCausalLM, Qwen2Config, seed, config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.1, generator=generator)
+    return model
+
+
+def tiny_qwen3(seed: int = 0, **config: Any) -> Qwen3ForCausalLM:
+    """The same sizes as a Qwen3: queries and keys are normalized."""
+    return _seeded(Qwen3ForCausalLM, Qwen3Config, seed, config)
+
+
+@cache
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 273 tokens: an end-of-text token, padding, every byte, a few merges."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<eos>", "<pad>", *alphabet, *(pair.replace(" ", "") for pair in MERGES)]
+    bpe = models.BPE(
+        vocab={token: i for i, token in enumerate(dict.fromkeys(tokens))},
+        merges=[tuple(pair.split(" ")) for pair in MERGES],  # type: ignore[misc]
+    )
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+
+
+def _seeded(
+    architecture: type[PreTrainedModel], configuration: type[PreTrainedConfig], seed: int, config: dict[str, Any]
+) -> Any:
+    tokens = {"vocab_size": len(tiny_tokenizer()), "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # A wider initialization than the default 0.02 keeps the logits of different models well apart.
+        model = architecture(configuration(**SIZES | tokens | {"initializer_range": 0.2} | config))
+    return model.eval()
