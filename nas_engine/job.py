@@ -5,19 +5,8 @@ Every stage leaves its result in the run folder and is not repeated when the sam
 
 from __future__ import annotations
 
-import json
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from evaluators import Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, compare_latency
-from nas_engine.front import SearchResult
-from nas_engine.search.loop import search
-from nas_engine.supernet import Subnetwork, SuperNetwork
-from nas_engine.tasks import TaskSplits, task_splits
-from nas_engine.training import train
-from search_spaces import SpaceTemplate, lora_rank, mlp_width
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,7 @@ class Choice:
         if not all(isinstance(v, int | float) and math.isfinite(v) for v in self.values):
             raise SpaceError(f"{self.name} has the values {self.values}; all must be finite numbers.")
         if any(a >= b for a, b in zip(self.values, self.values[1:], strict=False)):
-            raise SpaceError(
-                f"{self.name} has the values {self.values}; list them from small to large, each once."
-            )
+            raise SpaceError(f"{self.name} has the values {self.values}; list them from small to large, each once.")
 
     def __len__(self) -> int:
         return len(self.values)

@@ -58,9 +58,7 @@ def lora_rank(
     given = tuple(ranks)
     if not given or any(not isinstance(rank, int) or isinstance(rank, bool) or rank < 1 for rank in given):
         raise SpaceError(f"ranks are {given}; give whole numbers from 1 up.")
-    return SpaceTemplate(
-        (LoraRank(tuple(sorted(set(given))), _groups(tuple(targets), share), layers_per_gene),)
-    )
+    return SpaceTemplate((LoraRank(tuple(sorted(set(given))), _groups(tuple(targets), share), layers_per_gene),))
 
 
 def _groups(targets: tuple[str, ...], share: Share) -> tuple[tuple[str, ...], ...]:

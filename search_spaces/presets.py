@@ -22,10 +22,8 @@ def lonas(multiple_of: int = 1) -> SpaceTemplate:
 
 
 def shears() -> SpaceTemplate:
-    """Shears' space (arXiv 2404.10934, section 3): ranks 32, 24, 16; q, k and v share one, up and down have their own."""
-    return lora_rank(
-        (32, 24, 16), targets=("q", "k", "v", "up", "down"), share=(("q", "k", "v"), ("up",), ("down",))
-    )
+    """Shears' space (arXiv 2404.10934, section 3): ranks 32, 24, 16; q, k and v share one."""
+    return lora_rank((32, 24, 16), targets=("q", "k", "v", "up", "down"), share=(("q", "k", "v"), ("up",), ("down",)))
 
 
 def sqft() -> SpaceTemplate:

@@ -32,6 +32,4 @@ class ModelShape:
         """
         unknown = [name for name in names if name not in self.projections]
         if unknown:
-            raise SpaceError(
-                f"this model has no projection {unknown[0]!r}; choose from {', '.join(self.projections)}."
-            )
+            raise SpaceError(f"this model has no projection {unknown[0]!r}; choose from {', '.join(self.projections)}.")

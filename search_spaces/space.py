@@ -135,9 +135,7 @@ class SearchSpace:
         """
         unknown = [name for name in configuration if name not in self._positions]
         if unknown:
-            raise ConfigurationError(
-                f"{unknown[0]!r} is no gene of this space; its genes are {_abridged(self.names)}."
-            )
+            raise ConfigurationError(f"{unknown[0]!r} is no gene of this space; its genes are {_abridged(self.names)}.")
         missing = [name for name in self.names if name not in configuration]
         if missing:
             raise ConfigurationError(f"the configuration lacks {_abridged(missing)}.")

@@ -140,7 +140,9 @@ def test_adapter_of_a_narrowed_model_is_refused(tmp_path) -> None:
 
 def test_rank_search_alone_extracts_to_the_original_size() -> None:
     supernet = SuperNetwork.from_pretrained(tiny_llama(), lora_rank((4, 2)), tiny_tokenizer())
-    small, large = (supernet.subnetwork(supernet.space.configuration(g)) for g in (supernet.space.smallest, supernet.space.largest))
+    small, large = (
+        supernet.subnetwork(supernet.space.configuration(g)) for g in (supernet.space.smallest, supernet.space.largest)
+    )
     assert small.parameter_count() == large.parameter_count() == sum(p.numel() for p in tiny_llama().parameters())
     assert large.parameter_count(merged=False) - small.parameter_count(merged=False) == sum(
         2 * (layer.in_features + layer.out_features) for layer in supernet.elastic_layers.values()

@@ -43,7 +43,10 @@ def test_ordered_channels_have_falling_importance_on_the_calibration_batch() -> 
     x, h = hidden["x"][seen].norm(dim=0), hidden["h"][seen].norm(dim=0)
     gate, up, down = (getattr(mlp, f"{name}_proj").weight for name in ("gate", "up", "down"))
     scores = torch.stack(
-        [(gate[c].abs() * x).sum() + (up[c].abs() * x).sum() + (down[:, c].abs() * h[c]).sum() for c in range(len(gate))]
+        [
+            (gate[c].abs() * x).sum() + (up[c].abs() * x).sum() + (down[:, c].abs() * h[c]).sum()
+            for c in range(len(gate))
+        ]
     )
     assert (scores.diff() <= 1e-6).all()
     assert sorted(supernet.channel_order["layers.1"].tolist()) == list(range(len(gate)))

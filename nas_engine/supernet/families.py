@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import nn
 from transformers import PreTrainedModel
 
+from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.errors import FamilyError
 from search_spaces import ModelShape
 
@@ -42,10 +42,11 @@ class Family:
         return f"{self.layers}.{layer}.{self.projections[projection]}"
 
     def shape(self, model: PreTrainedModel) -> ModelShape:
-        """What a search space needs to know of `model`."""
+        """What a search space needs to know of `model`; of elastic layers, their active sizes."""
         layers = len(model.get_submodule(self.layers))  # type: ignore[arg-type]
-        ups = (model.get_submodule(self.path(f"layers.{i}.up")) for i in range(layers))
-        return ModelShape(tuple(up.out_features for up in ups if isinstance(up, nn.Linear)), tuple(self.projections))
+        ups = [model.get_submodule(self.path(f"layers.{i}.up")) for i in range(layers)]
+        widths = (up.active_out if isinstance(up, ElasticLinear) else up.out_features for up in ups)
+        return ModelShape(tuple(int(width) for width in widths), tuple(self.projections))
 
 
 FAMILIES = {family.model_type: family for family in map(Family, ("llama", "mistral", "qwen2", "qwen3"))}

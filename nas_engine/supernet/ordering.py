@@ -21,9 +21,7 @@ def wanda_scores(weight: Tensor, input_norms: Tensor) -> Tensor:
     return weight.abs() * input_norms
 
 
-def channel_importance(
-    gate: Tensor, up: Tensor, down: Tensor, input_norms: Tensor, channel_norms: Tensor
-) -> Tensor:
+def channel_importance(gate: Tensor, up: Tensor, down: Tensor, input_norms: Tensor, channel_norms: Tensor) -> Tensor:
     """The importance of each MLP channel, shape (channels,).
 
     Args:

@@ -60,7 +60,8 @@ def _require_full_widths(supernet: SuperNetwork) -> None:
 def _tensors(supernet: SuperNetwork, adapted: dict[str, ElasticLinear]) -> dict:  # type: ignore[type-arg]
     tensors = {}
     for name, layer in adapted.items():
-        assert layer.lora_A is not None and layer.lora_B is not None
+        assert layer.lora_A is not None
+        assert layer.lora_B is not None
         lora_A = layer.lora_A.detach()[: layer.active_rank]
         lora_B = layer.lora_B.detach()[:, : layer.active_rank]
         # The original model knows nothing of the channels' new order: undo it.

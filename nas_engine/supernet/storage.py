@@ -96,9 +96,7 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder} holds no saved super-network: {error}") from error
     if description.get("format") != _FORMAT:
-        raise CheckpointError(
-            f"{folder} has the format {description.get('format')!r}; this version reads {_FORMAT}."
-        )
+        raise CheckpointError(f"{folder} has the format {description.get('format')!r}; this version reads {_FORMAT}.")
     model, tokenizer = load_model(description["base"] or str(folder / "base"), dtype=dtype)
     if base_fingerprint(model) != description["base_fingerprint"]:
         raise CheckpointError(

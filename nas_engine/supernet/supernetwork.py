@@ -234,7 +234,9 @@ class SuperNetwork:
     def original_inputs(self, module: str) -> Tensor | slice:
         """Index that brings the input channels of `module` back to the original model's order."""
         layer, _, projection = module.rpartition(".")
-        return self.channel_order[layer].argsort() if projection == "down" and layer in self.channel_order else slice(None)
+        return (
+            self.channel_order[layer].argsort() if projection == "down" and layer in self.channel_order else slice(None)
+        )
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the base weights, the adapters, their scale or the space."""

@@ -59,7 +59,7 @@ def read_checkpoint(folder: Path, settings: Mapping[str, Any]) -> Checkpoint | N
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); delete it to train anew.") from error
     saved = json.loads(metadata["settings"])
@@ -68,9 +68,7 @@ def read_checkpoint(folder: Path, settings: Mapping[str, Any]) -> Checkpoint | N
         raise CheckpointError(
             f"{path} belongs to a run with other settings ({'; '.join(differing)}); use another folder, or delete it."
         )
-    return Checkpoint(
-        json.loads(metadata["losses"]), saved, _part(tensors, "state/"), _part(tensors, "optimizer/")
-    )
+    return Checkpoint(json.loads(metadata["losses"]), saved, _part(tensors, "state/"), _part(tensors, "optimizer/"))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -46,9 +46,7 @@ class TokenizedExample:
     prompt_length: int
 
 
-def tokenize(
-    pairs: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, max_tokens: int
-) -> list[TokenizedExample]:
+def tokenize(pairs: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[TokenizedExample]:
     """Token ids of every pair.
 
     Raises:

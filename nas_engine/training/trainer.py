@@ -106,7 +106,8 @@ def train(
         train_set: prompts with completions, such as questions; the loss is taken on the completions.
         steps: optimizer steps.
         batch_size: examples of a micro-batch.
-        strategy: ``"uniform"``, one random sub-network a micro-batch, or ``"sandwich"``, largest, smallest and two random.
+        strategy: ``"uniform"``, one random sub-network a micro-batch, or ``"sandwich"``, largest, smallest and
+            two random.
         accumulation: micro-batches of a step.
         warmup: fraction of the steps.
         max_gradient_norm: gradients are scaled down to this norm.
@@ -119,7 +120,16 @@ def train(
         CheckpointError: the folder holds a checkpoint of another run.
     """
     settings = TrainingSettings(
-        steps, batch_size, learning_rate, strategy, accumulation, warmup, weight_decay, max_gradient_norm, max_tokens, seed
+        steps,
+        batch_size,
+        learning_rate,
+        strategy,
+        accumulation,
+        warmup,
+        weight_decay,
+        max_gradient_norm,
+        max_tokens,
+        seed,
     )
     if not supernet.adapter_parameters:
         raise ValueError("this super-network has no adapters to train; add lora_rank(...) to its space.")
@@ -167,9 +177,7 @@ def learning_rate_at(step: int, settings: TrainingSettings) -> float:
 class _Run:
     """The state of one training run, which a checkpoint holds entirely."""
 
-    def __init__(
-        self, supernet: SuperNetwork, examples: list[TokenizedExample], settings: TrainingSettings
-    ) -> None:
+    def __init__(self, supernet: SuperNetwork, examples: list[TokenizedExample], settings: TrainingSettings) -> None:
         self.supernet, self.examples, self.settings = supernet, examples, settings
         self.losses: list[float] = []
         self.consistent = True  # weights, moments and losses stand at the same step

@@ -1,0 +1,275 @@
+"""The result of a search: every evaluation as a table, the Pareto front, and the sub-network the user wants."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pymoo.indicators.hv import HV
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+from evaluators import Direction
+from evaluators import Subnetwork as SubnetworkProtocol
+from nas_engine import plots
+from nas_engine.search.errors import SelectionError
+from nas_engine.search.ledger import Record
+from search_spaces import Configuration, SearchSpace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+S = TypeVar("S", bound=SubnetworkProtocol, covariant=True)
+_REFERENCE = re.compile(r"\breference\.(\w+)")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A column to be made small or large."""
+
+    name: str
+    direction: Direction
+    unit: str
+
+    @property
+    def sign(self) -> float:
+        """What turns the column into one to be minimized."""
+        return 1.0 if self.direction == "minimize" else -1.0
+
+
+class Searched(Protocol[S]):
+    """What a result needs of the super-network that was searched."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """Its genes."""
+        ...
+
+    def subnetwork(self, configuration: Configuration) -> S:
+        """The sub-network of a row."""
+        ...
+
+
+def non_dominated(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which rows no other row dominates, shape (rows,); `values` of shape (rows, objectives) are to be minimized."""
+    mask = np.zeros(len(values), dtype=bool)
+    if len(values):
+        mask[NonDominatedSorting().do(values, only_non_dominated_front=True)] = True
+    return mask
+
+
+class SearchResult(Generic[S]):
+    """What `search` found.
+
+    Args:
+        supernet: gives the sub-networks of rows.
+        objectives: the evaluators' columns.
+        records: in the order of evaluation.
+
+    Attributes:
+        frame: one row a sub-network in the order of evaluation, indexed from 1: a column for every gene and objective,
+            `<objective>_stderr`, `on_front`, and `error`, empty unless the evaluation failed.
+    """
+
+    def __init__(self, supernet: Searched[S], objectives: Sequence[Objective], records: Sequence[Record]) -> None:
+        self.supernet, self.objectives = supernet, tuple(objectives)
+        self.frame = self._table(records)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __repr__(self) -> str:
+        failed = int((self.frame["error"] != "").sum())
+        return (
+            f"SearchResult({len(self)} evaluations, {failed} failed, {len(self.front)} on the front of "
+            f"{', '.join(o.name for o in self.objectives)})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>{self.front[[*self._names, *self._stderr_names]].to_html()}"
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The rows that no other row dominates, sorted by the first objective."""
+        return self.frame[self.frame["on_front"]].sort_values(self._names)
+
+    @property
+    def reference(self) -> pd.Series:
+        """The row of the largest sub-network, which every driver evaluates first.
+
+        Raises:
+            SelectionError: its evaluation failed (the message says why).
+        """
+        space = self.supernet.space
+        largest = space.configuration(space.largest)
+        rows = self.frame[(self.frame[list(largest)] == pd.Series(largest)).all(axis=1)]
+        if rows.empty or rows.iloc[0]["error"]:
+            why = "was not evaluated" if rows.empty else f"failed: {rows.iloc[0]['error']}"
+            raise SelectionError(f"there is no reference: the largest sub-network {why}.")
+        return rows.iloc[0]
+
+    def reference_point(self) -> dict[str, float]:
+        """Where the hypervolume is measured from: 10 % beyond the worse of the largest and the smallest sub-network.
+
+        Both are in the first generation of every driver, so that the point does not move while a search goes on.
+
+        Raises:
+            SelectionError: the evaluation of one of them failed.
+        """
+        ideal, nadir = self._anchors()
+        point = nadir + 0.1 * (nadir - ideal)
+        return {o.name: o.sign * float(x) for o, x in zip(self.objectives, point, strict=True)}
+
+    def hypervolume(self, reference_point: dict[str, float] | None = None) -> pd.Series:
+        """The hypervolume dominated after each evaluation, indexed as `frame`.
+
+        Objectives are scaled so that the better of the largest and the smallest sub-network is 0 and the worse 1.
+
+        Args:
+            reference_point: a value for each objective; None takes `reference_point()`.
+
+        Raises:
+            SelectionError: as `reference_point`, or an objective is missing in the given one.
+        """
+        ideal, nadir = self._anchors()
+        point = self.reference_point() if reference_point is None else reference_point
+        missing = [name for name in self._names if name not in point]
+        if missing:
+            raise SelectionError(f"reference_point lacks {missing[0]!r}; give {', '.join(self._names)}.")
+        signed = np.array([o.sign * point[o.name] for o in self.objectives])
+        indicator = HV(ref_point=(signed - ideal) / (nadir - ideal))
+        scaled = (self._minimized() - ideal) / (nadir - ideal)  # (evaluations, objectives)
+        volumes, volume, front = [], 0.0, np.empty((0, len(self.objectives)))
+        for row in scaled:
+            if not np.isnan(row).any() and not (front <= row).all(axis=1).any():
+                front = np.vstack([front[~(row <= front).all(axis=1)], row])
+                volume = float(indicator(front))
+            volumes.append(volume)
+        return pd.Series(volumes, index=self.frame.index, name="hypervolume")
+
+    def best(self, minimize: str | None = None, maximize: str | None = None, where: str | None = None) -> pd.Series:
+        """The row that is best in one objective among those that meet a condition.
+
+        Args:
+            minimize: the objective to be small; give this or `maximize`.
+            maximize: the objective to be large.
+            where: a condition on objectives as pandas' `query` takes it, in which ``reference.<objective>`` is the
+                largest sub-network's value: ``"accuracy >= 0.99 * reference.accuracy"``.
+
+        Raises:
+            SelectionError: not exactly one objective, an unknown one, a condition that cannot be read, or that nothing
+                meets (the ranges that there are, are named).
+        """
+        target = minimize or maximize
+        if (minimize is None) == (maximize is None) or target not in self._names:
+            raise SelectionError(
+                f"give minimize= or maximize= one of {', '.join(self._names)}, not {minimize!r} and {maximize!r}."
+            )
+        rows = self.frame[self.frame["error"] == ""]
+        met = rows if where is None else self._meeting(rows, where)
+        if met.empty:
+            ranges = ", ".join(f"{n} from {rows[n].min():.4g} to {rows[n].max():.4g}" for n in self._names)
+            raise SelectionError(f"no sub-network meets {where!r}; there is {ranges}.")
+        # Among equals a row on the front, so that nothing is given away in the other objectives.
+        ascending = [minimize is not None, False]
+        return met.sort_values([target, "on_front"], ascending=ascending, kind="stable").iloc[0]
+
+    def select(self, minimize: str | None = None, maximize: str | None = None, where: str | None = None) -> S:
+        """The sub-network of `best`, with the same arguments, ready for `save_pretrained`.
+
+        Raises:
+            SelectionError: as `best`.
+        """
+        return self.subnetwork(self.best(minimize, maximize, where))
+
+    def subnetwork(self, row: pd.Series) -> S:
+        """The sub-network of a row of `frame` or `front`."""
+        genes = self.supernet.space.genes
+        return self.supernet.subnetwork({g.name: g.values[g.values.index(row[g.name])] for g in genes})
+
+    def plot(self, x: str, y: str, ax: Axes | None = None, chosen: pd.Series | None = None) -> Axes:
+        """Draw objective `y` against `x`; see `nas_engine.plots.plot_front`.
+
+        Args:
+            chosen: a row, such as `best` gives, to be labelled.
+
+        Raises:
+            SelectionError: an unknown objective.
+        """
+        by_name = {o.name: o for o in self.objectives}
+        for name in (x, y):
+            if name not in by_name:
+                raise SelectionError(f"{name!r} is no objective; choose from {', '.join(by_name)}.")
+        rows = self.frame[self.frame["error"] == ""]
+        return plots.plot_front(rows, by_name[x], by_name[y], self.reference, chosen, ax)
+
+    def plot_hypervolume(self, ax: Axes | None = None) -> Axes:
+        """Draw the hypervolume over evaluations."""
+        return plots.plot_hypervolume(self.hypervolume(), ax)
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the front as CSV, the evaluation's number first."""
+        self.front.drop(columns=["error", "on_front"]).to_csv(path, index_label="evaluation")
+        return Path(path)
+
+    @property
+    def _names(self) -> list[str]:
+        return [o.name for o in self.objectives]
+
+    @property
+    def _stderr_names(self) -> list[str]:
+        return [f"{name}_stderr" for name in self._names]
+
+    def _table(self, records: Sequence[Record]) -> pd.DataFrame:
+        rows = []
+        for record in records:
+            row: dict[str, object] = dict(self.supernet.space.configuration(record.genome))
+            for i, name in enumerate(self._names):
+                m = record.measurements[i] if record.measurements else None
+                row |= {name: m.value if m else np.nan, f"{name}_stderr": m.stderr if m else np.nan}
+            rows.append(row | {"error": record.error})
+        columns = [*self.supernet.space.names, *(c for n in self._names for c in (n, f"{n}_stderr")), "error"]
+        frame = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="evaluation"))
+        measured = (frame["error"] == "").to_numpy()
+        on_front = np.zeros(len(frame), dtype=bool)
+        signs = np.array([o.sign for o in self.objectives])
+        on_front[measured] = non_dominated(frame.loc[measured, self._names].to_numpy(dtype=float) * signs)
+        return frame.assign(on_front=on_front)
+
+    def _minimized(self) -> npt.NDArray[np.float64]:
+        signs = np.array([o.sign for o in self.objectives])
+        values: npt.NDArray[np.float64] = self.frame[self._names].to_numpy(dtype=float) * signs
+        return values
+
+    def _anchors(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The better and the worse of largest and smallest sub-network, each of shape (objectives,), minimized."""
+        space = self.supernet.space
+        smallest = space.configuration(space.smallest)
+        rows = self.frame[(self.frame[list(smallest)] == pd.Series(smallest)).all(axis=1)]
+        if rows.empty or rows.iloc[0]["error"]:
+            raise SelectionError("the smallest sub-network was not measured; a hypervolume needs it for its scale.")
+        signs = np.array([o.sign for o in self.objectives])
+        both = np.vstack([self.reference[self._names], rows.iloc[0][self._names]]).astype(float) * signs
+        ideal, nadir = both.min(axis=0), both.max(axis=0)
+        # Where both are equal any scale would do; one unit keeps the division defined.
+        return ideal, np.where(nadir > ideal, nadir, ideal + 1.0)
+
+    def _meeting(self, rows: pd.DataFrame, where: str) -> pd.DataFrame:
+        def value(match: re.Match[str]) -> str:
+            if match[1] not in self._names:
+                raise SelectionError(f"where has {match[0]!r}; reference has {', '.join(self._names)}.")
+            return repr(float(self.reference[match[1]]))
+
+        condition = _REFERENCE.sub(value, where)
+        try:
+            return rows.query(condition)
+        except Exception as error:  # pandas raises whatever its parser stumbles on
+            raise SelectionError(
+                f"where cannot be read: {where!r} ({error}). Write a condition on {', '.join(self._names)}, such as "
+                f'"{self._names[0]} >= 0.99 * reference.{self._names[0]}".'
+            ) from error

@@ -1,0 +1,69 @@
+"""Optuna's samplers behind ask and tell. The study lives in memory; the ledger keeps what was measured."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.trial import Trial, TrialState
+
+from nas_engine.search.driver import Objectives
+from nas_engine.search.initial import first_generation
+from search_spaces import Genome, SearchSpace
+
+SamplerFactory = Callable[[int, int], BaseSampler]  # of population and seed
+
+
+def nsga2_sampler(population: int, seed: int) -> BaseSampler:
+    """Optuna's NSGA-II with its own operators."""
+    return NSGAIISampler(population_size=population, seed=seed)
+
+
+def tpe_sampler(population: int, seed: int) -> BaseSampler:
+    """Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), multi-objective where there are several."""
+    return TPESampler(n_startup_trials=population, seed=seed)
+
+
+class OptunaDriver:
+    """One genome at a time from an Optuna sampler, after the common first generation.
+
+    Args:
+        space: what genomes belong to.
+        objectives: how many numbers each evaluation gives.
+        population: of the first generation, and the sampler's own.
+        seed: of both.
+        sampler: makes the sampler of population and seed.
+    """
+
+    def __init__(
+        self, space: SearchSpace, objectives: int, population: int, seed: int, sampler: SamplerFactory
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space = space
+        # Genes are ordered, so indices are integers to the sampler and not categories.
+        self._distributions = {
+            gene.name: optuna.distributions.IntDistribution(0, len(gene) - 1) for gene in space.genes
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study = optuna.create_study(directions=["minimize"] * objectives, sampler=sampler(population, seed))
+        for genome in first_generation(space, population, np.random.default_rng(seed)):
+            self._study.enqueue_trial(dict(zip(space.names, genome.tolist(), strict=True)))
+        self._trials: list[Trial] = []
+
+    def ask(self) -> Genome:
+        """One genome, which may be one that was asked before."""
+        trial = self._study.ask(self._distributions)  # type: ignore[arg-type]
+        self._trials = [trial]
+        return np.array([[trial.params[name] for name in self._space.names]], dtype=np.int64)
+
+    def tell(self, genomes: Genome, objectives: Objectives) -> None:
+        """Learn the genome asked last."""
+        for trial, values in zip(self._trials, objectives, strict=True):
+            if np.isnan(values).any():
+                self._study.tell(trial, state=TrialState.FAIL)
+            else:
+                self._study.tell(trial, values.tolist())
