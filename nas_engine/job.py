@@ -1,27 +1,50 @@
 """The main job from a model to a compressed one, as the command line runs it: train, search, choose, save, confirm.
 
-Every stage leaves its result in the run folder and is not repeated when the same job starts again.
+Each stage keeps what it has done in the run folder, so that the same job started again goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+
+from evaluators import Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, compare_latency
+from nas_engine.front import SearchResult
+from nas_engine.search.drivers import DRIVERS
+from nas_engine.search.errors import LedgerError
+from nas_engine.search.loop import search
+from nas_engine.supernet import Subnetwork, SuperNetwork
+from nas_engine.tasks import TaskSplits, task_splits
+from nas_engine.training import train
+from nas_engine.training.strategies import STRATEGIES, Strategy
+from search_spaces import lora_rank, mlp_width
+
+TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
 class JobSettings:
-    """What to compress and how long to work at it; the defaults take at most a quarter of an hour on two cores.
+    """What to compress, and how long to work at it; the defaults are the quickstart's.
 
     Args:
         folder: of the run; everything that the job makes is below it.
         model: Hugging Face id or folder, or ``smollm2``.
-        task: ``chain_sum``, a JSONL file or folder of questions, or ``hf:<dataset>``.
-        train: questions to train on; likewise `validation` (guides the search) and `test` (held out).
-        tolerance: accuracy that the chosen sub-network may lose on the validation set, as a fraction.
-        ranks: adapter ranks to choose from, and `widths`, fractions of the MLPs' intermediate sizes.
+        task: ``chain_sum``, a JSONL file or a folder of questions, or ``hf:<dataset>``.
+        train: questions to train on; likewise `validation`, which guides the search, and `test`, held out.
+        steps: of training; likewise `batch_size`, `learning_rate` and `strategy`.
+        driver: of the search; likewise `evaluations` and `population`.
+        tolerance: what the chosen sub-network may lose of the largest one's validation accuracy, as a fraction of 1.
+        ranks: adapter ranks to choose from.
+        widths: fractions of the MLPs' intermediate sizes to choose from.
         layers_per_gene: consecutive layers that share a rank and a width.
-        latency_tokens: prompt length at which prefill is timed, batch 1.
+        tokens: prompt length at which prefill is timed, batch 1.
+        seed: of everything random.
     """
 
     folder: Path = Path("runs/quickstart")
@@ -30,16 +53,162 @@ class JobSettings:
     train: int = 4000
     validation: int = 200
     test: int = 1000
-    steps: int = 150
+    steps: int = 60
     batch_size: int = 16
-    learning_rate: float = 5e-4
-    strategy: str = "sandwich"
+    learning_rate: float = 1e-3
+    strategy: Strategy = "sandwich"
     driver: str = "nsga2"
-    evaluations: int = 60
-    population: int = 20
-    tolerance: float = 0.0
+    evaluations: int = 48
+    population: int = 16
+    tolerance: float = 0.01
     ranks: tuple[int, ...] = (32, 16)
     widths: tuple[float, ...] = (1.0, 0.75, 0.5)
     layers_per_gene: int = 3
-    latency_tokens: int = 128
+    tokens: int = 128
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Checked here because the stages that use them come minutes later.
+        if self.driver not in DRIVERS:
+            raise ValueError(f"driver is {self.driver!r}; choose one of {', '.join(DRIVERS)}.")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy is {self.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
+        if self.evaluations < 1 or self.population < 2:
+            raise ValueError(
+                f"evaluations and population are {self.evaluations} and {self.population}; give at least 1 and 2."
+            )
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What the job made.
+
+    Args:
+        search: every evaluation.
+        chosen: the row of the chosen sub-network in `search.frame`.
+        summary: the content of `summary.json`.
+        folder: where all of it is.
+    """
+
+    search: SearchResult[Subnetwork]
+    chosen: pd.Series
+    summary: dict[str, Any]
+    folder: Path
+
+
+def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
+    """Run the whole job.
+
+    Leaves in the run folder `front.csv`, `front.png`, `evaluations.csv`, `compressed/`, `supernet/`, `summary.json`,
+    the search's ledger and the training's checkpoint.
+
+    Raises:
+        ValueError: a model, task or setting that cannot be used; the message says which and what to do.
+    """
+    started = time.perf_counter()
+    folder = _writable(settings.folder)
+    splits = task_splits(settings.task, settings.train, settings.validation, settings.test, settings.seed)
+    supernet = _untrained(settings)
+    held_out = MultipleChoiceAccuracy(splits.test)
+    untrained = MultipleChoiceAccuracy(splits.validation)(supernet.largest)
+    train(
+        supernet,
+        splits.train,
+        settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        strategy=settings.strategy,
+        seed=settings.seed,
+        checkpoint=folder / "training",
+        progress=progress,
+    )
+    supernet.save(folder / "supernet")
+    result = _search(supernet, splits, settings, folder, progress)
+    chosen = result.best(minimize="latency", where=f"accuracy >= reference.accuracy - {settings.tolerance!r}")
+    _write_figures(result, chosen, folder)
+    subnet = result.subnetwork(chosen)
+    subnet.save_pretrained(folder / "compressed")
+    summary = _confirm(supernet, subnet, held_out, settings) | {
+        "untrained_validation_accuracy": _rounded(untrained),
+        "front": int(result.frame["on_front"].sum()),
+        "evaluations": len(result),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return JobResult(result, chosen, summary, folder)
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise LedgerError(f"the run folder {folder} cannot be written: {error}. Choose another one.") from error
+    return folder
+
+
+def _untrained(settings: JobSettings) -> SuperNetwork:
+    space = lora_rank(settings.ranks, TARGETS, layers_per_gene=settings.layers_per_gene) + mlp_width(
+        settings.widths, multiple_of=32, layers_per_gene=settings.layers_per_gene
+    )
+    return SuperNetwork.from_pretrained(settings.model, space, seed=settings.seed)
+
+
+def _search(
+    supernet: SuperNetwork, splits: TaskSplits, settings: JobSettings, folder: Path, progress: bool
+) -> SearchResult[Subnetwork]:
+    evaluators = [
+        MultipleChoiceAccuracy(splits.validation),
+        Latency(batch=1, tokens=settings.tokens),
+        ParameterCount(),
+    ]
+    return search(
+        supernet,
+        evaluators,
+        settings.driver,
+        settings.evaluations,
+        settings.population,
+        settings.seed,
+        storage=folder,
+        progress=progress,
+    )
+
+
+def _write_figures(result: SearchResult[Subnetwork], chosen: pd.Series, folder: Path) -> None:
+    result.to_csv(folder / "front.csv")
+    result.frame.to_csv(folder / "evaluations.csv")
+    with matplotlib.rc_context({"backend": "agg"}):
+        axes = result.plot("latency", "accuracy", chosen=chosen)
+        assert axes.figure is not None
+        axes.figure.savefig(folder / "front.png", dpi=300)
+
+
+def _confirm(
+    supernet: SuperNetwork, chosen: Subnetwork, held_out: MultipleChoiceAccuracy, settings: JobSettings
+) -> dict[str, Any]:
+    """Measure both anew: accuracy on questions that the search never saw, latency in turns, so that drift cancels."""
+    accuracies = [held_out(supernet.largest), held_out(chosen)]
+    models = [supernet.largest.extract(share_embeddings=True), chosen.extract(share_embeddings=True)]
+    times = compare_latency(models, batch=1, tokens=settings.tokens)
+    parameters = [supernet.largest.parameter_count(), chosen.parameter_count()]
+    reference, compressed = (
+        {
+            "accuracy": _rounded(accuracy),
+            "latency_ms": round(milliseconds, 3),
+            "parameters": count,
+        }
+        for accuracy, milliseconds, count in zip(accuracies, times.medians, parameters, strict=True)
+    )
+    return {
+        "reference": reference,
+        "chosen": compressed | {"configuration": dict(chosen.configuration)},
+        "speedup": round(times.speedups[1], 4),
+        "speedup_stderr": round(times.speedup_stderrs[1], 4),
+        "accuracy_drop": round(accuracies[0].value - accuracies[1].value, 4),
+    }
+
+
+def _rounded(measurement: Measurement) -> dict[str, float]:
+    return {"value": round(measurement.value, 4), "stderr": round(measurement.stderr, 4), "n": measurement.n}

@@ -11,8 +11,9 @@ from typing import Any
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
-from evaluators import Evaluator, Measurement
+from evaluators import Direction, Evaluator, Measurement
 from nas_engine.search.errors import LedgerError
 from nas_engine.search.journal import open_journal
 from search_spaces import Genome, SearchSpace
@@ -100,15 +101,12 @@ class Ledger:
     def _join(
         opened: optuna.storages.BaseStorage | str | None,
         identity: dict[str, Any],
-        directions: Sequence[str],
+        directions: Sequence[Direction],
         where: str | Path | None,
     ) -> optuna.Study:
         try:
-            # Directions are set at creation alone; those of an existing study are compared with the identity below.
-            study = optuna.create_study(
-                storage=opened, study_name=_STUDY, directions=list(directions), load_if_exists=True
-            )
-        except (ValueError, OSError) as error:
+            study = _study(opened, directions)
+        except (ValueError, OSError, SQLAlchemyError) as error:
             raise LedgerError(f"the ledger {where} cannot be opened: {error}") from error
         found = study.user_attrs.get(_IDENTITY)
         if found is None:
@@ -129,6 +127,15 @@ def _open(storage: str | Path | None) -> optuna.storages.BaseStorage | str | Non
     if "://" in str(storage):
         return str(storage)
     return open_journal(Path(storage) / JOURNAL)
+
+
+def _study(opened: optuna.storages.BaseStorage | str | None, directions: Sequence[Direction]) -> optuna.Study:
+    if opened is not None:
+        try:
+            return optuna.load_study(storage=opened, study_name=_STUDY)
+        except KeyError:
+            pass  # a new ledger
+    return optuna.create_study(storage=opened, study_name=_STUDY, directions=list(directions), load_if_exists=True)
 
 
 def _identity(space: SearchSpace, model: str, evaluators: Sequence[Evaluator]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from nas_engine.search.driver import Objectives
 from nas_engine.search.initial import first_generation
 from search_spaces import Genome, SearchSpace
 
+_PATIENCE = 5  # genomes asked before that a sampler may propose in a row
+_DRAWS = 500  # random draws at one not asked before
 SamplerFactory = Callable[[int, int], BaseSampler]  # of population and seed
 
 
@@ -51,19 +53,43 @@ class OptunaDriver:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study = optuna.create_study(directions=["minimize"] * objectives, sampler=sampler(population, seed))
         for genome in first_generation(space, population, np.random.default_rng(seed)):
-            self._study.enqueue_trial(dict(zip(space.names, genome.tolist(), strict=True)))
-        self._trials: list[Trial] = []
+            self._study.enqueue_trial(self._parameters(genome))
+        self._rng = np.random.default_rng([seed, 1])
+        self._told: dict[bytes, Objectives] = {}
+        self._trial: Trial | None = None
 
     def ask(self) -> Genome:
-        """One genome, which may be one that was asked before."""
-        trial = self._study.ask(self._distributions)  # type: ignore[arg-type]
-        self._trials = [trial]
-        return np.array([[trial.params[name] for name in self._space.names]], dtype=np.int64)
+        """One genome that was not asked before; empty once draws find none.
+
+        A sampler may insist on a genome that it knows, above all on a failed one, of which it learns nothing. It is
+        told the same again a few times; then a random genome takes the turn.
+        """
+        for _ in range(_PATIENCE):
+            genome = self._next()
+            if genome.tobytes() not in self._told:
+                return genome[None]
+            self._learn(self._told[genome.tobytes()])
+        for genome in self._space.sample(self._rng, _DRAWS):
+            if genome.tobytes() not in self._told:
+                self._study.enqueue_trial(self._parameters(genome))
+                return self._next()[None]
+        return np.empty((0, len(self._space)), dtype=np.int64)
 
     def tell(self, genomes: Genome, objectives: Objectives) -> None:
         """Learn the genome asked last."""
-        for trial, values in zip(self._trials, objectives, strict=True):
-            if np.isnan(values).any():
-                self._study.tell(trial, state=TrialState.FAIL)
-            else:
-                self._study.tell(trial, values.tolist())
+        self._told[genomes[0].tobytes()] = objectives[0]
+        self._learn(objectives[0])
+
+    def _next(self) -> Genome:
+        self._trial = self._study.ask(self._distributions)  # type: ignore[arg-type]
+        return np.array([self._trial.params[name] for name in self._space.names], dtype=np.int64)
+
+    def _learn(self, values: Objectives) -> None:
+        assert self._trial is not None, "tell comes after ask"
+        if np.isnan(values).any():
+            self._study.tell(self._trial, state=TrialState.FAIL)
+        else:
+            self._study.tell(self._trial, values.tolist())
+
+    def _parameters(self, genome: Genome) -> dict[str, int]:
+        return dict(zip(self._space.names, genome.tolist(), strict=True))

@@ -1,0 +1,132 @@
+"""The command line. Parses, calls the job, prints; holds no logic of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nas_engine.job import JobResult, JobSettings, run_job
+from nas_engine.search.drivers import DRIVERS
+from nas_engine.training.strategies import STRATEGIES
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
+_DEFAULT = JobSettings()
+
+
+@app.callback()
+def main() -> None:
+    """Compress large language models by searching a super-network."""
+
+
+@app.command("search")
+def search_command(
+    folder: Annotated[Path, typer.Option(help="Run folder; start again with the same one to go on.")] = _DEFAULT.folder,
+    model: Annotated[str, typer.Option(help="Hugging Face id or folder, or smollm2.")] = _DEFAULT.model,
+    task: Annotated[
+        str, typer.Option(help="chain_sum, a JSONL file or folder of questions, or hf:<dataset>.")
+    ] = _DEFAULT.task,
+    train: Annotated[int, typer.Option(help="Training questions at most.")] = _DEFAULT.train,
+    validation: Annotated[int, typer.Option(help="Questions that guide the search.")] = _DEFAULT.validation,
+    test: Annotated[int, typer.Option(help="Held-out questions at most.")] = _DEFAULT.test,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = _DEFAULT.steps,
+    batch_size: Annotated[int, typer.Option(help="Questions of a training batch.")] = _DEFAULT.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = _DEFAULT.learning_rate,
+    strategy: Annotated[
+        str, typer.Option(help=f"Sub-networks of a step: {', '.join(STRATEGIES)}.")
+    ] = _DEFAULT.strategy,
+    driver: Annotated[str, typer.Option(help=f"Search algorithm: {', '.join(DRIVERS)}.")] = _DEFAULT.driver,
+    evaluations: Annotated[int, typer.Option(help="Sub-networks to measure.")] = _DEFAULT.evaluations,
+    population: Annotated[int, typer.Option(help="Sub-networks of a generation.")] = _DEFAULT.population,
+    tolerance: Annotated[
+        float, typer.Option(help="Validation accuracy that the chosen one may lose, as a fraction of 1.")
+    ] = _DEFAULT.tolerance,
+    rank: Annotated[list[int], typer.Option(help="Adapter rank to choose from; repeat.")] = list(_DEFAULT.ranks),  # noqa: B006
+    width: Annotated[list[float], typer.Option(help="MLP width to choose from, a fraction; repeat.")] = list(  # noqa: B006
+        _DEFAULT.widths
+    ),
+    layers_per_gene: Annotated[int, typer.Option(help="Layers that share a gene.")] = _DEFAULT.layers_per_gene,
+    tokens: Annotated[int, typer.Option(help="Prompt length at which prefill is timed.")] = _DEFAULT.tokens,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = _DEFAULT.seed,
+) -> None:
+    """Train a super-network, search it for accuracy, latency and size, and save the chosen sub-network."""
+    console = Console()
+    try:
+        report(
+            run_job(
+                JobSettings(
+                    folder=folder,
+                    model=model,
+                    task=task,
+                    train=train,
+                    validation=validation,
+                    test=test,
+                    steps=steps,
+                    batch_size=batch_size,
+                    learning_rate=learning_rate,
+                    strategy=strategy,  # type: ignore[arg-type]  # checked by JobSettings
+                    driver=driver,
+                    evaluations=evaluations,
+                    population=population,
+                    tolerance=tolerance,
+                    ranks=tuple(rank),
+                    widths=tuple(width),
+                    layers_per_gene=layers_per_gene,
+                    tokens=tokens,
+                    seed=seed,
+                )
+            ),
+            console,
+        )
+    except ValueError as error:  # every error of ours is one; its message is for the person
+        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        Console(stderr=True).print(f"Interrupted; the same command goes on from {folder}.", soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+def report(job: JobResult, console: Console) -> None:
+    """Print the front, the confirmed figures and where things are."""
+    console.print(front_table(job))
+    reference, chosen = job.summary["reference"], job.summary["chosen"]
+    console.print("\nMeasured again on held-out questions, latencies in turns:")
+    for title, entry in (("largest", reference), ("chosen", chosen)):
+        accuracy = entry["accuracy"]
+        console.print(
+            f"  {title:8} accuracy {accuracy['value']:.3f} ± {accuracy['stderr']:.3f}   "
+            f"latency {entry['latency_ms']:.1f} ms   {entry['parameters'] / 1e6:.1f} M parameters",
+            highlight=False,
+        )
+    console.print(
+        f"  speed-up {job.summary['speedup']:.2f} ×, accuracy drop {100 * job.summary['accuracy_drop']:.1f} points; "
+        f"{job.summary['evaluations']} evaluations, {job.summary['seconds']:.0f} s in all",
+        highlight=False,
+    )
+    console.print(f"\nIn {job.folder}:", highlight=False)
+    for name, content in (
+        ("front.csv, front.png", "the Pareto front"),
+        ("evaluations.csv", "every sub-network measured"),
+        ("compressed/", "the chosen model, for AutoModelForCausalLM.from_pretrained(…, trust_remote_code=True)"),
+        ("supernet/", "the trained super-network, for SuperNetwork.load"),
+        ("summary.json", "the figures above"),
+    ):
+        console.print(f"  {name:22} {content}", highlight=False, soft_wrap=True)
+
+
+def front_table(job: JobResult) -> Table:
+    """The front, the chosen sub-network marked."""
+    table = Table(title=f"Pareto front: {len(job.search.front)} of {len(job.search)} sub-networks")
+    objectives = job.search.objectives
+    table.add_column("evaluation", justify="right")
+    for objective in objectives:
+        table.add_column(f"{objective.name} ({objective.unit})" if objective.unit else objective.name, justify="right")
+    table.add_column("")
+    for number, row in job.search.front.sort_values("latency").iterrows():
+        cells = [f"{row[o.name]:,.4g}" if row[o.name] < 1e6 else f"{row[o.name] / 1e6:,.1f} M" for o in objectives]
+        marks = "chosen" if number == job.chosen.name else ""
+        table.add_row(str(number), *cells, marks)
+    return table

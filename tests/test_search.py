@@ -1,0 +1,169 @@
+"""The search loop: what it measures, what it survives, and that a kill changes nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pandas as pd
+import pytest
+
+from evaluators import Measurement
+from nas_engine.search import DRIVERS, LedgerError, SearchError
+from nas_engine.search.loop import search
+from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
+
+
+def run(**arguments):
+    defaults = {"driver": "nsga2", "evaluations": 40, "population": 8, "seed": 0, "progress": False}
+    return search(Ordered(space_of()), **{"evaluators": EVALUATORS} | defaults | arguments)
+
+
+class Counting(Cost):
+    """Counts its calls in a list, and interrupts at one of them."""
+
+    calls: list = []  # noqa: RUF012
+    interrupt_at: int | None = None
+
+    def __call__(self, subnet):
+        type(self).calls.append(dict(subnet.configuration))
+        if len(self.calls) == self.interrupt_at:
+            raise KeyboardInterrupt
+        return super().__call__(subnet)
+
+
+@pytest.fixture
+def counting():
+    Counting.calls, Counting.interrupt_at = [], None
+    return Counting
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_every_evaluation_is_of_another_subnetwork_within_the_budget(driver: str, counting) -> None:
+    result = run(driver=driver, evaluators=[Quality(), counting()])
+    assert len(result) == 40
+    assert len(counting.calls) == 40
+    assert len({tuple(c.values()) for c in counting.calls}) == 40
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("at", [1, 2, 9, 25, 40])
+def test_interrupted_search_continues_as_the_uninterrupted_one(tmp_path, driver: str, at: int, counting) -> None:
+    counting.interrupt_at = at
+    with pytest.raises(KeyboardInterrupt):
+        run(driver=driver, evaluators=[Quality(), counting()], storage=tmp_path)
+    counting.interrupt_at = None
+    resumed = run(driver=driver, evaluators=[Quality(), counting()], storage=tmp_path)
+    assert len(counting.calls) == 41  # the interrupted one twice, no other
+    pd.testing.assert_frame_equal(resumed.frame, run(driver=driver).frame)
+
+
+@pytest.mark.parametrize("driver", ["nsga2", "optuna-tpe"])
+def test_killed_search_gives_the_same_rows(tmp_path, driver: str) -> None:
+    script = textwrap.dedent(f"""
+        import time
+        from tests.ordered import Cost
+        from tests.test_search import run, Quality
+        class Slow(Cost):
+            def __call__(self, subnet):
+                time.sleep(0.01)
+                return super().__call__(subnet)
+        run(driver={driver!r}, evaluators=[Quality(), Slow()], storage={str(tmp_path)!r})
+    """)
+    journal, lines, kills = tmp_path / "ledger.log", 0, 0
+    while True:
+        process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.getcwd()})
+        target = lines + 9
+        while process.poll() is None:
+            if journal.exists() and (lines := journal.read_bytes().count(b"\n")) >= target:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.001)
+        if process.wait() == 0:
+            break
+    assert kills >= 3
+    resumed = run(driver=driver, storage=tmp_path)
+    pd.testing.assert_frame_equal(resumed.frame, run(driver=driver).frame)
+
+
+def test_larger_budget_continues_a_finished_search(tmp_path, counting) -> None:
+    run(evaluators=[Quality(), counting()], storage=tmp_path, evaluations=20)
+    longer = run(evaluators=[Quality(), counting()], storage=tmp_path, evaluations=40)
+    assert len(counting.calls) == 40
+    pd.testing.assert_frame_equal(longer.frame, run().frame)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_small_space_is_searched_to_its_end(driver: str) -> None:
+    supernet = Ordered(space_of(2, 3))
+    result = search(supernet, EVALUATORS, driver, evaluations=50, population=4, progress=False)
+    assert len(result) <= 9
+    assert len(result) >= (9 if driver == "random" else 7)
+
+
+class Failing(Quality):
+    """Fails in some way where the first layer has a given width."""
+
+    def __init__(self, how, width: int | None = 16) -> None:
+        object.__setattr__(self, "how", how)
+        object.__setattr__(self, "width", width)
+
+    def __call__(self, subnet):
+        if self.width is None or subnet.configuration["layers.0.width"] == self.width:
+            return self.how()
+        return super().__call__(subnet)
+
+
+def raising():
+    raise RuntimeError("no memory left")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (raising, "accuracy: RuntimeError: no memory left"),
+        (lambda: Measurement(float("nan")), "accuracy: ValueError: returned nan"),
+        (lambda: Measurement(float("inf")), "accuracy: ValueError: returned inf"),
+        (lambda: 0.5, "accuracy: TypeError: returned 0.5; an evaluator returns a Measurement"),
+    ],
+)
+def test_failed_evaluation_is_marked_and_the_search_goes_on(driver: str, how, message: str) -> None:
+    result = run(driver=driver, evaluators=[Failing(how), Cost()])
+    failed = result.frame[result.frame["error"] != ""]
+    assert len(result) == 40
+    assert 0 < len(failed) < 40
+    assert (failed["layers.0.width"] == 16).all()
+    assert failed["error"].str.startswith(message).all()
+    assert not failed["on_front"].any()
+
+
+def test_search_in_which_everything_fails_says_so() -> None:
+    with pytest.raises(SearchError, match="first 10 evaluations all failed.*no memory left"):
+        run(evaluators=[Failing(raising, None), Cost()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"evaluators": []}, "evaluators is empty"),
+        ({"evaluators": [Cost(), Cost()]}, "two evaluators are named 'latency'"),
+        ({"evaluators": [Cost("on_front")]}, "'on_front', which is another column's"),
+        ({"evaluators": [Cost(direction="down")]}, "direction of latency is 'down'"),
+        ({"evaluations": 0}, "evaluations is 0"),
+        ({"driver": "genetic"}, "'genetic'; choose one of"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(SearchError, match=message):
+        run(**arguments)
+
+
+def test_unwritable_run_folder_is_refused_before_anything_is_measured(tmp_path, counting) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LedgerError, match="cannot be written"):
+        run(evaluators=[counting()], storage=tmp_path / "file")
+    assert not counting.calls
