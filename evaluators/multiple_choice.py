@@ -126,7 +126,7 @@ def log_likelihoods(
 
 def _token_log_likelihoods(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Log-likelihood of every target of `batch`, shape (targets,)."""
-    trunk: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    trunk: nn.Module = model.get_decoder()
     hidden = trunk(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
@@ -145,7 +145,7 @@ def _token_log_likelihoods(model: PreTrainedModel, batch: PackedBatch) -> Tensor
 
 
 def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head: nn.Module = model.get_output_embeddings()
     logits: Tensor = head(hidden).float()
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2 and 3
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
-from evaluators import Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, compare_latency
+from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, compare_latency
 from nas_engine.front import SearchResult
 from nas_engine.search.drivers import DRIVERS
 from nas_engine.search.errors import LedgerError
@@ -51,16 +51,16 @@ class JobSettings:
     model: str = "smollm2"
     task: str = "chain_sum"
     train: int = 4000
-    validation: int = 200
-    test: int = 1000
-    steps: int = 60
+    validation: int = 240
+    test: int = 800
+    steps: int = 220
     batch_size: int = 16
-    learning_rate: float = 1e-3
-    strategy: Strategy = "sandwich"
+    learning_rate: float = 7e-4
+    strategy: Strategy = "uniform"
     driver: str = "nsga2"
     evaluations: int = 48
     population: int = 16
-    tolerance: float = 0.01
+    tolerance: float = 0.0
     ranks: tuple[int, ...] = (32, 16)
     widths: tuple[float, ...] = (1.0, 0.75, 0.5)
     layers_per_gene: int = 3
@@ -159,7 +159,7 @@ def _untrained(settings: JobSettings) -> SuperNetwork:
 def _search(
     supernet: SuperNetwork, splits: TaskSplits, settings: JobSettings, folder: Path, progress: bool
 ) -> SearchResult[Subnetwork]:
-    evaluators = [
+    evaluators: list[Evaluator] = [
         MultipleChoiceAccuracy(splits.validation),
         Latency(batch=1, tokens=settings.tokens),
         ParameterCount(),
@@ -181,8 +181,9 @@ def _write_figures(result: SearchResult[Subnetwork], chosen: pd.Series, folder: 
     result.frame.to_csv(folder / "evaluations.csv")
     with matplotlib.rc_context({"backend": "agg"}):
         axes = result.plot("latency", "accuracy", chosen=chosen)
-        assert axes.figure is not None
-        axes.figure.savefig(folder / "front.png", dpi=300)
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        figure.savefig(folder / "front.png", dpi=300)
 
 
 def _confirm(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -49,7 +49,7 @@ def plot_front(
     front = _front_of(rows, x, y)
     others = rows.drop(front.index)
     ax.scatter(others[x.name], others[y.name], s=9, color=_DOMINATED, alpha=0.5, linewidths=0, label="dominated")
-    where = "post" if x.direction == "minimize" else "pre"
+    where: Literal["post", "pre"] = "post" if x.direction == "minimize" else "pre"
     ax.step(front[x.name], front[y.name], where=where, color=_FRONT, linewidth=1.2, zorder=3)
     ax.errorbar(
         front[x.name],

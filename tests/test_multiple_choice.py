@@ -10,23 +10,7 @@ from evaluators import MultipleChoiceAccuracy, Question, log_likelihoods
 from tests.tiny import tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3, tiny_tokenizer
 
 MODELS = [tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3]
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "warm",
-    "stone",
-    "in",
-    "their",
-    "winter",
-    "garden",
-    "and",
-    "then",
-    "went",
-    "north",
-]
+WORDS = ["the", "cat", "sat", "on", "a", "warm", "stone", "in", "their", "garden", "and", "then", "went", "north"]
 
 
 def questions(count: int = 12, seed: int = 0) -> list[Question]:

@@ -133,7 +133,8 @@ class _Run(Generic[S]):
     def _row(self, record: Record) -> Objectives:
         if record.error:
             return np.full(len(self.evaluators), np.nan)
-        return self._signs * np.array([m.value for m in record.measurements])
+        row: Objectives = self._signs * np.array([m.value for m in record.measurements])
+        return row
 
     def _update_front(self, record: Record) -> None:
         row = self._row(record)

@@ -27,6 +27,7 @@ class ElasticLinear(nn.Module):
         generator: draws the initial `lora_A`; `lora_B` starts at zero.
     """
 
+    bias: nn.Parameter | None  # (outputs,)
     lora_A: nn.Parameter | None  # (rank, inputs)
     lora_B: nn.Parameter | None  # (outputs, rank)
 
@@ -34,8 +35,10 @@ class ElasticLinear(nn.Module):
         self, base: nn.Linear, rank: int, alpha: float, dropout: float = 0.0, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        self.weight = base.weight.requires_grad_(False)  # (outputs, inputs)
-        self.register_parameter("bias", None if base.bias is None else base.bias.requires_grad_(False))
+        self.weight = base.weight  # (outputs, inputs)
+        self.register_parameter("bias", base.bias)
+        for parameter in base.parameters():
+            parameter.requires_grad_(False)
         self.in_features, self.out_features, self.rank = base.in_features, base.out_features, rank
         self.active_in, self.active_out, self.active_rank = base.in_features, base.out_features, rank
         self.scaling = alpha / rank if rank else 0.0

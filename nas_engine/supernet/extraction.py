@@ -30,11 +30,12 @@ def extract(model: PreTrainedModel, family: Family, share_embeddings: bool = Fal
     }
     if share_embeddings:
         memo |= {id(p): p for e in _embeddings(model) for p in e.parameters()}
-    extracted = copy.deepcopy(model, memo)
+    extracted: PreTrainedModel = copy.deepcopy(model, memo)
     _describe_widths(extracted, family)
     if not share_embeddings:
         extracted.requires_grad_(True)
-    return extracted.eval()
+    extracted.eval()
+    return extracted
 
 
 def _embeddings(model: PreTrainedModel) -> list[nn.Module]:
@@ -45,7 +46,7 @@ def _describe_widths(model: PreTrainedModel, family: Family) -> None:
     widths = family.shape(model).intermediate_sizes
     layers = model.get_submodule(family.layers)
     for layer, width in zip(layers.children(), widths, strict=True):
-        layer.get_submodule("mlp").intermediate_size = width
+        layer.get_submodule("mlp").intermediate_size = width  # type: ignore[assignment]
     if len(set(widths)) == 1:
         model.config.intermediate_size = widths[0]
         return

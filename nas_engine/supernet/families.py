@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from nas_engine.supernet.elastic import ElasticLinear
@@ -45,8 +46,14 @@ class Family:
         """What a search space needs to know of `model`; of elastic layers, their active sizes."""
         layers = len(model.get_submodule(self.layers))  # type: ignore[arg-type]
         ups = [model.get_submodule(self.path(f"layers.{i}.up")) for i in range(layers)]
-        widths = (up.active_out if isinstance(up, ElasticLinear) else up.out_features for up in ups)
-        return ModelShape(tuple(int(width) for width in widths), tuple(self.projections))
+        return ModelShape(tuple(_outputs(up) for up in ups), tuple(self.projections))
+
+
+def _outputs(module: nn.Module) -> int:
+    if isinstance(module, ElasticLinear):
+        return module.active_out
+    assert isinstance(module, nn.Linear), f"a {type(module).__name__} where a linear layer should be"
+    return module.out_features
 
 
 FAMILIES = {family.model_type: family for family in map(Family, ("llama", "mistral", "qwen2", "qwen3"))}

@@ -40,7 +40,8 @@ class Subnetwork:
     def model(self) -> PreTrainedModel:
         """The super-network's model with this sub-network active, in evaluation mode."""
         self._supernet.activate(self._configuration)
-        return self._supernet.model.eval()
+        self._supernet.model.eval()
+        return self._supernet.model
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

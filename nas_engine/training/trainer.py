@@ -210,7 +210,7 @@ class _Run:
                 for genome in genomes:
                     supernet.activate_genome(genome)
                     loss = answer_loss(supernet.model, batch)
-                    (loss / (len(genomes) * s.accumulation)).backward()  # type: ignore[no-untyped-call]
+                    (loss / (len(genomes) * s.accumulation)).backward()
                     losses.append(loss.item())
         torch.nn.utils.clip_grad_norm_(supernet.adapter_parameters, s.max_gradient_norm)
         self.consistent = False

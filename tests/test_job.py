@@ -1,0 +1,125 @@
+"""The whole job on a tiny model, from the command line to a compressed model on disk."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from evaluators import save_questions
+from nas_engine.cli import app
+from nas_engine.job import JobSettings, run_job
+from nas_engine.supernet import SuperNetwork
+from nas_engine.tasks import chain_sum
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+
+@pytest.fixture
+def arguments(tmp_path) -> list[str]:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    save_questions(chain_sum(120, seed=0), tmp_path / "questions.jsonl")
+    given = {
+        "model": tmp_path / "model",
+        "task": tmp_path / "questions.jsonl",
+        "folder": tmp_path / "run",
+        "validation": 20,
+        "test": 20,
+        "steps": 5,
+        "batch-size": 4,
+        "evaluations": 12,
+        "population": 6,
+        "layers-per-gene": 1,
+        "tokens": 16,
+        "tolerance": 0.2,
+    }
+    return ["search", *(part for name, value in given.items() for part in (f"--{name}", str(value)))]
+
+
+def run(arguments: list[str]):
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+
+
+def test_command_leaves_front_figure_model_and_summary(arguments: list[str], tmp_path) -> None:
+    done = run(arguments)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "run"
+    table, summary = pd.read_csv(folder / "front.csv"), json.loads((folder / "summary.json").read_text())
+    space = SuperNetwork.load(folder / "supernet").space
+    assert {*space.names, "accuracy", "latency", "parameters"} <= set(table.columns)
+    assert (folder / "front.png").stat().st_size > 10_000
+    assert {"reference", "chosen", "speedup", "accuracy_drop", "evaluations", "seconds"} <= set(summary)
+    assert summary["evaluations"] == 12
+    drop = summary["reference"]["accuracy"]["value"] - summary["chosen"]["accuracy"]["value"]
+    assert summary["accuracy_drop"] == pytest.approx(drop, abs=1e-3)
+    model = AutoModelForCausalLM.from_pretrained(folder / "compressed", trust_remote_code=True)
+    assert sum(p.numel() for p in model.parameters()) == summary["chosen"]["parameters"]
+    assert "speed-up" in done.output
+    assert "compressed/" in done.output
+
+
+def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_path) -> None:
+    run(arguments)
+    folder = tmp_path / "run"
+    journal, table = (folder / "ledger.log").read_bytes(), (folder / "evaluations.csv").read_bytes()
+    assert run(arguments).exit_code == 0
+    assert (folder / "ledger.log").read_bytes() == journal
+    assert (folder / "evaluations.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--driver", "genetic", "'genetic'; choose one of nsga2"),
+        ("--strategy", "largest", "'largest'; choose one of uniform, sandwich"),
+        ("--evaluations", "0", "give at least 1"),
+        ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
+        ("--width", "80", "width is 80.0, but this layer has 48 channels"),
+        ("--folder", "/dev/null/run", "cannot be written"),
+    ],
+)
+def test_bad_option_ends_with_a_clear_message_and_no_traceback(
+    arguments, option: str, value: str, message: str
+) -> None:
+    done = run([*arguments, option, value])
+    assert done.exit_code == 1
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_wrong_line_of_a_task_is_named(arguments: list[str], tmp_path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(path.read_text().replace('"answer"', '"label"', 1))
+    done = run(arguments)
+    assert done.exit_code == 1
+    assert "line 1" in done.output
+
+
+def test_other_settings_in_the_same_folder_are_refused(arguments: list[str]) -> None:
+    run(arguments)
+    done = run([*arguments, "--batch-size", "8"])
+    assert done.exit_code == 1
+    assert "batch_size: 4 there, 8 here" in done.output
+
+
+def test_job_is_a_function_too(arguments: list[str], tmp_path) -> None:
+    settings = JobSettings(
+        folder=tmp_path / "other",
+        model=str(tmp_path / "model"),
+        task=str(tmp_path / "questions.jsonl"),
+        validation=20,
+        test=20,
+        steps=2,
+        evaluations=6,
+        population=4,
+        tolerance=1.0,
+        tokens=8,
+    )
+    job = run_job(settings, progress=False)
+    subnet = job.search.subnetwork(job.chosen)
+    ids = torch.arange(2, 12)[None]
+    model = AutoModelForCausalLM.from_pretrained(job.folder / "compressed", trust_remote_code=True)
+    with torch.inference_mode():
+        assert (model(ids).logits - subnet.model(ids).logits).abs().max() < 1e-4
