@@ -16,6 +16,7 @@ import pandas as pd
 
 from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, compare_latency
 from nas_engine.front import SearchResult
+from nas_engine.progress import say
 from nas_engine.search.drivers import DRIVERS
 from nas_engine.search.errors import LedgerError
 from nas_engine.search.loop import search
@@ -108,8 +109,10 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     started = time.perf_counter()
     folder = _writable(settings.folder)
     splits = task_splits(settings.task, settings.train, settings.validation, settings.test, settings.seed)
+    say(f"Loading {settings.model}", enabled=progress)
     supernet = _untrained(settings)
     held_out = MultipleChoiceAccuracy(splits.test)
+    say(f"Scoring it untrained on {len(splits.validation)} validation questions", enabled=progress)
     untrained = MultipleChoiceAccuracy(splits.validation)(supernet.largest)
     train(
         supernet,
@@ -128,6 +131,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     _write_figures(result, chosen, folder)
     subnet = result.subnetwork(chosen)
     subnet.save_pretrained(folder / "compressed")
+    say(f"Measuring the largest and the chosen again on {len(splits.test)} held-out questions", enabled=progress)
     summary = _confirm(supernet, subnet, held_out, settings) | {
         "untrained_validation_accuracy": _rounded(untrained),
         "front": int(result.frame["on_front"].sum()),

@@ -1,0 +1,31 @@
+"""The notebook runs from top to bottom, on a tiny model, and is committed with what it printed."""
+
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "quickstart.ipynb"
+
+
+def test_notebook_runs_from_top_to_bottom_on_a_tiny_model(tmp_path) -> None:
+    tiny_llama(num_hidden_layers=6).save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parameters.source = (
+        'MODEL, RUN = "model", "run"\nSTEPS, EVALUATIONS, POPULATION = 3, 8, 4\nVALIDATION, TEST = 12, 12'
+    )
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    figures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(figures) == 4
+    assert (tmp_path / "run" / "compressed" / "config.json").exists()
+
+
+def test_committed_notebook_has_its_outputs_and_no_error() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+    assert not [output for output in outputs if output.output_type == "error"]
