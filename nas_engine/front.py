@@ -170,14 +170,23 @@ class SearchResult(Generic[S]):
             raise SelectionError(
                 f"give minimize= or maximize= one of {', '.join(self._names)}, not {minimize!r} and {maximize!r}."
             )
+        met = self.candidates(where)
+        # Among equals a row on the front, so that nothing is given away in the other objectives.
+        ascending = [minimize is not None, False]
+        return met.sort_values([target, "on_front"], ascending=ascending, kind="stable").iloc[0]
+
+    def candidates(self, where: str | None = None) -> pd.DataFrame:
+        """The rows of `frame` that were measured and meet a condition, as `best` takes it.
+
+        Raises:
+            SelectionError: the condition cannot be read, or nothing meets it.
+        """
         rows = self.frame[self.frame["error"] == ""]
         met = rows if where is None else self._meeting(rows, where)
         if met.empty:
             ranges = ", ".join(f"{n} from {rows[n].min():.4g} to {rows[n].max():.4g}" for n in self._names)
             raise SelectionError(f"no sub-network meets {where!r}; there is {ranges}.")
-        # Among equals a row on the front, so that nothing is given away in the other objectives.
-        ascending = [minimize is not None, False]
-        return met.sort_values([target, "on_front"], ascending=ascending, kind="stable").iloc[0]
+        return met
 
     def select(self, minimize: str | None = None, maximize: str | None = None, where: str | None = None) -> S:
         """The sub-network of `best`, with the same arguments, ready for `save_pretrained`.

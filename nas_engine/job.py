@@ -14,14 +14,15 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
-from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, compare_latency
+from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount
+from nas_engine.choosing import choose, speedups_over
 from nas_engine.front import SearchResult
 from nas_engine.progress import say
 from nas_engine.search.drivers import DRIVERS
 from nas_engine.search.errors import LedgerError
 from nas_engine.search.loop import search
 from nas_engine.supernet import Subnetwork, SuperNetwork
-from nas_engine.tasks import TaskSplits, task_splits
+from nas_engine.tasks import task_splits
 from nas_engine.training import train
 from nas_engine.training.strategies import STRATEGIES, Strategy
 from search_spaces import lora_rank, mlp_width
@@ -37,7 +38,8 @@ class JobSettings:
         folder: of the run; everything that the job makes is below it.
         model: Hugging Face id or folder, or ``smollm2``.
         task: ``chain_sum``, a JSONL file or a folder of questions, or ``hf:<dataset>``.
-        train: questions to train on; likewise `validation`, which guides the search, and `test`, held out.
+        train: questions to train on; likewise `validation`, which guides the search, `selection`, on which its best few
+            are compared again, and `test`, held out.
         steps: of training; likewise `batch_size`, `learning_rate` and `strategy`.
         driver: of the search; likewise `evaluations` and `population`.
         tolerance: what the chosen sub-network may lose of the largest one's validation accuracy, as a fraction of 1.
@@ -53,14 +55,15 @@ class JobSettings:
     task: str = "chain_sum"
     train: int = 4000
     validation: int = 240
+    selection: int = 400
     test: int = 800
     steps: int = 220
     batch_size: int = 16
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
     driver: str = "nsga2"
-    evaluations: int = 48
-    population: int = 16
+    evaluations: int = 34
+    population: int = 12
     tolerance: float = 0.0
     ranks: tuple[int, ...] = (32, 16)
     widths: tuple[float, ...] = (1.0, 0.75, 0.5)
@@ -108,12 +111,15 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     """
     started = time.perf_counter()
     folder = _writable(settings.folder)
-    splits = task_splits(settings.task, settings.train, settings.validation, settings.test, settings.seed)
+    guiding = settings.validation + settings.selection
+    splits = task_splits(settings.task, settings.train, guiding, settings.test, settings.seed)
+    validation = MultipleChoiceAccuracy(splits.validation[: settings.validation])
+    selection = MultipleChoiceAccuracy(splits.validation[settings.validation :])
     say(f"Loading {settings.model}", enabled=progress)
     supernet = _untrained(settings)
     held_out = MultipleChoiceAccuracy(splits.test)
-    say(f"Scoring it untrained on {len(splits.validation)} validation questions", enabled=progress)
-    untrained = MultipleChoiceAccuracy(splits.validation)(supernet.largest)
+    say(f"Scoring it untrained on {settings.validation} validation questions", enabled=progress)
+    untrained = validation(supernet.largest)
     train(
         supernet,
         splits.train,
@@ -126,8 +132,9 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         progress=progress,
     )
     supernet.save(folder / "supernet")
-    result = _search(supernet, splits, settings, folder, progress)
-    chosen = result.best(minimize="latency", where=f"accuracy >= reference.accuracy - {settings.tolerance!r}")
+    result = _search(supernet, validation, settings, folder, progress)
+    say(f"Measuring the best few again on {settings.selection} other questions, and in turns", enabled=progress)
+    chosen = choose(result, supernet.largest, selection, settings.tolerance, settings.tokens).row
     _write_figures(result, chosen, folder)
     subnet = result.subnetwork(chosen)
     subnet.save_pretrained(folder / "compressed")
@@ -161,10 +168,10 @@ def _untrained(settings: JobSettings) -> SuperNetwork:
 
 
 def _search(
-    supernet: SuperNetwork, splits: TaskSplits, settings: JobSettings, folder: Path, progress: bool
+    supernet: SuperNetwork, validation: MultipleChoiceAccuracy, settings: JobSettings, folder: Path, progress: bool
 ) -> SearchResult[Subnetwork]:
     evaluators: list[Evaluator] = [
-        MultipleChoiceAccuracy(splits.validation),
+        validation,
         Latency(batch=1, tokens=settings.tokens),
         ParameterCount(),
     ]
@@ -195,8 +202,7 @@ def _confirm(
 ) -> dict[str, Any]:
     """Measure both anew: accuracy on questions that the search never saw, latency in turns, so that drift cancels."""
     accuracies = [held_out(supernet.largest), held_out(chosen)]
-    models = [supernet.largest.extract(share_embeddings=True), chosen.extract(share_embeddings=True)]
-    times = compare_latency(models, batch=1, tokens=settings.tokens)
+    times = speedups_over(supernet.largest, [chosen], settings.tokens)
     parameters = [supernet.largest.parameter_count(), chosen.parameter_count()]
     reference, compressed = (
         {

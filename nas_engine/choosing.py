@@ -1,0 +1,73 @@
+"""From a front to one sub-network, with the luck of the draw taken out.
+
+The row of a search that looks best owes part of that to noise, in its accuracy and in its latency. So the best few are
+measured again: accuracy on questions that the search did not use, latency in turns with the largest sub-network's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from evaluators import LatencyComparison, MultipleChoiceAccuracy, compare_latency
+from nas_engine.front import SearchResult
+from nas_engine.supernet import Subnetwork
+
+
+@dataclass(frozen=True)
+class Shortlisted:
+    """A row of a search, measured again.
+
+    Args:
+        row: of the search's frame.
+        speedup: over the largest sub-network, timed in turns with it.
+        accuracy: on the selection questions.
+    """
+
+    row: pd.Series
+    speedup: float
+    accuracy: float
+
+
+def choose(
+    result: SearchResult[Subnetwork],
+    largest: Subnetwork,
+    selection: MultipleChoiceAccuracy,
+    tolerance: float,
+    tokens: int,
+    count: int = 4,
+) -> Shortlisted:
+    """The fastest sub-network that keeps the largest one's accuracy less `tolerance`, measured twice.
+
+    The `count` fastest rows that do so in the search are measured again. Where none of them does so again, the most
+    accurate of them is taken.
+
+    Args:
+        result: with the objectives `accuracy` and `latency`.
+        largest: the reference.
+        selection: questions that the search did not use.
+        tolerance: accuracy that may be lost, as a fraction of 1.
+        tokens: prompt length at which prefill is timed, batch 1.
+
+    Raises:
+        SelectionError: no row of the search keeps the accuracy.
+    """
+    rows = result.candidates(f"accuracy >= reference.accuracy - {tolerance!r}").nsmallest(count, "latency")
+    subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
+    speedups = speedups_over(largest, subnets, tokens).speedups[1:]
+    listed = [
+        Shortlisted(row, speedup, selection(subnet).value)
+        for (_, row), subnet, speedup in zip(rows.iterrows(), subnets, speedups, strict=True)
+    ]
+    least = selection(largest).value - tolerance
+    kept = [entry for entry in listed if entry.accuracy >= least]
+    if kept:
+        return max(kept, key=lambda entry: entry.speedup)
+    return max(listed, key=lambda entry: entry.accuracy)
+
+
+def speedups_over(largest: Subnetwork, subnets: list[Subnetwork], tokens: int) -> LatencyComparison:
+    """Prefill of the extracted models timed in turns, the largest first."""
+    models = [subnet.extract(share_embeddings=True) for subnet in [largest, *subnets]]
+    return compare_latency(models, batch=1, tokens=tokens)
