@@ -76,8 +76,8 @@ def plot_front(
             zorder=6,
             label="chosen",
         )
-    ax.set_xlabel(_label(x))
-    ax.set_ylabel(_label(y))
+    ax.set_xlabel(_label(x), fontsize=9)
+    ax.set_ylabel(_label(y), fontsize=9)
     ax.grid(alpha=0.25, linewidth=0.5)
     ax.margins(0.08)
     # Above the axes the legend covers no point.
@@ -95,8 +95,8 @@ def plot_hypervolume(hypervolume: pd.Series, ax: Axes | None = None) -> Axes:
     """
     ax = ax or _new_axes()
     ax.step(hypervolume.index, hypervolume, where="post", color=_FRONT, linewidth=1.4)
-    ax.set_xlabel("evaluations")
-    ax.set_ylabel("hypervolume (normalized)")
+    ax.set_xlabel("evaluations", fontsize=9)
+    ax.set_ylabel("hypervolume (normalized)", fontsize=9)
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.25, linewidth=0.5)
     return ax
