@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least, require_one_of
+from evaluators.head import logits_of
 from evaluators.packing import PackedBatch, TokenizedQuestion, batches, tokenized, tree_mask
 from evaluators.protocol import Direction, Measurement, Subnetwork
 from evaluators.questions import Question
@@ -137,18 +138,11 @@ def _token_log_likelihoods(model: PreTrainedModel, batch: PackedBatch) -> Tensor
     rows_at_once = max(1, _LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
     result = torch.empty(len(batch.targets), device=hidden.device)
     for start in range(0, len(hidden), rows_at_once):
-        logits = _logits(model, hidden[start : start + rows_at_once])  # (block, vocabulary)
+        logits = logits_of(model, hidden[start : start + rows_at_once])  # (block, vocabulary)
         here = (batch.sources >= start) & (batch.sources < start + rows_at_once)
         sources = batch.sources[here] - start
         result[here] = logits[sources, batch.targets[here]] - logits.logsumexp(dim=-1)[sources]
     return result
-
-
-def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    head: nn.Module = model.get_output_embeddings()
-    logits: Tensor = head(hidden).float()
-    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2 and 3
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _require_readable(

@@ -6,9 +6,16 @@ from transformers import PreTrainedModel
 
 from nas_engine.supernet import SuperNetwork
 from search_spaces import lora_rank, mlp_width
-from tests.tiny import tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3, tiny_tokenizer
+from tests.tiny import tiny_gemma2, tiny_gemma3, tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3, tiny_tokenizer
 
-FAMILIES = {"llama": tiny_llama, "mistral": tiny_mistral, "qwen2": tiny_qwen2, "qwen3": tiny_qwen3}
+FAMILIES = {
+    "gemma2": tiny_gemma2,
+    "gemma3": tiny_gemma3,
+    "llama": tiny_llama,
+    "mistral": tiny_mistral,
+    "qwen2": tiny_qwen2,
+    "qwen3": tiny_qwen3,
+}
 TOKENS = torch.arange(2, 26).view(2, 12)  # (rows, tokens)
 SPACE = lora_rank((4, 2), targets=("q", "k", "v", "o", "gate", "up", "down")) + mlp_width((1.0, 0.75, 0.5))
 

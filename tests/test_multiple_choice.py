@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from evaluators import MultipleChoiceAccuracy, Question, log_likelihoods
-from tests.tiny import tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3, tiny_tokenizer
+from tests.tiny import tiny_gemma2, tiny_gemma3, tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3, tiny_tokenizer
 
-MODELS = [tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3]
+MODELS = [tiny_gemma2, tiny_gemma3, tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3]
 WORDS = ["the", "cat", "sat", "on", "a", "warm", "stone", "in", "their", "garden", "and", "then", "went", "north"]
 
 

@@ -68,7 +68,7 @@ def test_killed_search_gives_the_same_rows(tmp_path, driver: str) -> None:
         from tests.test_search import run, Quality
         class Slow(Cost):
             def __call__(self, subnet):
-                time.sleep(0.01)
+                time.sleep(0.03)
                 return super().__call__(subnet)
         run(driver={driver!r}, evaluators=[Quality(), Slow()], storage={str(tmp_path)!r})
     """)
@@ -84,7 +84,7 @@ def test_killed_search_gives_the_same_rows(tmp_path, driver: str) -> None:
             time.sleep(0.001)
         if process.wait() == 0:
             break
-    assert kills >= 3
+    assert kills >= 2
     resumed = run(driver=driver, storage=tmp_path)
     pd.testing.assert_frame_equal(resumed.frame, run(driver=driver).frame)
 

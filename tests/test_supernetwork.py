@@ -78,7 +78,7 @@ def test_width_beyond_the_layer_is_refused_with_its_size() -> None:
 
 def test_unsupported_family_is_refused_with_the_supported_ones() -> None:
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=32))
-    with pytest.raises(FamilyError, match=r"'gpt2'.*llama, mistral, qwen2, qwen3"):
+    with pytest.raises(FamilyError, match=r"'gpt2'.*gemma2, gemma3_text, llama, mistral, qwen2, qwen3"):
         SuperNetwork.from_pretrained(model, lora_rank((4, 2)), tiny_tokenizer())
 
 

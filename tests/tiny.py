@@ -6,6 +6,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -55,6 +59,16 @@ def tiny_qwen2(seed: int = 0, **config: Any) -> Qwen2ForCausalLM:
 def tiny_qwen3(seed: int = 0, **config: Any) -> Qwen3ForCausalLM:
     """The same sizes as a Qwen3: queries and keys are normalized."""
     return _seeded(Qwen3ForCausalLM, Qwen3Config, seed, config)
+
+
+def tiny_gemma2(seed: int = 0, **config: Any) -> Gemma2ForCausalLM:
+    """The same sizes as a Gemma 2: norms on both sides of each block, soft-capped logits."""
+    return _seeded(Gemma2ForCausalLM, Gemma2Config, seed, {"query_pre_attn_scalar": 8} | config)
+
+
+def tiny_gemma3(seed: int = 0, **config: Any) -> Gemma3ForCausalLM:
+    """The same sizes as a Gemma 3: as Gemma 2 without soft caps, with norms on queries and keys."""
+    return _seeded(Gemma3ForCausalLM, Gemma3TextConfig, seed, {"query_pre_attn_scalar": 8} | config)
 
 
 @cache

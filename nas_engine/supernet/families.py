@@ -56,7 +56,9 @@ def _outputs(module: nn.Module) -> int:
     return module.out_features
 
 
-FAMILIES = {family.model_type: family for family in map(Family, ("llama", "mistral", "qwen2", "qwen3"))}
+FAMILIES = {
+    family.model_type: family for family in map(Family, ("gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"))
+}
 
 
 def family_of(model: PreTrainedModel) -> Family:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from evaluators.head import logits_of
 from nas_engine.progress import progress_bar
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.training.checkpoint import (
@@ -161,8 +162,8 @@ def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     ).last_hidden_state  # (rows, tokens, hidden)
     labels = batch["labels"][:, 1:]
     scored = labels != IGNORED
-    logits = model.get_output_embeddings()(hidden[:, :-1][scored])  # (scored tokens, vocabulary)
-    return F.cross_entropy(logits.float(), labels[scored])
+    logits = logits_of(model, hidden[:, :-1][scored])  # (scored tokens, vocabulary)
+    return F.cross_entropy(logits, labels[scored])
 
 
 def learning_rate_at(step: int, settings: TrainingSettings) -> float:
