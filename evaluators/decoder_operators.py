@@ -14,11 +14,12 @@ class LayerSizes:
     """The sizes of one decoder layer.
 
     Args:
-        heads: query heads.
+        heads: query heads; 0 where the layer has no attention.
         kv_heads: heads of keys and values; each serves ``heads / kv_heads`` query heads.
         head_size: channels of a head.
-        intermediate_size: channels of the gated MLP.
+        intermediate_size: channels of the MLP; 0 where the layer has none.
         ranks: rank of the unmerged adapter of each projection that has one, by name: q, k, v, o, gate, up, down.
+        gated: whether the MLP has a gate beside its up projection.
     """
 
     heads: int
@@ -26,6 +27,7 @@ class LayerSizes:
     head_size: int
     intermediate_size: int
     ranks: Mapping[str, int] = field(default_factory=dict)
+    gated: bool = True
 
 
 def decoder_operators(
@@ -64,7 +66,7 @@ def decoder_operators(
     require_at_least(0, past=past)
     operators: list[Operator] = []
     for i, sizes in enumerate(layers):
-        if sizes.heads % sizes.kv_heads:
+        if sizes.kv_heads and sizes.heads % sizes.kv_heads:
             raise ValueError(
                 f"layers.{i} has {sizes.heads} heads and {sizes.kv_heads} KV heads; give a multiple of the KV heads."
             )
@@ -89,13 +91,16 @@ def _layer(sizes: LayerSizes, hidden_size: int, batch: int, tokens: int, past: i
 
     rows, keys = batch * tokens, past + tokens
     queries, keys_and_values = sizes.heads * sizes.head_size, sizes.kv_heads * sizes.head_size
-    stacked, groups = tokens * sizes.heads // sizes.kv_heads, batch * sizes.kv_heads
-    yield from projection("q", hidden_size, queries)
-    yield from projection("k", hidden_size, keys_and_values)
-    yield from projection("v", hidden_size, keys_and_values)
-    yield Operator("scores", "attention", stacked, sizes.head_size, keys, groups)
-    yield Operator("values", "attention", stacked, keys, sizes.head_size, groups)
-    yield from projection("o", queries, hidden_size)
-    yield from projection("gate", hidden_size, sizes.intermediate_size)
-    yield from projection("up", hidden_size, sizes.intermediate_size)
-    yield from projection("down", sizes.intermediate_size, hidden_size)
+    if sizes.heads:
+        stacked, groups = tokens * sizes.heads // sizes.kv_heads, batch * sizes.kv_heads
+        yield from projection("q", hidden_size, queries)
+        yield from projection("k", hidden_size, keys_and_values)
+        yield from projection("v", hidden_size, keys_and_values)
+        yield Operator("scores", "attention", stacked, sizes.head_size, keys, groups)
+        yield Operator("values", "attention", stacked, keys, sizes.head_size, groups)
+        yield from projection("o", queries, hidden_size)
+    if sizes.intermediate_size:
+        if sizes.gated:
+            yield from projection("gate", hidden_size, sizes.intermediate_size)
+        yield from projection("up", hidden_size, sizes.intermediate_size)
+        yield from projection("down", sizes.intermediate_size, hidden_size)

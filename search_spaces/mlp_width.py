@@ -21,7 +21,6 @@ class MlpWidth:
 
     def choices(self, shape: ModelShape) -> list[Choice]:
         """One choice for each block of layers, in channels."""
-        shape.require_projections(("gate", "up", "down"))
         return [self._choice(shape, *block) for block in layer_blocks(shape.layers, self.layers_per_gene)]
 
     def _choice(self, shape: ModelShape, prefix: str, block: range) -> Choice:
@@ -32,7 +31,8 @@ class MlpWidth:
             )
         full = sizes.pop()
         channels = {_channels(width, full, self.multiple_of, prefix) for width in self.widths}
-        modules = tuple(f"layers.{layer}.{name}" for layer in block for name in ("gate", "up", "down"))
+        held = shape.modules(name for name in ("gate", "up", "down") if name in shape.projections)
+        modules = tuple(f"layers.{layer}.{name}" for layer in block for name in held)
         return Choice(f"{prefix}.mlp.width", tuple(sorted(channels)), modules, "mlp_width")
 
 

@@ -16,7 +16,7 @@ def lonas(multiple_of: int = 1) -> SpaceTemplate:
     return (
         lora_rank((32, 28), targets=("q", "k", "v"))
         + mlp_width((1.0, 0.875, 0.75, 0.625, 0.5), multiple_of)
-        + lora_rank((32, 28), targets=("gate", "up"))
+        + lora_rank((32, 28), targets=("gate", "up"), skip_missing=True)
         + lora_rank((32,), targets=("down",))
     )
 

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from search_spaces.errors import SpaceError
+
+PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What may be cut in a decoder, layer by layer.
+    """What may be cut in a transformer, layer by layer.
 
     Args:
         intermediate_sizes: MLP channels of each layer; its length is the number of layers.
-        projections: the projections that every layer has, of q, k, v, o, gate, up and down.
+        heads: query heads of each layer.
+        kv_heads: heads of keys and values of each layer; each serves ``heads / kv_heads`` query heads.
+        projections: the module of a layer that holds each projection, of q, k, v, o, gate, up and down. Fused ones
+            share a module: q, k and v may all be in ``"qkv"``.
     """
 
     intermediate_sizes: tuple[int, ...]
-    projections: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    heads: tuple[int, ...] = ()
+    kv_heads: tuple[int, ...] = ()
+    projections: Mapping[str, str] = field(default_factory=lambda: {name: name for name in PROJECTIONS})
 
     @property
     def layers(self) -> int:
-        """The number of decoder layers."""
+        """The number of layers."""
         return len(self.intermediate_sizes)
 
-    def require_projections(self, names: tuple[str, ...]) -> None:
-        """Check that every layer has these projections.
+    def modules(self, projections: Iterable[str]) -> tuple[str, ...]:
+        """The modules that hold `projections`, each once.
 
         Raises:
-            SpaceError: one of `names` is not a projection of this model.
+            SpaceError: one of `projections` is not a projection of this model.
         """
+        names = tuple(projections)
         unknown = [name for name in names if name not in self.projections]
         if unknown:
             raise SpaceError(f"this model has no projection {unknown[0]!r}; choose from {', '.join(self.projections)}.")
+        return tuple(dict.fromkeys(self.projections[name] for name in names))

@@ -5,19 +5,44 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nas_engine.supernet import SuperNetwork
-from search_spaces import lora_rank, mlp_width
-from tests.tiny import tiny_gemma2, tiny_gemma3, tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3, tiny_tokenizer
+from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
+from tests.tiny import (
+    tiny_bert,
+    tiny_bloom,
+    tiny_gemma2,
+    tiny_gemma3,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_mistral,
+    tiny_mpt,
+    tiny_opt,
+    tiny_phi3,
+    tiny_qwen2,
+    tiny_qwen3,
+    tiny_tokenizer,
+)
 
 FAMILIES = {
+    "bert": tiny_bert,
+    "bloom": tiny_bloom,
     "gemma2": tiny_gemma2,
     "gemma3": tiny_gemma3,
+    "gpt2": tiny_gpt2,
     "llama": tiny_llama,
     "mistral": tiny_mistral,
+    "mpt": tiny_mpt,
+    "opt": tiny_opt,
+    "phi3": tiny_phi3,
     "qwen2": tiny_qwen2,
     "qwen3": tiny_qwen3,
 }
 TOKENS = torch.arange(2, 26).view(2, 12)  # (rows, tokens)
-SPACE = lora_rank((4, 2), targets=("q", "k", "v", "o", "gate", "up", "down")) + mlp_width((1.0, 0.75, 0.5))
+DECODERS = [family for family in FAMILIES if family != "bert"]
+CALIBRATION = [{"input_ids": torch.arange(2, 22).view(2, 10), "attention_mask": torch.ones(2, 10)}]
+_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+_SHARE = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+SPACE = lora_rank((4, 2), _TARGETS, _SHARE, skip_missing=True) + mlp_width((1.0, 0.75, 0.5))
+EVERY_DIMENSION = SPACE + attention_heads((1.0, 0.5)) + layer_skip()
 
 
 def supernetwork(model: PreTrainedModel, space=SPACE, **settings) -> SuperNetwork:
@@ -28,7 +53,7 @@ def supernetwork(model: PreTrainedModel, space=SPACE, **settings) -> SuperNetwor
 def random_adapters(supernet: SuperNetwork, seed: int = 0) -> SuperNetwork:
     """The same with adapters that matter, as after training."""
     generator = torch.Generator().manual_seed(seed)
-    for layer in supernet.elastic_layers.values():
+    for layer in supernet.elastic_linears.values():
         if layer.lora_B is not None:
             nn.init.normal_(layer.lora_B, std=0.1, generator=generator)
     return supernet

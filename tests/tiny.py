@@ -6,14 +6,26 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -47,13 +59,7 @@ def tiny_mistral(seed: int = 0, **config: Any) -> MistralForCausalLM:
 
 def tiny_qwen2(seed: int = 0, **config: Any) -> Qwen2ForCausalLM:
     """The same sizes as a Qwen2: q, k and v have biases (nonzero ones, as after training)."""
-    model = _seeded(Qwen2ForCausalLM, Qwen2Config, seed, config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_(std=0.1, generator=generator)
-    return model
+    return _seeded(Qwen2ForCausalLM, Qwen2Config, seed, config)
 
 
 def tiny_qwen3(seed: int = 0, **config: Any) -> Qwen3ForCausalLM:
@@ -69,6 +75,41 @@ def tiny_gemma2(seed: int = 0, **config: Any) -> Gemma2ForCausalLM:
 def tiny_gemma3(seed: int = 0, **config: Any) -> Gemma3ForCausalLM:
     """The same sizes as a Gemma 3: as Gemma 2 without soft caps, with norms on queries and keys."""
     return _seeded(Gemma3ForCausalLM, Gemma3TextConfig, seed, {"query_pre_attn_scalar": 8} | config)
+
+
+def tiny_phi3(seed: int = 0, **config: Any) -> Phi3ForCausalLM:
+    """The same sizes as a Phi-3: q, k and v in one layer, gate and up in another."""
+    return _seeded(Phi3ForCausalLM, Phi3Config, seed, config)
+
+
+def tiny_gpt2(seed: int = 0, **config: Any) -> GPT2LMHeadModel:
+    """A GPT-2 of 3 layers and 4 heads of 8: fused attention, weights kept as (inputs, outputs), learned positions."""
+    sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256, "n_inner": 48}
+    return _seeded(GPT2LMHeadModel, GPT2Config, seed, sizes | config, base={})
+
+
+def tiny_opt(seed: int = 0, **config: Any) -> OPTForCausalLM:
+    """An OPT of the same sizes: its MLP has no module of its own."""
+    sizes = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return _seeded(OPTForCausalLM, OPTConfig, seed, sizes | {"word_embed_proj_dim": 32} | config, base={})
+
+
+def tiny_bloom(seed: int = 0, **config: Any) -> BloomForCausalLM:
+    """A BLOOM of 3 layers and 4 heads of 8: q, k and v head by head in one layer, ALiBi, MLP of 4 times the hidden size."""
+    return _seeded(
+        BloomForCausalLM, BloomConfig, seed, {"hidden_size": 32, "n_layer": 3, "n_head": 4} | config, base={}
+    )
+
+
+def tiny_mpt(seed: int = 0, **config: Any) -> MptForCausalLM:
+    """An MPT of the same sizes as the BLOOM: q, k and v one after the other, no biases."""
+    return _seeded(MptForCausalLM, MptConfig, seed, {"d_model": 32, "n_layers": 3, "n_heads": 4} | config, base={})
+
+
+def tiny_bert(seed: int = 0, **config: Any) -> BertForSequenceClassification:
+    """A BERT of the same sizes that puts texts into three classes."""
+    sizes = {name: size for name, size in SIZES.items() if name not in ("head_dim", "num_key_value_heads")}
+    return _seeded(BertForSequenceClassification, BertConfig, seed, sizes | {"num_labels": 3} | config, base={})
 
 
 @cache
@@ -87,11 +128,20 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _seeded(
-    architecture: type[PreTrainedModel], configuration: type[PreTrainedConfig], seed: int, config: dict[str, Any]
+    architecture: type[PreTrainedModel],
+    configuration: type[PreTrainedConfig],
+    seed: int,
+    config: dict[str, Any],
+    base: dict[str, Any] = SIZES,
 ) -> Any:
     tokens = {"vocab_size": len(tiny_tokenizer()), "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # A wider initialization than the default 0.02 keeps the logits of different models well apart.
-        model = architecture(configuration(**SIZES | tokens | {"initializer_range": 0.2} | config))
+        model = architecture(configuration(**base | tokens | {"initializer_range": 0.2} | config))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # zero at the start, but not after training
+                parameter.normal_(std=0.1, generator=generator)
     return model.eval()

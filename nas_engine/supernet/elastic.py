@@ -6,10 +6,12 @@ Nothing is masked or copied: active weights are views of the first rows and colu
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 
 class ElasticLinear(nn.Module):
@@ -17,14 +19,16 @@ class ElasticLinear(nn.Module):
 
     The frozen layer keeps its parameters under their own names, so that a state dict without the adapter is the
     original layer's. Mode A moves the rank alone, Mode B inputs or outputs in step with the frozen weight's
-    (LoNAS, section 3).
+    (LoNAS, section 3). A fused layer, whose outputs are several projections' one after the other, has a prefix of
+    each of them active.
 
     Args:
-        base: the layer to freeze and adapt; its parameters are taken over, not copied.
+        base: the layer to freeze and adapt; its parameters are taken over, not copied. GPT-2's Conv1D is one too.
         rank: the adapter's largest rank r_max; 0 for a layer whose width alone is elastic.
         alpha: LoRA's alpha.
         dropout: probability on the adapter's input, in training.
         generator: draws the initial `lora_A`; `lora_B` starts at zero.
+        parts: outputs of each projection of a fused layer; None for a layer that is one projection.
     """
 
     bias: nn.Parameter | None  # (outputs,)
@@ -32,57 +36,117 @@ class ElasticLinear(nn.Module):
     lora_B: nn.Parameter | None  # (outputs, rank)
 
     def __init__(
-        self, base: nn.Linear, rank: int, alpha: float, dropout: float = 0.0, generator: torch.Generator | None = None
+        self,
+        base: nn.Linear | Conv1D,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        parts: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.weight = base.weight  # (outputs, inputs)
+        self.transposed = isinstance(base, Conv1D)
+        self.weight = base.weight  # (outputs, inputs); (inputs, outputs) where transposed
         self.register_parameter("bias", base.bias)
         for parameter in base.parameters():
             parameter.requires_grad_(False)
-        self.in_features, self.out_features, self.rank = base.in_features, base.out_features, rank
-        self.active_in, self.active_out, self.active_rank = base.in_features, base.out_features, rank
+        self.out_features, self.in_features = self.matrix.shape
+        self.rank = rank
+        self.parts = parts or (self.out_features,)
+        self.active_in, self.active_rank = self.in_features, rank
+        self.active_parts = self.parts
         self.scaling = alpha / rank if rank else 0.0
         self.dropout = nn.Dropout(dropout)
         if rank:
-            lora_A = torch.empty(rank, base.in_features)
+            lora_A = torch.empty(rank, self.in_features)
             nn.init.kaiming_uniform_(lora_A, a=math.sqrt(5), generator=generator)
-            # Adapters stay in fp32 on a half-precision base only if the base is; a mixed product would need casts.
-            self.lora_A = nn.Parameter(lora_A.to(base.weight))
-            self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
+            # Adapters train in fp32 on any base, as PEFT's do: steps of 1e-5 vanish in half precision.
+            self.lora_A = nn.Parameter(lora_A.to(base.weight.device))
+            self.lora_B = nn.Parameter(lora_A.new_zeros(self.out_features, rank, device=base.weight.device))
         else:
             self.register_parameter("lora_A", None)
             self.register_parameter("lora_B", None)
 
+    @property
+    def active_parts(self) -> tuple[int, ...]:
+        """How many outputs of each part are active."""
+        return self._active_parts
+
+    @active_parts.setter
+    def active_parts(self, sizes: tuple[int, ...]) -> None:
+        self._active_parts = sizes
+        starts = accumulate(self.parts[:-1], initial=0)
+        # Adjacent outputs in one slice: a fused layer at full width is one product, as the original's.
+        self._rows = (
+            (slice(0, self.out_features),)
+            if sizes == self.parts
+            else tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+        )
+
+    @property
+    def active_out(self) -> int:
+        """How many outputs are active."""
+        return sum(self._active_parts)
+
+    @active_out.setter
+    def active_out(self, size: int) -> None:
+        self.active_parts = (size,)
+
+    @property
+    def matrix(self) -> Tensor:
+        """The frozen weight as (outputs, inputs), a view."""
+        return self.weight.T if self.transposed else self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, active_in) to (…, active_out)."""
-        y = F.linear(x, self.active_weight, self.active_bias)
+        weight = self.matrix
+        if self.active_in != self.in_features:
+            weight = weight[:, : self.active_in]
+        outputs = [F.linear(x, weight[rows], None if self.bias is None else self.bias[rows]) for rows in self._rows]
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
         if self.lora_A is None or self.lora_B is None:
             return y
-        hidden = F.linear(self.dropout(x), self.lora_A[: self.active_rank, : self.active_in])  # (…, active_rank)
-        return y + F.linear(hidden * self.scaling, self.lora_B[: self.active_out, : self.active_rank])
+        lora_A = self.lora_A[: self.active_rank, : self.active_in].to(x.dtype)
+        lora_B = self._active_lora_B.to(x.dtype)
+        hidden = F.linear(self.dropout(x), lora_A)  # (…, active_rank)
+        # One product that adds, instead of a product, a scaling and a sum: two fewer passes over the outputs.
+        return torch.addmm(y.flatten(0, -2), hidden.flatten(0, -2), lora_B.T, alpha=self.scaling).view(y.shape)
 
     @property
     def active_weight(self) -> Tensor:
-        """The frozen weight's active slice, a view of shape (active_out, active_in)."""
-        return self.weight[: self.active_out, : self.active_in]
+        """The frozen weight's active slice, shape (active_out, active_in); a view unless parts are cut."""
+        return self._active_outputs(self.matrix)[:, : self.active_in]
 
     @property
     def active_bias(self) -> Tensor | None:
-        """The bias's active slice, a view of shape (active_out,)."""
-        return None if self.bias is None else self.bias[: self.active_out]
+        """The bias's active slice, shape (active_out,)."""
+        return None if self.bias is None else self._active_outputs(self.bias)
+
+    @property
+    def _active_lora_B(self) -> Tensor:
+        assert self.lora_B is not None
+        return self._active_outputs(self.lora_B)[:, : self.active_rank]
+
+    def _active_outputs(self, tensor: Tensor) -> Tensor:
+        slices = [tensor[rows] for rows in self._rows]
+        return slices[0] if len(slices) == 1 else torch.cat(slices)
 
     @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """A plain layer of the active size with the adapter added to its weight: ``W + s · B A``."""
+    def merged(self) -> nn.Linear | Conv1D:
+        """A plain layer of the active size and the original's class, with the adapter added: ``W + s · B A``."""
         weight = self.active_weight.clone()
-        if self.lora_A is not None and self.lora_B is not None:
-            lora_B = self.lora_B[: self.active_out, : self.active_rank]
-            weight.addmm_(lora_B, self.lora_A[: self.active_rank, : self.active_in], alpha=self.scaling)
+        if self.lora_A is not None:
+            lora_A = self.lora_A[: self.active_rank, : self.active_in]
+            weight = torch.addmm(weight.to(lora_A), self._active_lora_B, lora_A, alpha=self.scaling).to(weight)
         with torch.device("meta"):
-            layer = nn.Linear(self.active_in, self.active_out, bias=self.bias is not None)
-        layer.weight = nn.Parameter(weight)
-        if self.bias is not None:
-            layer.bias = nn.Parameter(self.bias[: self.active_out].clone())
+            layer: nn.Linear | Conv1D = (
+                Conv1D(self.active_out, self.active_in)
+                if self.transposed
+                else nn.Linear(self.active_in, self.active_out, bias=self.bias is not None)
+            )
+        layer.weight = nn.Parameter(weight.T.contiguous() if self.transposed else weight)
+        if self.active_bias is not None:
+            layer.bias = nn.Parameter(self.active_bias.clone())
         return layer
 
     @property
@@ -98,14 +162,14 @@ class ElasticLinear(nn.Module):
     @torch.no_grad()
     def permute_outputs(self, order: Tensor) -> None:
         """Reorder the output channels, adapter included; `order` holds the current indices in their new order."""
-        for tensor in (self.weight, self.bias, self.lora_B):
+        for tensor in (self.matrix, self.bias, self.lora_B):
             if tensor is not None:
                 tensor.copy_(tensor[order])
 
     @torch.no_grad()
     def permute_inputs(self, order: Tensor) -> None:
         """Reorder the input channels, adapter included."""
-        for tensor in (self.weight, self.lora_A):
+        for tensor in (self.matrix, self.lora_A):
             if tensor is not None:
                 tensor.copy_(tensor[:, order])
 

@@ -3,52 +3,144 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from nas_engine.supernet import modeling_subnetwork
-from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet import modeling_subnetwork as runtime
 from nas_engine.supernet.families import Family
+from nas_engine.supernet.layer import Block, ElasticLayer
+
+_BLOCKS: tuple[Block, Block] = ("attention", "mlp")
 
 
-def extract(model: PreTrainedModel, family: Family, share_embeddings: bool = False) -> PreTrainedModel:
+def extract(
+    model: PreTrainedModel, family: Family, layers: Sequence[ElasticLayer], share_embeddings: bool = False
+) -> PreTrainedModel:
     """The active sub-network of `model` as an independent model, in evaluation mode.
 
-    Equal widths in all layers give the stock architecture; different ones give the same architecture with
-    `config.subnetwork_layers`, saved with the code that loads it.
+    Layers that lost both blocks are gone. Equal sizes in all layers give the stock architecture where it can be built
+    with them; otherwise it is the same architecture with `config.subnetwork`, saved with the code that loads it.
 
     Args:
-        model: a super-network's model, its elastic layers set to the sub-network's sizes.
+        model: a super-network's model.
         family: where the projections are.
+        layers: its layers, set to the sub-network's sizes.
         share_embeddings: keep the embedding tensors instead of copying them.
     """
+    gone = {layer.index for layer in absent_layers(layers)}
     # `deepcopy` looks objects up in the memo before it copies them: elastic layers turn into their merged slices
     # and no full-size copy is ever made.
-    memo: dict[int, object] = {
-        id(module): module.merged() for module in model.modules() if isinstance(module, ElasticLinear)
-    }
+    memo: dict[int, object] = {}
+    for layer in layers:
+        if layer.index in gone:
+            memo[id(layer.module)] = nn.Identity()
+            continue
+        memo |= {id(linear): linear.merged() for linear in layer.linears.values()}
+        memo |= {id(m): layer.bypass(block, b) for block, b, m in bypassed(layer)}
     if share_embeddings:
         memo |= {id(p): p for e in _embeddings(model) for p in e.parameters()}
     extracted: PreTrainedModel = copy.deepcopy(model, memo)
-    _describe_widths(extracted, family)
+    _drop_layers(extracted, family, gone)
+    left = [layer for layer in layers if layer.index not in gone]
+    if not _describe_as_stock(extracted, family, left):
+        extracted.config.subnetwork = _changes(family, left)
+        extracted.__class__ = getattr(runtime, f"Subnetwork{type(model).__name__}")
     if not share_embeddings:
         extracted.requires_grad_(True)
     extracted.eval()
     return extracted
 
 
+def absent_layers(layers: Sequence[ElasticLayer]) -> list[ElasticLayer]:
+    """The layers that an extracted model does not have; one is always left, for the cache to count positions by."""
+    absent = [layer for layer in layers if layer.absent]
+    return absent if len(absent) < len(layers) else absent[1:]
+
+
+def bypassed(layer: ElasticLayer) -> list[tuple[Block, Any, nn.Module]]:
+    """The modules of `layer` that are left out: the block, its description and the module."""
+    return [
+        (block, bypass, layer.module.get_submodule(bypass.module))
+        for block in _BLOCKS
+        if not layer.kept[block]
+        for bypass in layer.bypasses(block)
+    ]
+
+
 def _embeddings(model: PreTrainedModel) -> list[nn.Module]:
-    return [model.get_input_embeddings(), model.get_output_embeddings()]
+    return [e for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None]
 
 
-def _describe_widths(model: PreTrainedModel, family: Family) -> None:
-    widths = family.shape(model).intermediate_sizes
-    layers = model.get_submodule(family.layers)
-    for layer, width in zip(layers.children(), widths, strict=True):
-        layer.get_submodule("mlp").intermediate_size = width  # type: ignore[assignment]
-    if len(set(widths)) == 1:
-        model.config.intermediate_size = widths[0]
+def _drop_layers(model: PreTrainedModel, family: Family, gone: set[int]) -> None:
+    if not gone:
         return
-    model.config.subnetwork_layers = [{"intermediate_size": width} for width in widths]
-    model.__class__ = getattr(modeling_subnetwork, f"Subnetwork{type(model).__name__}")
+    parent, _, name = family.layers.rpartition(".")
+    layers = list(model.get_submodule(family.layers).children())
+    left = [layer for i, layer in enumerate(layers) if i not in gone]
+    setattr(model.get_submodule(parent), name, nn.ModuleList(left))
+    for index, layer in enumerate(left):
+        for module in layer.modules():
+            if getattr(module, "layer_idx", None) is not None:
+                module.layer_idx = index  # type: ignore[assignment]
+    kinds = getattr(model.config, "layer_types", None)
+    if kinds is not None:
+        model.config.layer_types = [kind for i, kind in enumerate(kinds) if i not in gone]
+    model.config.num_hidden_layers = len(left)
+
+
+def _describe_as_stock(model: PreTrainedModel, family: Family, layers: Sequence[ElasticLayer]) -> bool:
+    """Put sizes that all layers share into the configuration; False where the stock architecture cannot have them."""
+    width, heads = {layer.width for layer in layers}, {layer.heads for layer in layers}
+    first = layers[0]
+    narrower, fewer = first.width < first.full_width, first.heads < first.full_heads
+    if (
+        not all(layer.kept["attention"] and layer.kept["mlp"] for layer in layers)
+        or len(width) > 1
+        or len(heads) > 1
+        or (narrower and family.width_key is None)
+        or (fewer and not family.stock_heads)
+        or any(_head_biases(layer) for layer in layers)
+    ):
+        return False
+    if narrower:
+        setattr(model.config, family.width_key, first.width)  # type: ignore[arg-type]
+    if fewer:
+        model.config.head_dim = first.head_size
+        model.config.num_attention_heads = first.heads
+        model.config.num_key_value_heads = first.heads // first.group
+    return True
+
+
+def _changes(family: Family, layers: Sequence[ElasticLayer]) -> dict[str, dict[str, Any]]:
+    """What `modeling_subnetwork` changes in the stock architecture, by path; layers are numbered anew."""
+    changes: dict[str, dict[str, Any]] = {"linears": {}, "attributes": {}, "bypasses": {}, "head_biases": {}}
+    for index, layer in enumerate(layers):
+        prefix = f"{family.layers}.{index}."
+        out = tuple(f"{bypass.module}." for _, bypass, _ in bypassed(layer))
+        for name, linear in layer.linears.items():
+            path = f"{family.projections[name]}."
+            cut = (linear.active_out, linear.active_in) != (linear.out_features, linear.in_features)
+            if cut and not path.startswith(out):
+                changes["linears"][prefix + path[:-1]] = [linear.active_out, linear.active_in]
+        for block, bypass, _ in bypassed(layer):
+            arguments = asdict(bypass)
+            del arguments["module"]
+            if block == "attention":
+                arguments["layer_idx"] = index
+            changes["bypasses"][prefix + bypass.module] = arguments
+        if layer.kept["attention"]:
+            if layer.heads < layer.full_heads:
+                changes["attributes"] |= {prefix + path: value for path, value in layer.head_attributes.items()}
+            changes["head_biases"] |= {prefix + path: value for path, value in _head_biases(layer).items()}
+    return changes
+
+
+def _head_biases(layer: ElasticLayer) -> dict[str, dict[str, Any]]:
+    bias, keep = layer.family.head_bias, layer.bias_heads
+    if bias is None or keep == list(range(layer.full_heads)):
+        return {}
+    return {bias.module: {"argument": bias.argument, "heads": layer.full_heads, "keep": keep}}

@@ -1,7 +1,10 @@
-"""The importance of MLP channels, measured once so that every narrower MLP is a prefix of the wider ones.
+"""What the importance of heads and channels is measured by: what passes through them on calibration texts.
 
-A channel is a row of gate and up and a column of down. Its importance sums Wanda's score (Sun et al., 2023,
-arXiv 2306.11695, section 3) ``|W_ij| · ||X_j||₂`` over those weights, with X the inputs on calibration texts.
+Units are ordered once, so that every smaller sub-network is a prefix of the larger ones. An MLP channel adds ``X_j W_:j``
+to the layer's output, with W_:j its column of down; its importance is the L2 norm of that over all tokens, ``||W_:j||₂ ·
+||X_j||₂``: Wanda's scores (Sun et al., 2023, arXiv 2306.11695, section 3), as a norm over the column. A KV group of heads
+has that of all its columns of o. On SmolLM2 it keeps more than sums of the scores over gate, up and down, than weight norms
+and than first-order Taylor scores; `benchmarks.ordering` measures it.
 """
 
 from __future__ import annotations
@@ -14,25 +17,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 Batch = Mapping[str, Tensor]
-
-
-def wanda_scores(weight: Tensor, input_norms: Tensor) -> Tensor:
-    """``|W_ij| · ||X_j||₂``, shape (outputs, inputs), of a weight of that shape and norms of shape (inputs,)."""
-    return weight.abs() * input_norms
-
-
-def channel_importance(gate: Tensor, up: Tensor, down: Tensor, input_norms: Tensor, channel_norms: Tensor) -> Tensor:
-    """The importance of each MLP channel, shape (channels,).
-
-    Args:
-        gate: weight of shape (channels, hidden).
-        up: weight of shape (channels, hidden).
-        down: weight of shape (hidden, channels).
-        input_norms: L2 norm over the calibration tokens of each input of the MLP, shape (hidden,).
-        channel_norms: the same of each input of `down`, shape (channels,).
-    """
-    rows = wanda_scores(gate, input_norms).sum(1) + wanda_scores(up, input_norms).sum(1)
-    return rows + wanda_scores(down, channel_norms).sum(0)
 
 
 @torch.no_grad()
@@ -53,13 +37,14 @@ def input_norms(
     mask = torch.empty(0)
 
     def listen(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        total = args[0][mask].float().pow(2).sum(0)  # (inputs,)
+        inputs = args[0].flatten(0, -2)[mask]  # (tokens, inputs); OPT flattens its rows itself
+        total = inputs.float().pow(2).sum(0)
         squares[name] = squares[name] + total if name in squares else total
 
     handles = [module.register_forward_pre_hook(partial(listen, name)) for name, module in modules.items()]
     try:
         for batch in batches:
-            mask = batch["attention_mask"].bool()
+            mask = batch["attention_mask"].bool().flatten()
             model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
     finally:
         for handle in handles:

@@ -23,15 +23,15 @@ def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
     Raises:
         ExportError: an active width below the layer's own, or a super-network without adapters.
     """
-    adapted = {name: layer for name, layer in supernet.elastic_layers.items() if layer.rank}
-    _require_full_widths(supernet)
+    adapted = {name: layer for name, layer in supernet.elastic_linears.items() if layer.rank}
+    _require_full_size(supernet)
     if not adapted:
         raise ExportError("this super-network has no adapters; add lora_rank(...) to its space.")
     paths = {supernet.family.path(name): layer for name, layer in adapted.items()}
     first = next(iter(paths.values()))
     alphas = {path: layer.scaling * layer.active_rank for path, layer in paths.items()}
     config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.CAUSAL_LM if supernet.model.get_output_embeddings() else TaskType.SEQ_CLS,
         base_model_name_or_path=supernet.base,
         r=first.active_rank,
         lora_alpha=first.scaling * first.active_rank,  # type: ignore[arg-type]  # PEFT's hint says int; floats load too
@@ -39,6 +39,7 @@ def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
         target_modules=sorted(paths),
         rank_pattern={path: layer.active_rank for path, layer in paths.items()},
         alpha_pattern=alphas,
+        fan_in_fan_out=any(layer.transposed for layer in adapted.values()),
         inference_mode=True,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,13 +48,19 @@ def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
     return folder
 
 
-def _require_full_widths(supernet: SuperNetwork) -> None:
-    for name, layer in supernet.elastic_layers.items():
+def _require_full_size(supernet: SuperNetwork) -> None:
+    for layer in supernet.layers:
+        for block, kept in layer.kept.items():
+            if not kept:
+                raise ExportError(
+                    f"layers.{layer.index}.{block} is left out, which a PEFT adapter cannot express; use save_pretrained."
+                )
+    for name, layer in supernet.elastic_linears.items():
         if (layer.active_in, layer.active_out) != (layer.in_features, layer.out_features):
             raise ExportError(
                 f"{name} is active at {layer.active_out} × {layer.active_in} of {layer.out_features} × "
                 f"{layer.in_features}, and a PEFT adapter cannot make a layer smaller; use save_pretrained, "
-                "or choose a configuration with full widths."
+                "or choose a configuration with full widths and heads."
             )
 
 

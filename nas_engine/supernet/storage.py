@@ -16,12 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.models import load_model
 from nas_engine.supernet.errors import CheckpointError
+from nas_engine.supernet.layer import Unit
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork
 
 _FORMAT = 1
+ORDER_KEYS: dict[str, Unit] = {"channel_order": "channels", "head_order": "heads"}
 _SAMPLES = 64  # weights of each tensor that the base's fingerprint looks at
 
 
@@ -37,9 +39,14 @@ class SavedSuperNetwork:
 
 
 def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
-    """Every adapter tensor and channel order of `supernet`, by name."""
-    tensors = {f"{layer}.channel_order": order for layer, order in supernet.channel_order.items()}
-    for name, layer in supernet.elastic_layers.items():
+    """Every adapter tensor and order of heads and channels of `supernet`, by name."""
+    tensors = {
+        f"layers.{layer.index}.{key}": layer.orders[unit]
+        for layer in supernet.layers
+        for key, unit in ORDER_KEYS.items()
+        if unit in layer.orders
+    }
+    for name, layer in supernet.elastic_linears.items():
         if layer.lora_A is not None and layer.lora_B is not None:
             tensors |= {f"{name}.lora_A": layer.lora_A.detach(), f"{name}.lora_B": layer.lora_B.detach()}
     return tensors
@@ -57,7 +64,7 @@ def base_fingerprint(model: PreTrainedModel) -> str:
 
 def fingerprint(supernet: SuperNetwork) -> str:
     """16 hexadecimal digits of base, adapters, their scales and the space."""
-    scales = {name: layer.scaling for name, layer in sorted(supernet.elastic_layers.items())}
+    scales = {name: layer.scaling for name, layer in sorted(supernet.elastic_linears.items())}
     parts = [supernet.base_fingerprint, supernet.space.fingerprint(), json.dumps(scales)]
     digest = hashlib.sha256("\n".join(parts).encode())
     for name, tensor in sorted(adapter_tensors(supernet).items()):
@@ -111,14 +118,17 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
 
 def _original_weights(supernet: SuperNetwork) -> dict[str, Tensor]:
     """The base model's state dict, adapters left out and channels back in their original order."""
-    modules = {supernet.family.path(name): name for name in supernet.elastic_layers}
+    modules = {supernet.family.path(name): name for name in supernet.elastic_linears}
     weights = {}
     for key, tensor in supernet.model.state_dict().items():
         owner, _, kind = key.rpartition(".")
         if kind in ("lora_A", "lora_B"):
             continue
         if owner in modules:
+            linear = supernet.elastic_linears[modules[owner]]
+            tensor = tensor.T if linear.transposed and kind == "weight" else tensor
             tensor = tensor[supernet.original_outputs(modules[owner])]
             tensor = tensor[:, supernet.original_inputs(modules[owner])] if kind == "weight" else tensor
+            tensor = (tensor.T if linear.transposed and kind == "weight" else tensor).contiguous()
         weights[key] = tensor
     return weights

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators import LayerSizes, Operator, decoder_operators
+from evaluators import Operator, decoder_operators
 from nas_engine.supernet.extraction import extract
 from nas_engine.supernet.peft_export import save_adapter
 from search_spaces import Value
@@ -55,7 +55,7 @@ class Subnetwork:
             share_embeddings: keep the super-network's embedding tensors instead of a copy; cheaper, for measurements
                 that do not change the model.
         """
-        return extract(self.model, self._supernet.family, share_embeddings)
+        return extract(self.model, self._supernet.family, self._supernet.layers, share_embeddings)
 
     def operators(self, batch: int, tokens: int, past: int = 0) -> list[Operator]:
         """Every matrix product of one forward pass over `tokens` new tokens after `past` cached ones, logits for the
@@ -64,14 +64,14 @@ class Subnetwork:
         Raises:
             ValueError: `batch` or `tokens` below 1, or `past` below 0.
         """
-        config = self._supernet.model.config
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        widths = self._supernet.family.shape(self.model).intermediate_sizes
+        config = self.model.config
+        head = self._supernet.model.get_output_embeddings()
         bits = self._supernet.model.dtype.itemsize * 8
         return decoder_operators(
-            [LayerSizes(config.num_attention_heads, config.num_key_value_heads, head_size, width) for width in widths],
+            [layer.sizes for layer in self._supernet.layers],
             hidden_size=config.hidden_size,
-            vocabulary=config.vocab_size,
+            # An encoder ends in a classifier instead of a vocabulary.
+            vocabulary=config.num_labels if head is None else config.vocab_size,
             batch=batch,
             tokens=tokens,
             past=past,

@@ -13,9 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.models import load_model
 from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.extraction import absent_layers, bypassed
 from nas_engine.supernet.families import Family, family_of
-from nas_engine.supernet.ordering import Batch, channel_importance, input_norms
+from nas_engine.supernet.layer import READERS, ElasticLayer, Unit
+from nas_engine.supernet.ordering import Batch, input_norms
 from nas_engine.supernet.storage import (
+    ORDER_KEYS,
     adapter_tensors,
     base_fingerprint,
     fingerprint,
@@ -25,7 +28,7 @@ from nas_engine.supernet.storage import (
 from nas_engine.supernet.subnetwork import Subnetwork
 from search_spaces import Choice, Configuration, SearchSpace, SpaceTemplate, Value
 
-RANK, WIDTH = "lora_rank", "mlp_width"
+RANK, WIDTH, HEADS, SKIP = "lora_rank", "mlp_width", "attention_heads", "layer_skip"
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,10 @@ class SuperNetwork:
         tokenizer: its tokenizer.
         space: the genes, their names and values.
         family: where the model keeps its projections.
-        elastic_layers: by the space's module name, such as ``layers.3.up``.
+        layers: the layers, each with its projections and active sizes.
+        elastic_linears: every elastic projection by the space's name, such as ``layers.3.up``.
         base_fingerprint: 16 hexadecimal digits of the original model's weights.
         base: name or folder of the original model; None where it was given as an object.
-        channel_order: for each layer whose channels were ordered, the original index of each, shape (channels,).
     """
 
     def __init__(
@@ -70,10 +73,11 @@ class SuperNetwork:
         self.model, self.tokenizer, self.space, self.base = model, tokenizer, space, base
         self.adapter = adapter or AdapterSettings()
         self.family: Family = family_of(model)
-        self.channel_order: dict[str, Tensor] = {}
         self.base_fingerprint = base_fingerprint(model)
         model.requires_grad_(False)
-        self.elastic_layers = self._make_elastic()
+        modules = model.get_submodule(self.family.layers).children()
+        self.layers = [ElasticLayer(self.family, i, module, model.config) for i, module in enumerate(modules)]
+        self.elastic_linears = self._make_elastic()
         self._genome: tuple[int, ...] | None = None  # what is active; only changed genes are applied
         for choice in space.fixed:
             self._apply(choice, choice.values[0])
@@ -147,7 +151,7 @@ class SuperNetwork:
     @property
     def adapter_parameters(self) -> list[nn.Parameter]:
         """What training moves: every `lora_A` and `lora_B`."""
-        return [p for layer in self.elastic_layers.values() for p in (layer.lora_A, layer.lora_B) if p is not None]
+        return [p for linear in self.elastic_linears.values() for p in (linear.lora_A, linear.lora_B) if p is not None]
 
     def activate(self, configuration: Configuration) -> None:
         """Make `configuration` the sub-network that the next forward pass runs.
@@ -187,56 +191,46 @@ class SuperNetwork:
 
     def active_parameters(self, adapters: bool = False) -> int:
         """Parameters of the active sub-network once extracted; with `adapters`, the active adapters' besides."""
-        elastic = {id(p) for layer in self.elastic_layers.values() for p in layer.parameters()}
-        rest = sum(p.numel() for p in self.model.parameters() if id(p) not in elastic)
-        layers = self.elastic_layers.values()
-        extra = sum(layer.active_adapter_parameters for layer in layers) if adapters else 0
-        return rest + sum(layer.active_parameters for layer in layers) + extra
+        absent = [layer.module for layer in absent_layers(self.layers)]
+        absent += [module for layer in self.layers for _, _, module in bypassed(layer)]
+        without = {id(p) for module in absent for p in module.parameters()}
+        linears = [linear for linear in self.elastic_linears.values() if id(linear.weight) not in without]
+        elastic = {id(p) for linear in self.elastic_linears.values() for p in linear.parameters()}
+        rest = sum(p.numel() for p in self.model.parameters() if id(p) not in without | elastic)
+        extra = sum(linear.active_adapter_parameters for linear in linears) if adapters else 0
+        return rest + sum(linear.active_parameters for linear in linears) + extra
 
     @property
     def ordered(self) -> bool:
-        """Whether prefixes of the MLP channels are the important ones, or no width is elastic."""
-        return bool(self.channel_order) or not self._width_layers()
+        """Whether prefixes of all heads and channels that are elastic are the important ones."""
+        return all(unit in self.layers[i].orders for i, unit in self._elastic_units())
 
     @torch.no_grad()
-    def order_channels(self, batches: Iterable[Batch]) -> None:
-        """Sort the MLP channels of every layer with an elastic width by importance, the most important first.
+    def order_by_importance(self, batches: Iterable[Batch]) -> None:
+        """Sort heads and channels wherever their number is elastic, the most important first.
 
         The largest sub-network computes the same as before. See `nas_engine.supernet.ordering`.
 
         Args:
             batches: calibration texts as `input_ids` and `attention_mask` of shape (rows, tokens).
         """
-        layers = self._width_layers()
         self.activate_genome(self.space.largest)
         self.model.eval()
-        listened = {f"{n}.{p}": self.elastic_layers[f"{n}.{p}"] for n in layers for p in ("up", "down")}
-        norms = input_norms(self.model, listened, batches)
-        for name in layers:
-            gate, up, down = (self.elastic_layers[f"{name}.{p}"].weight for p in ("gate", "up", "down"))
-            importance = channel_importance(gate, up, down, norms[f"{name}.up"], norms[f"{name}.down"])
-            self.permute_channels(name, importance.argsort(descending=True, stable=True))
-
-    def permute_channels(self, layer: str, order: Tensor) -> None:
-        """Reorder the MLP channels of `layer`, such as ``layers.3``, consistently in gate, up and down."""
-        self.elastic_layers[f"{layer}.gate"].permute_outputs(order)
-        self.elastic_layers[f"{layer}.up"].permute_outputs(order)
-        self.elastic_layers[f"{layer}.down"].permute_inputs(order)
-        before = self.channel_order.get(layer, torch.arange(len(order), device=order.device))
-        self.channel_order[layer] = before[order]
+        units = {f"layers.{i}.{READERS[unit]}": (self.layers[i], unit) for i, unit in self._elastic_units()}
+        norms = input_norms(self.model, {module: self.elastic_linears[module] for module in units}, batches)
+        for module, (layer, unit) in units.items():
+            importance = layer.importance(unit, norms[module])
+            layer.permute(unit, importance.argsort(descending=True, stable=True))
 
     def original_outputs(self, module: str) -> Tensor | slice:
-        """Index that brings the output channels of `module` back to the original model's order."""
-        layer, _, projection = module.rpartition(".")
-        moved = projection in ("gate", "up") and layer in self.channel_order
-        return self.channel_order[layer].argsort() if moved else slice(None)
+        """Index that brings the output channels of `module`, such as ``layers.3.up``, back to the original order."""
+        _, index, name = module.split(".")
+        return self.layers[int(index)].original_outputs(name)
 
     def original_inputs(self, module: str) -> Tensor | slice:
         """Index that brings the input channels of `module` back to the original model's order."""
-        layer, _, projection = module.rpartition(".")
-        return (
-            self.channel_order[layer].argsort() if projection == "down" and layer in self.channel_order else slice(None)
-        )
+        _, index, name = module.split(".")
+        return self.layers[int(index)].original_inputs(name)
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the base weights, the adapters, their scale or the space."""
@@ -248,49 +242,59 @@ class SuperNetwork:
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave. A base whose channels are still in their original order is permuted first."""
+        """Take over what `state` gave. A base whose units are still in their original order is permuted first."""
         for key, tensor in tensors.items():
-            if key.endswith(".channel_order"):
-                layer = key.removesuffix(".channel_order")
-                current = self.channel_order.get(layer, torch.arange(len(tensor)))
+            if key.endswith("_order"):
+                _, index, name = key.split(".")
+                layer, unit = self.layers[int(index)], ORDER_KEYS[name]
+                current = layer.orders.get(unit, torch.arange(len(tensor)))
                 # `current` and `tensor` both hold original indices; compose the way back with the way there.
-                self.permute_channels(layer, current.argsort()[tensor])
-        for name, layer_ in self.elastic_layers.items():
-            if layer_.lora_A is not None and layer_.lora_B is not None:
-                layer_.lora_A.copy_(tensors[f"{name}.lora_A"])
-                layer_.lora_B.copy_(tensors[f"{name}.lora_B"])
+                layer.permute(unit, current.argsort()[tensor.cpu()].to(self.model.device))
+        for module, linear in self.elastic_linears.items():
+            if linear.lora_A is not None and linear.lora_B is not None:
+                linear.lora_A.copy_(tensors[f"{module}.lora_A"])
+                linear.lora_B.copy_(tensors[f"{module}.lora_B"])
 
-    def _width_layers(self) -> list[str]:
-        choices = (choice for choice in self.space.choices if choice.dimension == WIDTH)
-        return sorted({m.rpartition(".")[0] for c in choices for m in c.modules}, key=lambda n: int(n.split(".")[1]))
+    def _elastic_units(self) -> list[tuple[int, Unit]]:
+        """The layers and units whose number is elastic."""
+        units: dict[str, Unit] = {HEADS: "heads", WIDTH: "channels"}
+        choices = (choice for choice in self.space.choices if choice.dimension in units)
+        return sorted({(int(m.split(".")[1]), units[c.dimension]) for c in choices for m in c.modules})
 
     def _make_elastic(self) -> dict[str, ElasticLinear]:
         ranks: dict[str, int] = {}
         for choice in self.space.choices:
-            for module in choice.modules:
-                ranks.setdefault(module, 0)
-                if choice.dimension == RANK:
-                    ranks[module] = int(choice.values[-1])
+            if choice.dimension != SKIP:
+                for module in choice.modules:
+                    ranks.setdefault(module, 0)
+                    if choice.dimension == RANK:
+                        ranks[module] = int(choice.values[-1])
         generator = torch.Generator().manual_seed(self.adapter.seed)
-        return {module: self._replace(module, rank, generator) for module, rank in ranks.items()}
-
-    def _replace(self, module: str, rank: int, generator: torch.Generator) -> ElasticLinear:
-        parent, _, name = self.family.path(module).rpartition(".")
-        owner = self.model.get_submodule(parent)
-        base = owner.get_submodule(name)
-        assert isinstance(base, nn.Linear), f"{module} is a {type(base).__name__}, not a linear layer"
-        alpha = self.adapter.alpha if self.adapter.alpha is not None else 2.0 * rank
-        layer = ElasticLinear(base, rank, alpha, self.adapter.dropout, generator)
-        setattr(owner, name, layer)
-        return layer
+        for module, rank in ranks.items():
+            alpha = self.adapter.alpha if self.adapter.alpha is not None else 2.0 * rank
+            _, index, name = module.split(".")
+            self.layers[int(index)].make_elastic(name, rank, alpha, self.adapter.dropout, generator)
+        for index, unit in self._elastic_units():
+            if unit == "heads":
+                self.layers[index].watch_head_bias()
+        return {
+            f"layers.{i}.{name}": linear
+            for i, layer in enumerate(self.layers)
+            for name, linear in layer.linears.items()
+        }
 
     def _apply(self, choice: Choice, value: Value) -> None:
         size = int(value)
+        if choice.dimension == RANK:
+            for module in choice.modules:
+                self.elastic_linears[module].active_rank = size
+            return
         for module in choice.modules:
-            layer = self.elastic_layers[module]
-            if choice.dimension == RANK:
-                layer.active_rank = size
-            elif module.endswith(".down"):
-                layer.active_in = size
-            else:
-                layer.active_out = size
+            _, index, name = module.split(".")
+            layer = self.layers[int(index)]
+            if choice.dimension == SKIP:
+                layer.set_kept("attention" if name == "attention" else "mlp", bool(size))
+            elif choice.dimension == HEADS and name == "o":
+                layer.set_heads(size)
+            elif choice.dimension == WIDTH and name == "down":
+                layer.set_width(size)

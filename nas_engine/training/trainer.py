@@ -139,7 +139,7 @@ def train(
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
     if not supernet.ordered:
-        supernet.order_channels([run.batch(range(min(len(examples), _CALIBRATION_EXAMPLES)))])
+        supernet.order_by_importance([run.batch(range(min(len(examples), _CALIBRATION_EXAMPLES)))])
     started = time.perf_counter()
     with progress_bar("Training", steps, enabled=progress, completed=resumed_at) as bar:
         try:

@@ -1,0 +1,51 @@
+"""Attention and MLP blocks that may be left out, each by a gene of its own (EvoPress, arXiv 2410.14649, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from search_spaces.choice import Choice
+from search_spaces.errors import SpaceError
+from search_spaces.shape import ModelShape
+from search_spaces.template import SpaceTemplate
+
+BLOCKS = ("attention", "mlp")
+
+
+@dataclass(frozen=True)
+class LayerSkip:
+    """See `layer_skip`."""
+
+    blocks: tuple[str, ...]
+    layers: tuple[int, ...] | None
+
+    def choices(self, shape: ModelShape) -> list[Choice]:
+        """One choice for each block that may be skipped: 0 leaves it out, 1 keeps it."""
+        layers = range(shape.layers) if self.layers is None else [_index(i, shape.layers) for i in self.layers]
+        names = [f"layers.{layer}.{block}" for layer in sorted(set(layers)) for block in self.blocks]
+        return [Choice(f"{name}.keep", (0, 1), (name,), "layer_skip") for name in names]
+
+
+def layer_skip(blocks: Iterable[str] = BLOCKS, layers: Iterable[int] | None = None) -> SpaceTemplate:
+    """Genes that keep (1) or leave out (0) whole blocks; a layer that loses both is no longer there.
+
+    Args:
+        blocks: ``"attention"``, ``"mlp"`` or both.
+        layers: the layers that may be cut, negative ones counted from the last; None takes all. The first and the
+            last ones are seldom worth cutting: ``range(1, 29)`` of 30.
+
+    Raises:
+        SpaceError: an unknown block; when bound, a layer that the model does not have.
+    """
+    given = tuple(dict.fromkeys(blocks))
+    unknown = [block for block in given if block not in BLOCKS]
+    if not given or unknown:
+        raise SpaceError(f"blocks are {given}; choose from {', '.join(BLOCKS)}.")
+    return SpaceTemplate((LayerSkip(given, None if layers is None else tuple(layers)),))
+
+
+def _index(layer: int, layers: int) -> int:
+    if not -layers <= layer < layers:
+        raise SpaceError(f"layers names layer {layer}, but this model has {layers}; give 0 to {layers - 1}.")
+    return layer % layers
