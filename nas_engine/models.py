@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 SMOLLM2 = "smollm2"
@@ -31,7 +39,7 @@ class ModelError(ValueError):
 def load_model(
     name_or_folder: str | Path, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer, in evaluation mode on the CPU.
+    """A causal language model or a sequence classifier and its tokenizer, in evaluation mode on the CPU.
 
     Args:
         name_or_folder: a folder, a Hugging Face id, or ``smollm2``: SmolLM2-135M-Instruct out of the package
@@ -108,7 +116,10 @@ def _from_pretrained(
     if gguf_file:  # dense, for weights left in GGUF blocks could be neither trained nor saved
         weights = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **weights)
+        config = AutoConfig.from_pretrained(name, gguf_file=gguf_file)
+        classifies = any("SequenceClassification" in name for name in config.architectures or ())
+        auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+        model = auto.from_pretrained(name, dtype=dtype, **weights)
         tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
     except (OSError, ValueError) as error:
         raise ModelError(

@@ -10,15 +10,18 @@ import time
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from nas_engine import heuristics
 from nas_engine.supernet import CheckpointError
-from nas_engine.training import Example, train
+from nas_engine.training import Example, Visits, train
 from nas_engine.training.data import batch_indices, batch_of, tokenize
 from nas_engine.training.strategies import genomes_of_batch
-from nas_engine.training.trainer import TrainingSettings, answer_loss, learning_rate_at
-from search_spaces import lora_rank, mlp_width
-from tests.supernets import supernetwork
+from nas_engine.training.trainer import TrainingSettings, _Run, answer_logits, answer_loss, learning_rate_at
+from search_spaces import ModelShape, layer_skip, lora_rank, mlp_width
+from tests.supernets import DECODERS, EVERY_DIMENSION, FAMILIES, logits, supernetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 EXAMPLES = [Example(f"{a} plus {b} is", f" {a + b}") for a in range(4) for b in range(4)]
@@ -65,8 +68,9 @@ def test_accumulated_step_has_the_gradient_of_the_large_batch() -> None:
     space = mlp_width((1.0,)) + lora_rank((4,))
     large, small = supernetwork(tiny_llama(), space), supernetwork(tiny_llama(), space)
     equal_lengths = [Example("1 plus 2 is", f" {i % 10}") for i in range(16)]
-    train(large, equal_lengths, 2, batch_size=8, progress=False)
-    train(small, equal_lengths, 2, batch_size=4, accumulation=2, progress=False)
+    # A step takes the whole set either way: which examples share a batch is drawn for each batch size anew.
+    train(large, equal_lengths, 2, batch_size=16, progress=False)
+    train(small, equal_lengths, 2, batch_size=8, accumulation=2, progress=False)
     for name, tensor in large.state().items():
         torch.testing.assert_close(small.state()[name], tensor, atol=1e-5, rtol=1e-3)
 
@@ -126,6 +130,7 @@ def test_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path) -> N
         ({"strategy": "largest"}, "'largest'; choose one of uniform, sandwich"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"warmup": 2.0}, "warmup is 2"),
+        ({"distill": True}, 'distill needs strategy="sandwich"'),
         ({"max_tokens": 2}, "example 0 has .* more than the 2 allowed"),
     ],
 )
@@ -145,10 +150,118 @@ def test_bad_training_sets_are_refused() -> None:
 
 
 def test_every_epoch_shows_every_example_once() -> None:
-    seen = [i for batch in range(12) for i in batch_indices(batch, 4, 16, seed=3)]
+    lengths = tuple(range(16))
+    seen = [i for batch in range(12) for i in batch_indices(batch, 4, lengths, seed=3)]
     for epoch in range(3):
         assert sorted(seen[16 * epoch : 16 * (epoch + 1)]) == list(range(16))
     assert seen[:16] != seen[16:32]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=150), st.integers(1, 9), st.integers(0, 99))
+def test_batches_of_alike_lengths_pad_less_and_miss_nothing(lengths: list[int], batch_size: int, seed: int) -> None:
+    batches = [batch_indices(i, batch_size, tuple(lengths), seed) for i in range(len(lengths))]
+    seen = [i for batch in batches for i in batch][: len(lengths)]
+    assert sorted(seen) == list(range(len(lengths)))
+    at_random = np.random.default_rng(seed).permutation(len(lengths))
+    if len(lengths) >= 8 * batch_size and batch_size >= 4:
+        assert padded(lengths, seen, batch_size) <= padded(lengths, at_random, batch_size)
+
+
+def padded(lengths: list[int], order, batch_size: int) -> int:
+    """Tokens of all full batches, padding included."""
+    full = len(order) // batch_size * batch_size
+    return sum(batch_size * max(lengths[i] for i in order[k : k + batch_size]) for k in range(0, full, batch_size))
+
+
+def test_visits_are_the_subnetworks_that_took_turns_with_their_losses() -> None:
+    supernet, report = trained(strategy="sandwich", accumulation=2)
+    visits = report.visits
+    assert visits.genomes.shape == (6 * 2 * 4, len(supernet.space))
+    assert np.array_equal(visits.genomes[0], supernet.space.largest)
+    assert np.mean(visits.losses[:8]) == pytest.approx(report.losses[0])
+    table = visits.activations
+    first = table[table["gene"] == supernet.space.names[0]]
+    assert first["visits"].sum() == len(visits.losses)
+    there = visits.frame[supernet.space.names[0]] == first["value"].iloc[0]
+    assert first["loss"].iloc[0] == pytest.approx(np.array(visits.losses)[there].mean())
+
+
+def test_heuristics_are_the_papers(monkeypatch) -> None:
+    space = lora_rank((4, 2), ("q",)).bind(ModelShape((8, 8)))
+    genomes = np.array([[0, 0], [0, 1], [1, 1], [0, 1]])
+    visits = Visits(space, genomes, (3.0, 1.0, 1.5, 4.0))
+    assert heuristics.most_active(visits) == space.configuration([0, 1])
+    assert heuristics.lowest_loss(visits, 2) == [space.configuration([1, 1]), space.configuration([0, 1])]
+    assert heuristics.median(space) == space.configuration([1, 1])
+    with pytest.raises(ValueError, match="count is 0"):
+        heuristics.lowest_loss(visits, 0)
+
+
+def test_gradient_checkpointing_trains_the_same_supernetwork() -> None:
+    plain, _ = trained(steps=3)
+    saving, _ = trained(steps=3, gradient_checkpointing=True)
+    for name, tensor in plain.state().items():
+        torch.testing.assert_close(saving.state()[name], tensor, atol=1e-6, rtol=1e-4)
+    assert not saving.model.is_gradient_checkpointing
+
+
+def test_distilled_subnetworks_learn_the_largest_ones_predictions() -> None:
+    supernet = supernetwork(tiny_llama())
+    batch = batch_of(tokenize(EXAMPLES, tiny_tokenizer(), 64), 0, torch.device("cpu"))
+    report = train(
+        supernet, EXAMPLES, 40, batch_size=8, learning_rate=1e-2, strategy="sandwich", distill=True, progress=False
+    )
+    assert np.mean(report.losses[-5:]) < 0.8 * np.mean(report.losses[:5])
+    # One step's gradient against the formula: cross-entropy for the largest, the largest's probabilities for the rest.
+    run = _Run(
+        supernet,
+        tokenize(EXAMPLES, tiny_tokenizer(), 64),
+        TrainingSettings(1, 16, 1e-3, "sandwich", 1, 0, 0, 1, 64, 0, True),
+    )
+    genomes = np.vstack([supernet.space.largest, supernet.space.smallest])
+    supernet.model.train().zero_grad()
+    run._visit(batch, genomes)
+    got = [p.grad.clone() for p in supernet.adapter_parameters]
+    supernet.model.zero_grad()
+    supernet.activate_genome(supernet.space.largest)
+    logits, labels = answer_logits(supernet.model, batch)
+    target = logits.detach().softmax(-1)
+    supernet.activate_genome(supernet.space.largest)
+    (F.cross_entropy(logits, labels) / 2).backward()
+    supernet.activate_genome(supernet.space.smallest)
+    small, _ = answer_logits(supernet.model, batch)
+    (-(target * small.log_softmax(-1)).sum(-1).mean() / 2).backward()
+    for gradient, parameter in zip(got, supernet.adapter_parameters, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
+
+
+def test_half_precision_base_trains_adapters_in_full_precision() -> None:
+    supernet = supernetwork(tiny_llama().to(torch.bfloat16))
+    report = train(supernet, EXAMPLES, 40, batch_size=8, learning_rate=1e-2, progress=False)
+    assert {p.dtype for p in supernet.adapter_parameters} == {torch.float32}
+    assert np.mean(report.losses[-5:]) < 0.8 * np.mean(report.losses[:5])
+    extracted = supernet.largest.extract()
+    assert extracted.dtype == torch.bfloat16
+    assert (logits(extracted) - logits(supernet.largest.model)).abs().max() < 0.2
+
+
+def test_skipping_every_block_leaves_nothing_to_train_and_training_goes_on() -> None:
+    supernet = supernetwork(tiny_llama(), lora_rank((4, 2)) + layer_skip())
+    report = train(supernet, EXAMPLES, 3, batch_size=4, strategy="sandwich", progress=False)
+    assert len(report.losses) == 3
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_every_decoder_trains(family: str) -> None:
+    supernet = supernetwork(FAMILIES[family](), EVERY_DIMENSION)
+    report = train(supernet, EXAMPLES, 12, batch_size=16, learning_rate=1e-2, strategy="sandwich", progress=False)
+    largest = [
+        loss
+        for loss, genome in zip(report.visits.losses, report.visits.genomes, strict=True)
+        if np.array_equal(genome, supernet.space.largest)
+    ]
+    assert np.mean(largest[-3:]) < np.mean(largest[:3])
 
 
 def test_sandwich_visits_largest_and_smallest_and_uniform_covers_every_value() -> None:
@@ -161,8 +274,8 @@ def test_sandwich_visits_largest_and_smallest_and_uniform_covers_every_value() -
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
-    settings = TrainingSettings(20, 1, 1.0, "uniform", 1, 0.25, 0.0, 1.0, 8, 0)
-    rates = [learning_rate_at(step, settings) for step in range(20)]
+    run = TrainingSettings(20, 1, 1.0, "uniform", 1, 0.25, 0.0, 1.0, 8, 0)
+    rates = [learning_rate_at(step, run) for step in range(20)]
     assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] < 0.02

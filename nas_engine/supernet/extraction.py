@@ -12,9 +12,7 @@ from transformers import PreTrainedModel
 
 from nas_engine.supernet import modeling_subnetwork as runtime
 from nas_engine.supernet.families import Family
-from nas_engine.supernet.layer import Block, ElasticLayer
-
-_BLOCKS: tuple[Block, Block] = ("attention", "mlp")
+from nas_engine.supernet.layer import BLOCKS, Block, ElasticLayer
 
 
 def extract(
@@ -65,7 +63,7 @@ def bypassed(layer: ElasticLayer) -> list[tuple[Block, Any, nn.Module]]:
     """The modules of `layer` that are left out: the block, its description and the module."""
     return [
         (block, bypass, layer.module.get_submodule(bypass.module))
-        for block in _BLOCKS
+        for block in BLOCKS
         if not layer.kept[block]
         for bypass in layer.bypasses(block)
     ]

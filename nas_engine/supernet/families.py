@@ -61,6 +61,7 @@ class Family:
         mlp: the same of the MLP.
         width_key: the configuration's key for the intermediate size; None where the architecture fixes it.
         stock_heads: the stock architecture can be built with fewer heads than hidden size over head size.
+        head: modules that are new for each task, and so train whole beside the adapters.
     """
 
     model_type: str
@@ -83,6 +84,7 @@ class Family:
     mlp: tuple[Bypass, ...] = (Bypass("mlp"),)
     width_key: str | None = "intermediate_size"
     stock_heads: bool = True
+    head: tuple[str, ...] = ()
 
     def path(self, module: str) -> str:
         """The path in the model of a space's module, such as ``layers.3.up``."""
@@ -195,6 +197,7 @@ _BERT = Family(
     attention=(Bypass("attention", "first", pair=True),),
     mlp=(Bypass("intermediate", "first"), Bypass("output", "second")),
     stock_heads=False,
+    head=("classifier",),
 )
 _LIKE_LLAMA = ("gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 FAMILIES = {

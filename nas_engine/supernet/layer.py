@@ -15,6 +15,7 @@ from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.families import Bypass, Family, attention_sizes, inputs_of
 
 Block = Literal["attention", "mlp"]
+BLOCKS: tuple[Block, Block] = ("attention", "mlp")
 Unit = Literal["heads", "channels"]  # what is cut and ordered: KV groups of heads, or MLP channels
 _UNIT = {
     "q": "heads",
@@ -37,9 +38,9 @@ class ElasticLayer:
         index: the layer's number in the model.
         module: the layer itself.
         config: the model's configuration.
-        linears: its elastic projections by the space's names, such as ``up`` or ``qkv``; filled in as they are made.
 
     Attributes:
+        linears: its elastic projections by the space's names, such as ``up`` or ``qkv``; filled in as they are made.
         orders: for each unit that was ordered, the original index of each, from the most important on.
     """
 
@@ -70,11 +71,16 @@ class ElasticLayer:
         """Whether nothing of the layer is left."""
         return not any(self.kept.values())
 
+    @property
+    def trains(self) -> bool:
+        """Whether an adapter of the layer is in a block that is kept."""
+        return any(linear.active_rank and self.kept[self._block(name)] for name, linear in self.linears.items())
+
     def make_elastic(self, name: str, rank: int, alpha: float, dropout: float, generator: torch.Generator) -> None:
         """Replace the projection `name` by an elastic one."""
         parent, _, attribute = self.family.projections[name].rpartition(".")
         owner = self.module.get_submodule(parent)
-        parts = self._parts(name, self.full_kv_heads, self.full_width)
+        parts = None if name in _READERS else self._parts(name, self.full_kv_heads, self.full_width)
         base = owner.get_submodule(attribute)
         self.linears[name] = ElasticLinear(base, rank, alpha, dropout, generator, parts)  # type: ignore[arg-type]
         setattr(owner, attribute, self.linears[name])
@@ -150,7 +156,8 @@ class ElasticLayer:
         """
         reader = self.linears[READERS[unit]]
         contributions = reader.matrix.float().norm(dim=0) * input_norms  # (inputs,)
-        return contributions.square().view(self._units(unit), -1).sum(1).sqrt()
+        importance: Tensor = contributions.square().view(self._units(unit), -1).sum(1).sqrt()
+        return importance
 
     def permute(self, unit: Unit, order: Tensor) -> None:
         """Reorder heads or channels in all their projections; `order` holds the current indices in their new order."""
@@ -182,13 +189,14 @@ class ElasticLayer:
     def _of(self, unit: Unit) -> list[tuple[str, ElasticLinear]]:
         return [(name, linear) for name, linear in self.linears.items() if _unit(self.family, name) == unit]
 
+    def _block(self, name: str) -> Block:
+        return "attention" if _unit(self.family, name) == "heads" else "mlp"
+
     def _units(self, unit: Unit) -> int:
         return self.full_kv_heads if unit == "heads" else self.full_width
 
-    def _parts(self, name: str, groups: int, width: int) -> tuple[int, ...] | None:
-        """Outputs of each projection in a module with so many KV groups and MLP channels; None if neither cuts it."""
-        if name in _READERS:
-            return None
+    def _parts(self, name: str, groups: int, width: int) -> tuple[int, ...]:
+        """Outputs of each projection in a module that writes units, with so many KV groups and MLP channels."""
         queries, keys = groups * self.group * self.head_size, groups * self.head_size
         sizes = {"q": queries, "k": keys, "v": keys, "gate": width, "up": width}
         parts = tuple(sizes[projection] for projection in self.family.held(name))

@@ -1,8 +1,8 @@
 """A transformer whose layers have sizes of their own, or blocks left out.
 
-This file is saved beside the weights of such a model, so that `from_pretrained(folder, trust_remote_code=True)` loads it
-anywhere transformers runs. It imports nothing else. `Subnetwork<Architecture>`, such as `SubnetworkLlamaForCausalLM`,
-is the stock architecture changed where `config.subnetwork` says so, all by paths of modules:
+This file is saved beside the weights of such a model, so that `from_pretrained(folder, trust_remote_code=True)` loads
+it anywhere transformers runs. It imports nothing else. `Subnetwork<Architecture>`, such as
+`SubnetworkLlamaForCausalLM`, is the stock architecture changed where `config.subnetwork` says so, by paths of modules:
 
 - ``linears``: outputs and inputs of linear layers that are smaller,
 - ``attributes``: sizes that attention modules keep,
@@ -27,30 +27,29 @@ class Bypass(nn.Module):
     of one channel for every token.
     """
 
-    def __init__(self, gives, pair=False, layer_idx=None):
+    def __init__(self, gives: str, pair: bool = False, layer_idx: int | None = None) -> None:
         super().__init__()
         self.gives, self.pair, self.layer_idx = gives, pair, layer_idx
 
     def forward(self, *args, **kwargs):
+        """Take what the module takes, give back what leaves the residual stream as it is."""
         hidden = args[0] if args else kwargs["hidden_states"]
         cache = next((kwargs[name] for name in ("past_key_values", "layer_past") if kwargs.get(name) is not None), None)
         if cache is not None and self.layer_idx is not None:
             key = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
             cache.update(key, key, self.layer_idx)
-        if self.gives == "zeros":
-            result = torch.zeros_like(hidden)
-        else:
-            result = hidden if self.gives == "first" else args[1]
-        return (result, None) if self.pair else result
+        given = {"zeros": torch.zeros_like, "first": lambda _: hidden, "second": lambda _: args[1]}[self.gives](hidden)
+        return (given, None) if self.pair else given
 
 
 class HeadBias:
     """A forward pre-hook that gives attention the bias of the heads in `keep`, original indices in their order."""
 
-    def __init__(self, argument, heads, keep):
+    def __init__(self, argument: str, heads: int, keep: list[int]) -> None:
         self.argument, self.heads, self.keep = argument, heads, keep
 
     def __call__(self, module, args, kwargs):
+        """Choose the heads' slices from the argument."""
         bias = kwargs[self.argument]  # (heads, …) or (batch * heads, …)
         if self.keep != list(range(self.heads)):
             by_head = bias.unflatten(0, (-1, self.heads))
@@ -58,7 +57,7 @@ class HeadBias:
         return args, kwargs | {self.argument: bias}
 
 
-def set_attribute(model, path, value):
+def set_attribute(model: nn.Module, path: str, value: int) -> None:
     """Set an attribute by its path; a configuration on the way becomes the module's own first."""
     owner_path, _, name = path.rpartition(".")
     owner = model

@@ -1,10 +1,10 @@
 """What the importance of heads and channels is measured by: what passes through them on calibration texts.
 
-Units are ordered once, so that every smaller sub-network is a prefix of the larger ones. An MLP channel adds ``X_j W_:j``
-to the layer's output, with W_:j its column of down; its importance is the L2 norm of that over all tokens, ``||W_:j||₂ ·
-||X_j||₂``: Wanda's scores (Sun et al., 2023, arXiv 2306.11695, section 3), as a norm over the column. A KV group of heads
-has that of all its columns of o. On SmolLM2 it keeps more than sums of the scores over gate, up and down, than weight norms
-and than first-order Taylor scores; `benchmarks.ordering` measures it.
+Units are ordered once, so that every smaller sub-network is a prefix of the larger ones. An MLP channel adds
+``X_j W_:j`` to the layer's output, with W_:j its column of down; its importance is the L2 norm of that over all tokens,
+``||W_:j||₂ · ||X_j||₂``: Wanda's scores (Sun et al., 2023, arXiv 2306.11695, section 3), as a norm over the column. A
+KV group of heads has that of all its columns of o. On SmolLM2 it keeps more than sums of the scores over gate, up and
+down, than weight norms and than first-order Taylor scores; `benchmarks.ordering` measures it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 Batch = Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def final_states(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
+    """The last hidden states of all tokens that are no padding, shape (tokens, hidden), in fp32."""
+    states = []
+    for batch in batches:
+        mask = batch["attention_mask"]
+        output = model.base_model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False)
+        states.append(output.last_hidden_state[mask.bool()].float())
+    return torch.cat(states)
 
 
 @torch.no_grad()

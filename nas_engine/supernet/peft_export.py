@@ -39,6 +39,7 @@ def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
         target_modules=sorted(paths),
         rank_pattern={path: layer.active_rank for path, layer in paths.items()},
         alpha_pattern=alphas,
+        modules_to_save=list(supernet.head) or None,
         fan_in_fan_out=any(layer.transposed for layer in adapted.values()),
         inference_mode=True,
     )
@@ -53,13 +54,13 @@ def _require_full_size(supernet: SuperNetwork) -> None:
         for block, kept in layer.kept.items():
             if not kept:
                 raise ExportError(
-                    f"layers.{layer.index}.{block} is left out, which a PEFT adapter cannot express; use save_pretrained."
+                    f"layers.{layer.index}.{block} is left out, which no PEFT adapter can express; use save_pretrained."
                 )
-    for name, layer in supernet.elastic_linears.items():
-        if (layer.active_in, layer.active_out) != (layer.in_features, layer.out_features):
+    for name, linear in supernet.elastic_linears.items():
+        if (linear.active_in, linear.active_out) != (linear.in_features, linear.out_features):
             raise ExportError(
-                f"{name} is active at {layer.active_out} × {layer.active_in} of {layer.out_features} × "
-                f"{layer.in_features}, and a PEFT adapter cannot make a layer smaller; use save_pretrained, "
+                f"{name} is active at {linear.active_out} × {linear.active_in} of {linear.out_features} × "
+                f"{linear.in_features}, and a PEFT adapter cannot make a layer smaller; use save_pretrained, "
                 "or choose a configuration with full widths and heads."
             )
 
@@ -77,4 +78,6 @@ def _tensors(supernet: SuperNetwork, adapted: dict[str, ElasticLinear]) -> dict:
         prefix = f"base_model.model.{supernet.family.path(name)}"
         tensors[f"{prefix}.lora_A.weight"] = lora_A.contiguous()
         tensors[f"{prefix}.lora_B.weight"] = lora_B.contiguous()
+    for path, module in supernet.head.items():
+        tensors |= {f"base_model.model.{path}.{name}": t.detach() for name, t in module.state_dict().items()}
     return tensors

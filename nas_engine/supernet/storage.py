@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.models import load_model
 from nas_engine.supernet.errors import CheckpointError
+from nas_engine.supernet.families import family_of
 from nas_engine.supernet.layer import Unit
 from search_spaces import SearchSpace
 
@@ -49,13 +50,17 @@ def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
     for name, layer in supernet.elastic_linears.items():
         if layer.lora_A is not None and layer.lora_B is not None:
             tensors |= {f"{name}.lora_A": layer.lora_A.detach(), f"{name}.lora_B": layer.lora_B.detach()}
+    for path, module in supernet.head.items():
+        tensors |= {f"head.{path}.{name}": tensor.detach() for name, tensor in module.state_dict().items()}
     return tensors
 
 
-def base_fingerprint(model: PreTrainedModel) -> str:
-    """16 hexadecimal digits of a model's weights, from a sample of each tensor."""
+def base_fingerprint(model: PreTrainedModel, head: tuple[str, ...]) -> str:
+    """16 hexadecimal digits of a model's weights, from a sample of each tensor, without the modules of `head`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(tuple(f"{path}." for path in head)):
+            continue
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // _SAMPLES)].float().cpu().numpy()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + sample.tobytes())
@@ -105,7 +110,7 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
     if description.get("format") != _FORMAT:
         raise CheckpointError(f"{folder} has the format {description.get('format')!r}; this version reads {_FORMAT}.")
     model, tokenizer = load_model(description["base"] or str(folder / "base"), dtype=dtype)
-    if base_fingerprint(model) != description["base_fingerprint"]:
+    if base_fingerprint(model, family_of(model).head) != description["base_fingerprint"]:
         raise CheckpointError(
             f"{description['base'] or folder / 'base'} is not the model that {folder} was trained on; "
             "its weights or their type have changed. Load with the dtype that it was saved in."

@@ -71,7 +71,7 @@ class Subnetwork:
             [layer.sizes for layer in self._supernet.layers],
             hidden_size=config.hidden_size,
             # An encoder ends in a classifier instead of a vocabulary.
-            vocabulary=config.num_labels if head is None else config.vocab_size,
+            vocabulary=int(config.vocab_size) if head is not None else len(config.id2label or ()),
             batch=batch,
             tokens=tokens,
             past=past,

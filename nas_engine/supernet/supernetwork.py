@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from nas_engine.models import load_model
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.extraction import absent_layers, bypassed
 from nas_engine.supernet.families import Family, family_of
-from nas_engine.supernet.layer import READERS, ElasticLayer, Unit
-from nas_engine.supernet.ordering import Batch, input_norms
+from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer, Unit
+from nas_engine.supernet.ordering import Batch, final_states, input_norms
+from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.storage import (
     ORDER_KEYS,
     adapter_tensors,
@@ -57,6 +58,7 @@ class SuperNetwork:
         space: the genes, their names and values.
         family: where the model keeps its projections.
         layers: the layers, each with its projections and active sizes.
+        head: modules that are new for the task and train whole, such as BERT's classifier, by path.
         elastic_linears: every elastic projection by the space's name, such as ``layers.3.up``.
         base_fingerprint: 16 hexadecimal digits of the original model's weights.
         base: name or folder of the original model; None where it was given as an object.
@@ -73,8 +75,9 @@ class SuperNetwork:
         self.model, self.tokenizer, self.space, self.base = model, tokenizer, space, base
         self.adapter = adapter or AdapterSettings()
         self.family: Family = family_of(model)
-        self.base_fingerprint = base_fingerprint(model)
+        self.base_fingerprint = base_fingerprint(model, self.family.head)
         model.requires_grad_(False)
+        self.head = {path: model.get_submodule(path).requires_grad_(True) for path in self.family.head}
         modules = model.get_submodule(self.family.layers).children()
         self.layers = [ElasticLayer(self.family, i, module, model.config) for i, module in enumerate(modules)]
         self.elastic_linears = self._make_elastic()
@@ -148,10 +151,33 @@ class SuperNetwork:
         supernet.load_state(state)
         return supernet
 
+    def load_adapter(self, folder: str | Path) -> None:
+        """Start the super-adapter from a LoRA checkpoint that PEFT trained on the same base model.
+
+        The largest sub-network computes what the PEFT model computes. PEFT's ranks have no order, so each adapter's are
+        turned into the singular directions of its product first: every smaller rank is then the best approximation of
+        its size (Eckart and Young, 1936).
+
+        Args:
+            folder: holds `adapter_config.json` and `adapter_model.safetensors`.
+
+        Raises:
+            CheckpointError: it is no LoRA checkpoint that this super-adapter can express (the reason is named).
+        """
+        load_adapter(self, Path(folder))
+
     @property
     def adapter_parameters(self) -> list[nn.Parameter]:
-        """What training moves: every `lora_A` and `lora_B`."""
-        return [p for linear in self.elastic_linears.values() for p in (linear.lora_A, linear.lora_B) if p is not None]
+        """What training moves: every `lora_A` and `lora_B`, and the task's head where the family has one."""
+        head = [p for module in self.head.values() for p in module.parameters()]
+        return head + [
+            p for linear in self.elastic_linears.values() for p in (linear.lora_A, linear.lora_B) if p is not None
+        ]
+
+    @property
+    def trains(self) -> bool:
+        """Whether the active sub-network has anything to train; one that leaves out every block has not."""
+        return bool(self.head) or any(layer.trains for layer in self.layers)
 
     def activate(self, configuration: Configuration) -> None:
         """Make `configuration` the sub-network that the next forward pass runs.
@@ -222,6 +248,30 @@ class SuperNetwork:
             importance = layer.importance(unit, norms[module])
             layer.permute(unit, importance.argsort(descending=True, stable=True))
 
+    @torch.no_grad()
+    def block_importance(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """How much the model's last hidden states change when a block is left out, by name: ``layers.3.attention``.
+
+        The change is relative: the norm of the difference over the norm of the largest sub-network's. A search that
+        skips blocks starts well from those of the lowest importance.
+
+        Args:
+            batches: calibration texts as `input_ids` and `attention_mask` of shape (rows, tokens).
+        """
+        self.activate_genome(self.space.largest)
+        self.model.eval()
+        whole = final_states(self.model, batches)
+        importance = {}
+        for layer in self.layers:
+            for block in BLOCKS:
+                layer.set_kept(block, kept=False)
+                try:
+                    change = final_states(self.model, batches) - whole
+                finally:
+                    layer.set_kept(block, kept=True)
+                importance[f"layers.{layer.index}.{block}"] = (change.norm() / whole.norm()).item()
+        return importance
+
     def original_outputs(self, module: str) -> Tensor | slice:
         """Index that brings the output channels of `module`, such as ``layers.3.up``, back to the original order."""
         _, index, name = module.split(".")
@@ -254,6 +304,8 @@ class SuperNetwork:
             if linear.lora_A is not None and linear.lora_B is not None:
                 linear.lora_A.copy_(tensors[f"{module}.lora_A"])
                 linear.lora_B.copy_(tensors[f"{module}.lora_B"])
+        for path, head in self.head.items():
+            head.load_state_dict({name: tensors[f"head.{path}.{name}"] for name in head.state_dict()})
 
     def _elastic_units(self) -> list[tuple[int, Unit]]:
         """The layers and units whose number is elastic."""
@@ -272,8 +324,8 @@ class SuperNetwork:
         generator = torch.Generator().manual_seed(self.adapter.seed)
         for module, rank in ranks.items():
             alpha = self.adapter.alpha if self.adapter.alpha is not None else 2.0 * rank
-            _, index, name = module.split(".")
-            self.layers[int(index)].make_elastic(name, rank, alpha, self.adapter.dropout, generator)
+            _, layer, name = module.split(".")
+            self.layers[int(layer)].make_elastic(name, rank, alpha, self.adapter.dropout, generator)
         for index, unit in self._elastic_units():
             if unit == "heads":
                 self.layers[index].watch_head_bias()

@@ -24,13 +24,13 @@ class Checkpoint:
     """Where a run stands.
 
     Args:
-        losses: the mean loss of every step done.
+        losses: the loss of every visit to a sub-network, by step.
         settings: what the run was started with; another run's checkpoint is refused.
         state: the super-network's `state()`.
         optimizer: AdamW's moments, by the parameter's position and the moment's name.
     """
 
-    losses: list[float]
+    losses: list[list[float]]
     settings: Mapping[str, Any]
     state: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]

@@ -8,8 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -28,6 +30,8 @@ from nas_engine.training.checkpoint import (
 )
 from nas_engine.training.data import IGNORED, TextPair, TokenizedExample, batch_indices, batch_of, tokenize
 from nas_engine.training.strategies import STRATEGIES, Strategy, genomes_of_batch
+from nas_engine.training.visits import Visits
+from search_spaces import Genome
 
 _CALIBRATION_EXAMPLES = 64
 
@@ -46,6 +50,7 @@ class TrainingSettings:
     max_gradient_norm: float
     max_tokens: int
     seed: int
+    distill: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "max_tokens"):
@@ -57,6 +62,8 @@ class TrainingSettings:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is {self.warmup}; give the fraction of the steps, from 0 to 1.")
+        if self.distill and self.strategy != "sandwich":
+            raise ValueError('distill needs strategy="sandwich", whose largest sub-network teaches the others.')
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,13 @@ class TrainingReport:
 
     Args:
         losses: the mean loss on answer tokens of every step, in nats a token.
+        visits: the sub-networks that took turns; see `nas_engine.heuristics` for what they are good for.
         seconds: wall-clock of this call; a resumed run counts only its own part.
         resumed_at: the step that this call began with; 0 for a fresh run.
     """
 
     losses: tuple[float, ...]
+    visits: Visits
     seconds: float
     resumed_at: int
 
@@ -92,6 +101,8 @@ def train(
     weight_decay: float = 0.0,
     max_gradient_norm: float = 1.0,
     max_tokens: int = 1024,
+    distill: bool = False,
+    gradient_checkpointing: bool = False,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -113,11 +124,14 @@ def train(
         warmup: fraction of the steps.
         max_gradient_norm: gradients are scaled down to this norm.
         max_tokens: longest example allowed.
+        distill: with the sandwich rule, the largest sub-network's predictions are what the others learn (in-place
+            distillation: Yu and Huang, 2019, arXiv 1903.05134, section 3.3).
+        gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
     Raises:
-        ValueError: a setting out of its bounds, an empty training set or one with an example that does not fit, or a
-            super-network without adapters.
+        ValueError: a setting out of its bounds, an empty training set or one with an example that does not fit, a
+            super-network without adapters, or an encoder.
         CheckpointError: the folder holds a checkpoint of another run.
     """
     settings = TrainingSettings(
@@ -131,7 +145,13 @@ def train(
         max_gradient_norm,
         max_tokens,
         seed,
+        distill,
     )
+    if supernet.model.get_output_embeddings() is None:
+        raise ValueError(
+            f"{type(supernet.model).__name__} predicts no text; train it with transformers.Trainer and "
+            "nas_engine.training.SubnetworkSampler."
+        )
     if not supernet.adapter_parameters:
         raise ValueError("this super-network has no adapters to train; add lora_rank(...) to its space.")
     examples = tokenize(train_set, supernet.tokenizer, max_tokens)
@@ -143,27 +163,38 @@ def train(
     started = time.perf_counter()
     with progress_bar("Training", steps, enabled=progress, completed=resumed_at) as bar:
         try:
+            if gradient_checkpointing:
+                supernet.model.gradient_checkpointing_enable({"use_reentrant": False})
             for step in range(resumed_at, steps):
                 bar.advance(loss=run.step(step))
                 if folder and (step + 1) % checkpoint_every == 0:
                     run.save(folder)
         finally:
+            if gradient_checkpointing:
+                supernet.model.gradient_checkpointing_disable()
             if folder and run.consistent:
                 run.save(folder)
     supernet.activate_genome(supernet.space.largest)
     supernet.model.eval()
-    return TrainingReport(tuple(run.losses), time.perf_counter() - started, resumed_at)
+    return TrainingReport(tuple(map(fmean, run.losses)), run.visits(), time.perf_counter() - started, resumed_at)
 
 
 def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross-entropy of the labelled tokens; the output head runs at their positions alone."""
+    """Mean cross-entropy of the labelled tokens."""
+    return F.cross_entropy(*answer_logits(model, batch))
+
+
+def answer_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits where a labelled token is predicted, shape (labelled tokens, vocabulary), and the labels there.
+
+    The output head runs at these positions alone.
+    """
     hidden = model.base_model(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
     ).last_hidden_state  # (rows, tokens, hidden)
     labels = batch["labels"][:, 1:]
     scored = labels != IGNORED
-    logits = logits_of(model, hidden[:, :-1][scored])  # (scored tokens, vocabulary)
-    return F.cross_entropy(logits, labels[scored])
+    return logits_of(model, hidden[:, :-1][scored]), labels[scored]
 
 
 def learning_rate_at(step: int, settings: TrainingSettings) -> float:
@@ -180,7 +211,8 @@ class _Run:
 
     def __init__(self, supernet: SuperNetwork, examples: list[TokenizedExample], settings: TrainingSettings) -> None:
         self.supernet, self.examples, self.settings = supernet, examples, settings
-        self.losses: list[float] = []
+        self.lengths = tuple(len(example.tokens) for example in examples)
+        self.losses: list[list[float]] = []  # of every visit, by step
         self.consistent = True  # weights, moments and losses stand at the same step
         self.optimizer = torch.optim.AdamW(
             supernet.adapter_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -206,20 +238,37 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(s.seed * 1_000_003 + step)
             for micro in range(step * s.accumulation, (step + 1) * s.accumulation):
-                batch = self.batch(batch_indices(micro, s.batch_size, len(self.examples), s.seed))
-                genomes = genomes_of_batch(supernet.space, s.strategy, s.seed, micro)
-                for genome in genomes:
-                    supernet.activate_genome(genome)
-                    loss = answer_loss(supernet.model, batch)
-                    (loss / (len(genomes) * s.accumulation)).backward()
-                    losses.append(loss.item())
+                batch = self.batch(batch_indices(micro, s.batch_size, self.lengths, s.seed))
+                losses += self._visit(batch, genomes_of_batch(supernet.space, s.strategy, s.seed, micro))
         torch.nn.utils.clip_grad_norm_(supernet.adapter_parameters, s.max_gradient_norm)
         self.consistent = False
         self.optimizer.step()
-        self.losses.append(sum(losses) / len(losses))
+        self.losses.append(losses)
         self.consistent = True
         self.optimizer.zero_grad()
-        return self.losses[-1]
+        return fmean(losses)
+
+    def _visit(self, batch: dict[str, Tensor], genomes: Genome) -> list[float]:
+        """Add the gradients of `genomes` on `batch`; the loss on the answers of each."""
+        losses, teacher = [], None  # the largest's probabilities, shape (labelled tokens, vocabulary)
+        for genome in genomes:
+            self.supernet.activate_genome(genome)
+            logits, labels = answer_logits(self.supernet.model, batch)
+            loss = F.cross_entropy(logits, labels)
+            losses.append(loss.item())
+            if teacher is not None:
+                loss = F.cross_entropy(logits, teacher)
+            elif self.settings.distill:
+                teacher = logits.detach().softmax(-1)
+            if self.supernet.trains:
+                (loss / (len(genomes) * self.settings.accumulation)).backward()
+        return losses
+
+    def visits(self) -> Visits:
+        space, s = self.supernet.space, self.settings
+        micro_batches = range(len(self.losses) * s.accumulation)
+        genomes = [genomes_of_batch(space, s.strategy, s.seed, micro) for micro in micro_batches]
+        return Visits(space, np.vstack(genomes), tuple(loss for step in self.losses for loss in step))
 
     def save(self, folder: Path) -> None:
         state, moments = self.supernet.state(), optimizer_tensors(self.optimizer)

@@ -1,0 +1,124 @@
+"""A LoRA checkpoint that PEFT trained as the start of a super-adapter."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig, PeftConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from nas_engine.supernet.supernetwork import SuperNetwork
+
+_KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
+
+
+@torch.no_grad()
+def load_adapter(supernet: SuperNetwork, folder: Path) -> None:
+    """Take over the adapter in `folder`; see `SuperNetwork.load_adapter`.
+
+    Raises:
+        CheckpointError: it is no LoRA checkpoint that this super-network can express.
+    """
+    config, tensors = _read(folder)
+    modules = {supernet.family.path(name): name for name, linear in supernet.elastic_linears.items() if linear.rank}
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for path, head in supernet.head.items():
+        prefix = f"base_model.model.{path}."
+        saved = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
+        if saved:
+            head.load_state_dict(saved)
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise CheckpointError(f"{folder} holds {key}, which is no plain LoRA weight; retrain without it.")
+        if match["path"] not in modules:
+            raise CheckpointError(
+                f"{folder} adapts {match['path']}, which has no adapter in this super-network; "
+                "add its projection to the targets of lora_rank(...)."
+            )
+        pairs.setdefault(match["path"], {})[match["side"]] = tensor.float()
+    for path, pair in pairs.items():
+        name = modules[path]
+        linear = supernet.elastic_linears[name]
+        lora_A, lora_B = _principal(pair["A"], pair["B"] * (_scale(config, path, len(pair["A"])) / linear.scaling))
+        _require_fitting(linear, name, lora_A, lora_B, folder)
+        lora_A, lora_B = lora_A.to(linear.weight.device), lora_B.to(linear.weight.device)
+        # The checkpoint's channels are in the original order; the inverse of the way back is the way here.
+        _fill(
+            linear,
+            lora_A[:, _inverse(supernet.original_inputs(name))],
+            lora_B[_inverse(supernet.original_outputs(name))],
+        )
+
+
+def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} holds no PEFT adapter: {error}") from error
+    if not isinstance(config, LoraConfig):
+        raise CheckpointError(f"{folder} holds a {config.peft_type} adapter; only LoRA can start a super-adapter.")
+    if config.use_dora:
+        raise CheckpointError(f"{folder} was trained with DoRA, whose magnitudes a super-adapter does not have.")
+    return config, tensors
+
+
+def _scale(config: LoraConfig, path: str, rank: int) -> float:
+    """PEFT's factor of an adapter; its patterns match the end of a module's path."""
+    alpha = next((value for key, value in (config.alpha_pattern or {}).items() if _ends(path, key)), config.lora_alpha)
+    return float(alpha) / (math.sqrt(rank) if config.use_rslora else rank)
+
+
+def _ends(path: str, pattern: str) -> bool:
+    return re.fullmatch(rf"(.*\.)?({pattern})", path) is not None
+
+
+def _principal(lora_A: Tensor, lora_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of the same product B A whose ranks are its singular directions, the largest first.
+
+    Shapes (rank, inputs) and (outputs, rank), as given. The singular values are shared evenly, which keeps the two
+    factors' gradients alike in size.
+    """
+    q_out, r_out = torch.linalg.qr(lora_B)
+    q_in, r_in = torch.linalg.qr(lora_A.T)
+    left, values, right = torch.linalg.svd(r_out @ r_in.T)
+    root = values.sqrt()
+    return (root[:, None] * right) @ q_in.T, (q_out @ left) * root
+
+
+def _require_fitting(linear: ElasticLinear, name: str, lora_A: Tensor, lora_B: Tensor, folder: Path) -> None:
+    sizes = (lora_B.shape[0], lora_A.shape[1])
+    if sizes != (linear.out_features, linear.in_features):
+        raise CheckpointError(
+            f"{folder} adapts {name} as {sizes[0]} × {sizes[1]}, but it is {linear.out_features} × "
+            f"{linear.in_features} here; the adapter belongs to another model."
+        )
+    if len(lora_A) > linear.rank:
+        raise CheckpointError(
+            f"{folder} has rank {len(lora_A)} for {name}, more than this super-network's largest of {linear.rank}; "
+            f"give lora_rank(...) a rank of at least {len(lora_A)}."
+        )
+
+
+def _fill(linear: ElasticLinear, lora_A: Tensor, lora_B: Tensor) -> None:
+    assert linear.lora_A is not None
+    assert linear.lora_B is not None
+    # Ranks beyond the checkpoint's keep their random start in A and add nothing while their B is zero.
+    linear.lora_A[: len(lora_A)] = lora_A
+    linear.lora_B.zero_()
+    linear.lora_B[:, : len(lora_A)] = lora_B
+
+
+def _inverse(index: Tensor | slice) -> Tensor | slice:
+    return index if isinstance(index, slice) else index.argsort()
