@@ -14,13 +14,14 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from evaluators.checks import require_at_least, require_one_of
 from evaluators.head import logits_of
-from evaluators.packing import PackedBatch, TokenizedQuestion, batches, tokenized, tree_mask
+from evaluators.packing import PackedBatch, TokenizedQuestion, batches, one_option_a_row, tokenized, tree_mask
 from evaluators.protocol import Direction, Measurement, Subnetwork
 from evaluators.questions import Question
 
 TOKEN_BUDGET = 2048
 _LOGITS_AT_ONCE = 2**24  # elements of the largest block of logits: 64 MB in fp32
 _MASKED_ATTENTION = ("sdpa", "eager")
+_COUNTS_POSITIONS_ITSELF = ("bloom", "mpt")  # ALiBi: a token's place in its row is its position
 
 
 class MultipleChoiceAccuracy:
@@ -117,6 +118,8 @@ def log_likelihoods(
     tokens = tokenized(tuple(questions), tokenizer)
     _require_readable(model, questions, tokens)
     counts = [len(question.choices) for question in questions]
+    if model.config.model_type in _COUNTS_POSITIONS_ITSELF:
+        tokens = one_option_a_row(tokens)
     totals = torch.zeros(sum(counts), device=model.device)  # (options of all questions,)
     for batch in batches(tokens, token_budget):
         batch = batch.to(model.device)
@@ -128,12 +131,11 @@ def log_likelihoods(
 def _token_log_likelihoods(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Log-likelihood of every target of `batch`, shape (targets,)."""
     trunk: nn.Module = model.get_decoder()
-    hidden = trunk(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        attention_mask=tree_mask(batch.segments, model.dtype),
-        use_cache=False,
-    ).last_hidden_state  # (rows, tokens, hidden)
+    if model.config.model_type in _COUNTS_POSITIONS_ITSELF:
+        layout = {"attention_mask": (batch.segments >= 0).long()}
+    else:
+        layout = {"attention_mask": tree_mask(batch.segments, model.dtype), "position_ids": batch.position_ids}
+    hidden = trunk(input_ids=batch.input_ids, use_cache=False, **layout).last_hidden_state  # (rows, tokens, hidden)
     hidden = hidden.flatten(0, 1)[batch.scored]  # (scored, hidden)
     rows_at_once = max(1, _LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
     result = torch.empty(len(batch.targets), device=hidden.device)
@@ -150,6 +152,11 @@ def _require_readable(
 ) -> None:
     if model.training:
         raise ValueError("the model is in training mode, where dropout changes its scores; call model.eval() first.")
+    if model.get_output_embeddings() is None:
+        raise ValueError(
+            f"{type(model).__name__} has no output head over the vocabulary, so it gives no log-likelihoods; "
+            "score it with a function of your own, given to nas_engine.search as an evaluator."
+        )
     if model.config._attn_implementation not in _MASKED_ATTENTION:
         raise ValueError(
             f"the model's attention is {model.config._attn_implementation!r}, which takes no tree-shaped mask; "

@@ -89,6 +89,11 @@ def tokenized(questions: tuple[Question, ...], tokenizer: PreTrainedTokenizerBas
     return tuple(result)
 
 
+def one_option_a_row(questions: tuple[TokenizedQuestion, ...]) -> tuple[TokenizedQuestion, ...]:
+    """The same options as questions of one each, for models that cannot read a tree: every prompt is read anew."""
+    return tuple(TokenizedQuestion(q.prompt, (option,)) for q in questions for option in q.options)
+
+
 @lru_cache(maxsize=8)
 def batches(questions: tuple[TokenizedQuestion, ...], token_budget: int) -> tuple[PackedBatch, ...]:
     """All questions in batches of rows of similar length, longest first, at most `token_budget` tokens each with their

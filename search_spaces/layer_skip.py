@@ -1,4 +1,4 @@
-"""Attention and MLP blocks that may be left out, each by a gene of its own (EvoPress, arXiv 2410.14649, section 4.1)."""
+"""Attention and MLP blocks that may be left out, each by its own gene (EvoPress, arXiv 2410.14649, section 4.1)."""
 
 from __future__ import annotations
 

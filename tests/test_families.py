@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from nas_engine.supernet import SuperNetwork
 from nas_engine.supernet.subnetwork import Subnetwork
 from search_spaces import Configuration
+from tests import family_table
 from tests.supernets import (
     CALIBRATION,
     DECODERS,
@@ -202,3 +203,31 @@ def test_saved_base_is_the_original_model(tmp_path, family: str) -> None:
     supernet.save(tmp_path)
     base = type(model).from_pretrained(tmp_path / "base")
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+
+
+def test_documented_families_are_those_of_the_code() -> None:
+    text = family_table.PAGE.read_text(encoding="utf-8")
+    assert "\n".join(family_table.table()) in text, "run python -m tests.family_table"
+
+
+@pytest.mark.parametrize("what", ["mlp.width", "attention.heads", "layers"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_sizes_leave_as_the_stock_architecture_where_it_can_have_them(tmp_path, family: str, what: str) -> None:
+    supernet = with_adapters(family)
+    space = supernet.space
+    smallest, largest = space.configuration(space.smallest), space.configuration(space.largest)
+    genes = [
+        name
+        for name in space.names
+        if name.endswith(what) or (what == "layers" and "layers.1" in name and "keep" in name)
+    ]
+    subnet = supernet.subnetwork(largest | {name: smallest[name] for name in genes})
+    expected = logits(subnet.model)
+    subnet.save_pretrained(tmp_path)
+    description = supernet.family
+    stock = {"mlp.width": description.width_key is not None, "attention.heads": description.stock_heads, "layers": True}
+    assert bool(list(tmp_path.glob("*.py"))) != stock[what]
+    if stock[what]:
+        loaded = type(FAMILIES[family]()).from_pretrained(tmp_path)
+        assert sum(p.numel() for p in loaded.parameters()) == subnet.parameter_count()
+        torch.testing.assert_close(logits(loaded), expected, atol=1e-4, rtol=1e-4)

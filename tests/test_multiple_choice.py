@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from evaluators import MultipleChoiceAccuracy, Question, log_likelihoods
-from tests.tiny import tiny_gemma2, tiny_gemma3, tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3, tiny_tokenizer
+from tests.supernets import DECODERS, FAMILIES
+from tests.tiny import tiny_bert, tiny_llama, tiny_tokenizer
 
-MODELS = [tiny_gemma2, tiny_gemma3, tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3]
 WORDS = ["the", "cat", "sat", "on", "a", "warm", "stone", "in", "their", "garden", "and", "then", "went", "north"]
 
 
@@ -33,10 +33,10 @@ def plain_log_likelihood(model, tokenizer, prompt: str, continuation: str) -> fl
     return sum(logits[i - 1, whole[i]].item() for i in range(start, len(whole)))
 
 
-@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize("family", DECODERS)
 @pytest.mark.parametrize("token_budget", [64, 4096])
-def test_packed_scores_are_those_of_one_row_an_option(make, token_budget: int) -> None:
-    model, tokenizer, asked = make(), tiny_tokenizer(), questions()
+def test_packed_scores_are_those_of_one_row_an_option(family: str, token_budget: int) -> None:
+    model, tokenizer, asked = FAMILIES[family](), tiny_tokenizer(), questions()
     scores = log_likelihoods(model, tokenizer, asked, token_budget)
     assert scores.shape == (12, max(len(q.choices) for q in asked))
     for row, question in zip(scores, asked, strict=True):
@@ -78,3 +78,8 @@ def test_bad_input_is_refused() -> None:
         log_likelihoods(tiny_llama(max_position_embeddings=16), tiny_tokenizer(), asked)
     with pytest.raises(ValueError, match="training mode"):
         log_likelihoods(tiny_llama().train(), tiny_tokenizer(), asked)
+
+
+def test_encoder_without_an_output_head_is_refused() -> None:
+    with pytest.raises(ValueError, match="BertForSequenceClassification has no output head"):
+        log_likelihoods(tiny_bert(), tiny_tokenizer(), questions(2))

@@ -14,6 +14,8 @@ from search_spaces import (
     ModelShape,
     SearchSpace,
     SpaceError,
+    attention_heads,
+    layer_skip,
     lonas,
     lora_rank,
     mlp_width,
@@ -21,7 +23,8 @@ from search_spaces import (
     sqft,
 )
 
-SHAPE = ModelShape((48, 48, 48))
+SHAPE = ModelShape((48, 48, 48), heads=(9, 9, 9), kv_heads=(3, 3, 3))
+FUSED = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "up": "up", "down": "down"}
 
 
 @st.composite
@@ -32,7 +35,11 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     share = draw(st.sampled_from(["layer", "each"]))
     multiple, per_gene = draw(st.integers(1, 16)), draw(st.integers(1, 4))
     template = lora_rank(ranks, ("q", "up"), share, per_gene) + mlp_width(widths, multiple, per_gene)
-    return template.bind(ModelShape((64,) * layers))
+    heads = draw(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=4))
+    template += attention_heads(heads, per_gene) + layer_skip(
+        draw(st.sampled_from([("attention",), ("attention", "mlp")]))
+    )
+    return template.bind(ModelShape((64,) * layers, (12,) * layers, (4,) * layers))
 
 
 @settings(deadline=None)
@@ -104,6 +111,32 @@ def test_presets_fit_any_layer_count(layers: int) -> None:
     assert len(sqft().bind(shape)) == layers
 
 
+def test_presets_fit_models_with_fused_layers_and_without_a_gate() -> None:
+    space = lonas().bind(ModelShape((64,), projections=FUSED))
+    assert [(gene.name, gene.modules) for gene in space.genes] == [
+        ("layers.0.q_k_v.rank", ("layers.0.qkv",)),
+        ("layers.0.mlp.width", ("layers.0.up", "layers.0.down")),
+        ("layers.0.up.rank", ("layers.0.up",)),
+    ]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8), st.integers(1, 8), st.floats(0.01, 1.0))
+def test_heads_are_whole_kv_groups(kv_heads: int, group: int, fraction: float) -> None:
+    shape = ModelShape((64,), (kv_heads * group,), (kv_heads,))
+    (choice,) = attention_heads((fraction,)).bind(shape).choices
+    assert choice.values[0] % group == 0
+    assert group <= choice.values[0] <= kv_heads * group
+    assert abs(choice.values[0] - fraction * kv_heads * group) <= max(group / 2, group - fraction * kv_heads * group)
+    assert choice.modules == tuple(f"layers.0.{name}" for name in ("q", "k", "v", "o"))
+
+
+def test_blocks_that_may_be_skipped_have_a_gene_each_and_the_median_keeps_them() -> None:
+    space = layer_skip(layers=(1, -1)).bind(SHAPE)
+    assert space.names == tuple(f"layers.{i}.{block}.keep" for i in (1, 2) for block in ("attention", "mlp"))
+    assert set(space.configuration(space.median).values()) == {1}
+
+
 def test_layers_can_share_a_gene() -> None:
     space = mlp_width((1.0, 0.5), layers_per_gene=2).bind(SHAPE)
     assert space.names == ("layers.0-1.mlp.width", "layers.2.mlp.width")
@@ -131,6 +164,13 @@ def test_single_values_shape_the_network_without_a_gene() -> None:
         (lambda: mlp_width((64,)).bind(SHAPE), "width is 64, but this layer has 48 channels"),
         (lambda: mlp_width((0.5,), layers_per_gene=0).bind(SHAPE), "layers_per_gene is 0"),
         (lambda: mlp_width((0.5, 1.0), 1, 2).bind(ModelShape((48, 32))), r"intermediate sizes \[32, 48\]"),
+        (lambda: attention_heads((10,)).bind(SHAPE), "heads is 10, but this layer has 9 heads"),
+        (lambda: attention_heads((4,)).bind(SHAPE), "heads is 4, which splits a KV group.*multiple of 3"),
+        (lambda: attention_heads((1.5,)), r"heads are \(1\.5,\)"),
+        (lambda: attention_heads((0.5,), 2).bind(ModelShape((8, 8), (4, 8), (2, 2))), "must have equal ones"),
+        (lambda: layer_skip(("norm",)), "choose from attention, mlp"),
+        (lambda: layer_skip(layers=(3,)).bind(SHAPE), "names layer 3, but this model has 3"),
+        (lambda: lora_rank((8,), share="each").bind(ModelShape((8,), projections=FUSED)), "both set the lora_rank"),
         (lambda: (lora_rank((8, 4)) + lora_rank((8, 2))).bind(SHAPE), "twice"),
         (lambda: (lora_rank((8, 4), ("q",)) + lora_rank((8, 2), ("q", "k"))).bind(SHAPE), "both set the lora_rank"),
         (lambda: Choice("a", (2, 1), ("layers.0.q",), "lora_rank"), "from small to large"),

@@ -95,7 +95,7 @@ def tiny_opt(seed: int = 0, **config: Any) -> OPTForCausalLM:
 
 
 def tiny_bloom(seed: int = 0, **config: Any) -> BloomForCausalLM:
-    """A BLOOM of 3 layers and 4 heads of 8: q, k and v head by head in one layer, ALiBi, MLP of 4 times the hidden size."""
+    """A BLOOM of 3 layers and 4 heads of 8: q, k and v head by head in one layer, ALiBi, an MLP 4 times as wide."""
     return _seeded(
         BloomForCausalLM, BloomConfig, seed, {"hidden_size": 32, "n_layer": 3, "n_head": 4} | config, base={}
     )

@@ -1,0 +1,46 @@
+"""The table of families and dimensions in docs/families.md, made from the descriptions of the families.
+
+Run as ``python -m tests.family_table`` to write it anew.
+"""
+
+from pathlib import Path
+
+from nas_engine.supernet.families import FAMILIES, Family
+from tests.supernets import FAMILIES as TESTED
+
+PAGE = Path(__file__).parents[1] / "docs" / "families.md"
+START = "| family |"
+_FUSED = {"qkv": "q, k, v in one", "gate_up": "gate, up in one"}
+
+
+def table() -> list[str]:
+    """The lines of the table, one a family."""
+    head = [
+        "| family | tested as | `lora_rank` targets | `mlp_width` | `attention_heads` | `layer_skip` |",
+        "|---|---|---|---|---|---|",
+    ]
+    return head + [_line(family) for _, family in sorted(FAMILIES.items())]
+
+
+def _line(family: Family) -> str:
+    tested = [
+        make.__name__.removeprefix("tiny_") for make in TESTED.values() if make().config.model_type == family.model_type
+    ]
+    held = [name for module in family.projections for name in family.held(module)]
+    fused = [_FUSED[module] for module in family.projections if module in _FUSED]
+    targets = ", ".join(held) + (f" ({'; '.join(fused)})" if fused else "")
+    width = f"stock, `{family.width_key}`" if family.width_key else "with code"
+    heads = "stock" if family.stock_heads else "with code"
+    return f"| `{family.model_type}` | {', '.join(tested)} | {targets} | {width} | {heads} | stock by layers |"
+
+
+def main() -> None:
+    """Replace the table of the page."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(START))
+    last = next((i for i in range(first, len(lines)) if not lines[i].startswith("|")), len(lines))
+    PAGE.write_text("\n".join([*lines[:first], *table(), *lines[last:]]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
