@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -52,6 +52,7 @@ class Latency:
     name: str = "latency"
     direction: Direction = "minimize"
     unit: str = "ms"
+    alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _require_workload(self.batch, self.tokens, self.phase, self.repeats, self.warmup)

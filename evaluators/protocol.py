@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.decoder_operators import LayerSizes
 from evaluators.operators import Operator
 
 Direction = Literal["minimize", "maximize"]
@@ -46,6 +48,21 @@ class Subnetwork(Protocol):
         """The tokenizer that the model was trained with."""
         ...
 
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers of `model`, the same modules for all sub-networks of a super-network."""
+        ...
+
+    @property
+    def layer_signatures(self) -> tuple[tuple[int | float, ...], ...]:
+        """What is active in each layer: layers with equal signatures at the same place compute the same."""
+        ...
+
+    @property
+    def layer_sizes(self) -> tuple[LayerSizes, ...]:
+        """The active sizes of each layer."""
+        ...
+
     def extract(self, share_embeddings: bool = False) -> PreTrainedModel:
         """A physically smaller model of its own, adapters merged: what would be deployed.
 
@@ -66,7 +83,13 @@ class Subnetwork(Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Scores sub-networks: a callable with a name, a direction and a unit."""
+    """Scores sub-networks: a callable with a name, a direction and a unit.
+
+    An evaluator may also say, by attributes that count as False where they are missing:
+
+    - ``computed``: the score follows from sizes alone, without data or a clock; drivers may ask for many of them.
+    - ``alone``: nothing else may run on the machine while it measures.
+    """
 
     @property
     def name(self) -> str:

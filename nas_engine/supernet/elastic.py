@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
+
+# What a switch of sub-networks sets, thousands of times a search.
+_SIZES = frozenset({"active_in", "active_out", "active_parts", "active_rank", "_active_parts", "_rows"})
 
 
 class ElasticLinear(nn.Module):
@@ -67,6 +71,13 @@ class ElasticLinear(nn.Module):
             self.register_parameter("lora_A", None)
             self.register_parameter("lora_B", None)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Sizes skip torch's search for parameters and modules, which costs more than everything else in a switch.
+        if name in _SIZES:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def active_parts(self) -> tuple[int, ...]:
         """How many outputs of each part are active."""
@@ -82,6 +93,10 @@ class ElasticLinear(nn.Module):
             if sizes == self.parts
             else tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
         )
+
+    def set_rank(self, rank: int) -> None:
+        """Make the first `rank` ranks active."""
+        self.active_rank = rank
 
     @property
     def active_out(self) -> int:
