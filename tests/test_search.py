@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -141,6 +142,25 @@ def test_failed_evaluation_is_marked_and_the_search_goes_on(driver: str, how, me
     assert not failed["on_front"].any()
 
 
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_evaluation_that_outlasts_its_limit_fails_alone(in_thread: bool) -> None:
+    def waiting():
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            time.sleep(0.01)
+
+    arguments = {"evaluators": [Failing(waiting), Cost()], "evaluations": 12, "time_limit_seconds": 0.2}
+    if in_thread:
+        with ThreadPoolExecutor(1) as pool:
+            result = pool.submit(run, **arguments).result()
+    else:
+        result = run(**arguments)
+    failed = result.frame[result.frame["error"] != ""]
+    assert len(result) == 12
+    assert 0 < len(failed) < 12
+    assert (failed["error"] == "accuracy: TimeLimitError: took longer than the 0.2 s allowed").all()
+
+
 def test_search_in_which_everything_fails_says_so() -> None:
     with pytest.raises(SearchError, match="first 10 evaluations all failed.*no memory left"):
         run(evaluators=[Failing(raising, None), Cost()])
@@ -154,6 +174,7 @@ def test_search_in_which_everything_fails_says_so() -> None:
         ({"evaluators": [Cost("on_front")]}, "'on_front', which is another column's"),
         ({"evaluators": [Cost(direction="down")]}, "direction of latency is 'down'"),
         ({"evaluations": 0}, "evaluations is 0"),
+        ({"time_limit_seconds": 0}, "time_limit_seconds is 0"),
         ({"driver": "genetic"}, "'genetic'; choose one of"),
     ],
 )

@@ -76,6 +76,7 @@ class Ledger:
             "genome": list(record.genome),
             "stderr": [m.stderr for m in record.measurements],
             "n": [m.n for m in record.measurements],
+            "outcomes": [m.outcomes for m in record.measurements],
             "error": record.error,
         }
         self._study.add_trial(
@@ -92,7 +93,8 @@ class Ledger:
     def _record(self, trial: FrozenTrial) -> Record:
         attributes = trial.user_attrs
         values = trial.values or ()
-        measured = zip(values, attributes["stderr"], attributes["n"], strict=True)
+        outcomes = attributes.get("outcomes") or [""] * len(values)
+        measured = zip(values, attributes["stderr"], attributes["n"], outcomes, strict=True)
         return Record(
             tuple(attributes["genome"]), tuple(Measurement(*entry) for entry in measured), attributes["error"]
         )
