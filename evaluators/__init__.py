@@ -2,6 +2,7 @@
 
 from evaluators.cost_model import CostModel, cost_model
 from evaluators.decoder_operators import LayerSizes, decoder_operators
+from evaluators.exclusive import BusyError, alone, computing
 from evaluators.latency import Latency, LatencyComparison, compare_latency
 from evaluators.macs import Macs
 from evaluators.multiple_choice import MultipleChoiceAccuracy, log_likelihoods
@@ -13,6 +14,7 @@ from evaluators.registry import evaluator_names, load_evaluator
 from evaluators.timing import Timing
 
 __all__ = [
+    "BusyError",
     "CostModel",
     "Direction",
     "Evaluator",
@@ -28,7 +30,9 @@ __all__ = [
     "QuestionFileError",
     "Subnetwork",
     "Timing",
+    "alone",
     "compare_latency",
+    "computing",
     "cost_model",
     "decoder_operators",
     "evaluator_names",
