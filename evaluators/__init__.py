@@ -3,7 +3,8 @@
 from evaluators.cost_model import CostModel, cost_model
 from evaluators.decoder_operators import LayerSizes, decoder_operators
 from evaluators.exclusive import BusyError, alone, computing
-from evaluators.latency import Latency, LatencyComparison, compare_latency
+from evaluators.latency import Latency, LatencyReport
+from evaluators.latency_comparison import LatencyComparison, compare_latency
 from evaluators.macs import Macs
 from evaluators.multiple_choice import MultipleChoiceAccuracy, log_likelihoods
 from evaluators.operators import Operator
@@ -12,6 +13,7 @@ from evaluators.protocol import Direction, Evaluator, Measurement, Subnetwork
 from evaluators.questions import Question, QuestionFileError, load_questions, save_questions, split
 from evaluators.registry import evaluator_names, load_evaluator
 from evaluators.timing import Timing
+from evaluators.workload import Phase, Workload
 
 __all__ = [
     "BusyError",
@@ -20,16 +22,19 @@ __all__ = [
     "Evaluator",
     "Latency",
     "LatencyComparison",
+    "LatencyReport",
     "LayerSizes",
     "Macs",
     "Measurement",
     "MultipleChoiceAccuracy",
     "Operator",
     "ParameterCount",
+    "Phase",
     "Question",
     "QuestionFileError",
     "Subnetwork",
     "Timing",
+    "Workload",
     "alone",
     "compare_latency",
     "computing",

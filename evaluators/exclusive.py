@@ -217,7 +217,7 @@ def _busy(device: str | torch.device, wait_seconds: float, file: _File) -> str:
     who = f" (process {', '.join(map(str, others))})" if others else ""
     return (
         f"other evaluations{who} still run on {device} after {wait_seconds:g} s of waiting, and would falsify "
-        "the times. Let them finish, wait longer (wait_seconds), or predict latency from a LatencyTable, without a clock."
+        "the times. Let them finish, wait longer (wait_seconds), or predict latency without a clock, by a LatencyTable."
     )
 
 
