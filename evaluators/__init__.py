@@ -2,7 +2,9 @@
 
 from evaluators.cost_model import CostModel, cost_model
 from evaluators.decoder_operators import LayerSizes, decoder_operators
-from evaluators.latency import Latency, LatencyComparison, compare_latency
+from evaluators.exclusive import BusyError, alone, computing
+from evaluators.latency import Latency, LatencyReport
+from evaluators.latency_comparison import LatencyComparison, compare_latency
 from evaluators.likelihoods import log_likelihoods
 from evaluators.macs import Macs
 from evaluators.multiple_choice import MultipleChoiceAccuracy
@@ -14,27 +16,34 @@ from evaluators.questions import Question, QuestionFileError, load_questions, sa
 from evaluators.racing import Racing
 from evaluators.registry import evaluator_names, load_evaluator
 from evaluators.timing import Timing
+from evaluators.workload import Phase, Workload
 
 __all__ = [
     "BatchEvaluator",
+    "BusyError",
     "CostModel",
     "Direction",
     "Evaluator",
     "Latency",
     "LatencyComparison",
+    "LatencyReport",
     "LayerSizes",
     "Macs",
     "Measurement",
     "MultipleChoiceAccuracy",
     "Operator",
     "ParameterCount",
+    "Phase",
     "Question",
     "QuestionFileError",
     "Racing",
     "Session",
     "Subnetwork",
     "Timing",
+    "Workload",
+    "alone",
     "compare_latency",
+    "computing",
     "cost_model",
     "decoder_operators",
     "depth_first",
