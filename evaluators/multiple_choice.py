@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least, require_one_of
 from evaluators.likelihoods import TOKEN_BUDGET, Around, log_likelihoods
+from evaluators.memory import Halving
 from evaluators.prefix_reuse import MEMORY_BYTES, PrefixReuse
 from evaluators.protocol import Direction, Measurement, Subnetwork
 from evaluators.questions import Question
@@ -31,7 +33,8 @@ class MultipleChoiceAccuracy:
         questions: two or more.
         normalize: False compares summed log-likelihoods (the harness's ``acc``); ``"characters"`` divides each by the
             length of its choice (``acc_norm``).
-        token_budget: tokens of one batch, padding included; more memory for larger ones. Does not change scores.
+        token_budget: tokens of one batch, padding included; more memory for larger ones. Halved where memory runs out.
+            Does not change scores.
         racing: drop a sub-network early that cannot enter the front any more; None asks all questions of each.
         memory_bytes: for the outputs of shared layers; 0 shares nothing. Does not change scores.
         name: column name of the score.
@@ -53,14 +56,14 @@ class MultipleChoiceAccuracy:
         name: str = "accuracy",
     ) -> None:
         self.questions = tuple(questions)
-        self.normalize, self.token_budget, self.name = normalize, token_budget, name
+        self.normalize, self.name = normalize, name
         self.racing, self.memory_bytes = racing, memory_bytes
+        self.budget = Halving(token_budget)
         if len(self.questions) < 2:
             raise ValueError(
                 f"questions holds {len(self.questions)}; give two or more, so that errors can be estimated."
             )
         require_one_of((False, "characters"), normalize=normalize)
-        require_at_least(1, token_budget=token_budget)
         require_at_least(0, memory_bytes=memory_bytes)
 
     def __repr__(self) -> str:
@@ -141,7 +144,9 @@ class MultipleChoiceAccuracy:
         around: Around | None = None,
     ) -> Tensor:
         arguments = {} if around is None else {"around": around}
-        scores = log_likelihoods(model, tokenizer, questions, self.token_budget, **arguments)
+        scores = self.budget.run(
+            lambda token_budget: log_likelihoods(model, tokenizer, questions, token_budget, **arguments)
+        )
         if self.normalize == "characters":
             lengths = [torch.tensor([len(choice) for choice in question.choices]) for question in questions]
             scores = scores / torch.nn.utils.rnn.pad_sequence(lengths, batch_first=True, padding_value=1)
@@ -159,6 +164,7 @@ class ChoiceSession:
         self._accuracy, self._subnets = accuracy, subnets
         signatures = [subnet.layer_signatures for subnet in subnets]
         self.reuse = PrefixReuse(subnets[0].layers, signatures, accuracy.memory_bytes)
+        self._token_budget = accuracy.budget.budget
 
     def measure(self, position: int, rival: Measurement | None = None) -> Measurement:
         """The accuracy of a sub-network, on all questions unless it is dropped on the way.
@@ -184,4 +190,11 @@ class ChoiceSession:
         return accuracy.accuracy(outcomes)
 
     def _turns(self, position: int, part: int) -> Around:
-        return lambda batch: self.reuse.turn(position, (part, batch))
+        def around(batch: int) -> AbstractContextManager[None]:
+            if self._token_budget != self._accuracy.budget.budget:
+                # Memory ran out: the batches are other ones now, and what was kept takes room.
+                self._token_budget = self._accuracy.budget.budget
+                self.reuse.clear()
+            return self.reuse.turn(position, (part, batch))
+
+        return around

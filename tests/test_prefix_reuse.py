@@ -82,6 +82,22 @@ def test_session_measures_what_each_measures_alone(family: str) -> None:
     assert session.reuse.layers_reused > 0
 
 
+def test_session_that_runs_out_of_memory_goes_on_with_smaller_batches() -> None:
+    supernet = random_adapters(supernetwork(tiny_llama(), EVERY_DIMENSION))
+    subnets = batch_of(supernet)
+    expected = [MultipleChoiceAccuracy(questions(24))(subnet) for subnet in subnets]
+
+    def allocate(module, args) -> None:
+        if args[0].shape[:-1].numel() > 300:
+            raise torch.OutOfMemoryError("out of memory")
+
+    supernet.model.model.layers[1].mlp.register_forward_pre_hook(allocate)
+    accuracy = MultipleChoiceAccuracy(questions(24))
+    session = accuracy.session(subnets)
+    assert [session.measure(i) for i in range(len(subnets))] == expected
+    assert accuracy.budget.budget == 256
+
+
 def test_failed_turn_leaves_the_others_as_they_are() -> None:
     supernet = random_adapters(supernetwork(tiny_llama(), EVERY_DIMENSION))
     subnets = batch_of(supernet)

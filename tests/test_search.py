@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 
-from evaluators import Measurement
+from evaluators import BusyError, Measurement
 from nas_engine.search import DRIVERS, LedgerError, SearchError
 from nas_engine.search.loop import search
 from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
@@ -159,6 +159,15 @@ def test_evaluation_that_outlasts_its_limit_fails_alone(in_thread: bool) -> None
     assert len(result) == 12
     assert 0 < len(failed) < 12
     assert (failed["error"] == "accuracy: TimeLimitError: took longer than the 0.2 s allowed").all()
+
+
+def test_search_that_cannot_time_stops_instead_of_failing_subnetworks(tmp_path) -> None:
+    def busy():
+        raise BusyError("other evaluations still run on cpu")
+
+    with pytest.raises(SearchError, match="accuracy cannot be measured: other evaluations still run"):
+        run(evaluators=[Failing(busy), Cost()], storage=tmp_path)
+    assert (run(evaluators=[Quality(), Cost()], storage=tmp_path).frame["error"] == "").all()
 
 
 def test_search_in_which_everything_fails_says_so() -> None:

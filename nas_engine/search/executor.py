@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from evaluators import BatchEvaluator, Evaluator, Measurement, Session, depth_first
+from evaluators import BatchEvaluator, BusyError, Evaluator, Measurement, Session, computing, depth_first
 from evaluators import Subnetwork as SubnetworkProtocol
 from nas_engine.search.driver import Objectives
+from nas_engine.search.errors import SearchError
 from nas_engine.search.ledger import Record
 from nas_engine.search.time_limit import time_limit
 from search_spaces import Configuration, Genome, SearchSpace
@@ -82,17 +84,25 @@ class InProcess(Generic[S]):
         key, measured = tuple(genome.tolist()), dict[str, Measurement]()
         for evaluator in self._order:
             try:
-                with time_limit(self._seconds):
+                with self._shared_device(evaluator), time_limit(self._seconds):
                     if evaluator.name in sessions:
                         rival = self._rival(evaluator, measured, front)
                         measurement = sessions[evaluator.name].measure(position, rival)
                     else:
                         measurement = evaluator(subnet)
                 measured[evaluator.name] = _checked(measurement)
+            except BusyError as error:
+                raise SearchError(f"{evaluator.name} cannot be measured: {error}") from error
             # An evaluator may be anybody's code: whatever it raises concerns this sub-network alone.
             except Exception as error:
                 return Record(key, (), f"{evaluator.name}: {type(error).__name__}: {error}")
         return Record(key, tuple(measured[evaluator.name] for evaluator in self._evaluators))
+
+    def _shared_device(self, evaluator: Evaluator) -> AbstractContextManager[None]:
+        """Whoever times waits until this is over; an evaluator that times sees to it itself."""
+        if getattr(evaluator, "alone", False):
+            return nullcontext()
+        return computing(getattr(getattr(self._supernet, "model", None), "device", "cpu"))
 
     def _rival(
         self, evaluator: Evaluator, measured: Mapping[str, Measurement], front: Sequence[Record]
