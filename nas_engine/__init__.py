@@ -2,7 +2,19 @@
 
 from nas_engine.front import SearchResult
 from nas_engine.search.loop import search
+from nas_engine.search.pool import WorkerPool
+from nas_engine.search.ray_executor import RayCluster
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.training import Example, TrainingReport, train
 
-__all__ = ["Example", "SearchResult", "Subnetwork", "SuperNetwork", "TrainingReport", "search", "train"]
+__all__ = [
+    "Example",
+    "RayCluster",
+    "SearchResult",
+    "Subnetwork",
+    "SuperNetwork",
+    "TrainingReport",
+    "WorkerPool",
+    "search",
+    "train",
+]

@@ -17,6 +17,9 @@ class Driver(Protocol):
 
     A driver is deterministic: the same seed and the same objectives give the same genomes, which is what makes a
     replayed search continue as an uninterrupted one would have.
+
+    One with an attribute `asynchronous` that is True may be asked several times before it is told; it is then told all
+    answers at once, in the order asked for.
     """
 
     def ask(self) -> Genome:

@@ -32,6 +32,9 @@ def tpe_sampler(population: int, seed: int) -> BaseSampler:
 class OptunaDriver:
     """One genome at a time from an Optuna sampler, after the common first generation.
 
+    Attributes:
+        asynchronous: several may be asked for before the first is told.
+
     Args:
         space: what genomes belong to.
         objectives: how many numbers each evaluation gives.
@@ -39,6 +42,8 @@ class OptunaDriver:
         seed: of both.
         sampler: makes the sampler of population and seed.
     """
+
+    asynchronous = True
 
     def __init__(
         self, space: SearchSpace, objectives: int, population: int, seed: int, sampler: SamplerFactory
@@ -56,7 +61,7 @@ class OptunaDriver:
             self._study.enqueue_trial(self._parameters(genome))
         self._rng = np.random.default_rng([seed, 1])
         self._told: dict[bytes, Objectives] = {}
-        self._trial: Trial | None = None
+        self._waiting: dict[bytes, list[Trial]] = {}  # of genomes asked for and not told yet
 
     def ask(self) -> Genome:
         """One genome that was not asked before; empty once draws find none.
@@ -65,31 +70,38 @@ class OptunaDriver:
         told the same again a few times; then a random genome takes the turn.
         """
         for _ in range(_PATIENCE):
-            genome = self._next()
-            if genome.tobytes() not in self._told:
+            trial, genome = self._next()
+            key = genome.tobytes()
+            if key in self._told:
+                self._learn(trial, self._told[key])
+                continue
+            self._waiting.setdefault(key, []).append(trial)
+            if len(self._waiting[key]) == 1:
                 return genome[None]
-            self._learn(self._told[genome.tobytes()])
         for genome in self._space.sample(self._rng, _DRAWS):
-            if genome.tobytes() not in self._told:
+            key = genome.tobytes()
+            if key not in self._told and key not in self._waiting:
                 self._study.enqueue_trial(self._parameters(genome))
-                return self._next()[None]
+                self._waiting[key] = [self._next()[0]]
+                return genome[None]
         return np.empty((0, len(self._space)), dtype=np.int64)
 
     def tell(self, genomes: Genome, objectives: Objectives) -> None:
-        """Learn the genome asked last."""
-        self._told[genomes[0].tobytes()] = objectives[0]
-        self._learn(objectives[0])
+        """Learn genomes that were asked for, in that order."""
+        for genome, values in zip(genomes, objectives, strict=True):
+            self._told[genome.tobytes()] = values
+            for trial in self._waiting.pop(genome.tobytes()):
+                self._learn(trial, values)
 
-    def _next(self) -> Genome:
-        self._trial = self._study.ask(self._distributions)  # type: ignore[arg-type]
-        return np.array([self._trial.params[name] for name in self._space.names], dtype=np.int64)
+    def _next(self) -> tuple[Trial, Genome]:
+        trial = self._study.ask(self._distributions)  # type: ignore[arg-type]
+        return trial, np.array([trial.params[name] for name in self._space.names], dtype=np.int64)
 
-    def _learn(self, values: Objectives) -> None:
-        assert self._trial is not None, "tell comes after ask"
+    def _learn(self, trial: Trial, values: Objectives) -> None:
         if np.isnan(values).any():
-            self._study.tell(self._trial, state=TrialState.FAIL)
+            self._study.tell(trial, state=TrialState.FAIL)
         else:
-            self._study.tell(self._trial, values.tolist())
+            self._study.tell(trial, values.tolist())
 
     def _parameters(self, genome: Genome) -> dict[str, int]:
         return dict(zip(self._space.names, genome.tolist(), strict=True))
