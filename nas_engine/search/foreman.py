@@ -157,7 +157,9 @@ class Foreman(Generic[S]):
         return able[0] if able else None
 
     def _send(self, batch: _Batch, worker: _Worker, timing: bool) -> None:
-        taken = (batch.timings if timing else batch.rest).take(id(worker))
+        shares, others = (batch.timings, batch.rest) if timing else (batch.rest, batch.timings)
+        others.leave(id(worker))  # a worker holds one share at a time
+        taken = shares.take(id(worker))
         if taken is None:
             return
         position, share = taken
