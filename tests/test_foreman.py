@@ -22,6 +22,7 @@ from nas_engine.search.worker import Arrived, Ready, Refused, Worker, shipment
 from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 30))
 def test_shares_hand_out_every_position_once_and_each_share_in_order(seed: int, count: int) -> None:
     rng, shares, given_out = random.Random(seed), Shares(), []
@@ -177,18 +178,12 @@ class Interrupting(Quality):
 
 @pytest.mark.parametrize("driver", ["optuna-nsga2", "optuna-tpe"])
 def test_asynchronous_driver_fills_all_workers_and_is_replayed(tmp_path, driver: str) -> None:
-    whole = rows(driver=driver, evaluators=EVALUATORS, executor=InlineWorkers(3))
-    assert len(whole.drop_duplicates(space_of().names)) == 40
-    for seed in range(4):
-        rows(
-            driver=driver,
-            evaluations=9 * seed + 5,
-            evaluators=EVALUATORS,
-            executor=InlineWorkers(3, seed),
-            storage=tmp_path,
-        )
-    again = rows(driver=driver, evaluators=EVALUATORS, executor=InlineWorkers(3, seed=9), storage=tmp_path)
-    pd.testing.assert_frame_equal(again, whole)
+    arguments = {"driver": driver, "evaluators": EVALUATORS, "evaluations": 20}
+    whole = rows(**arguments, executor=InlineWorkers(3))
+    assert len(whole.drop_duplicates(space_of().names)) == 20
+    for seed, evaluations in enumerate((5, 13)):
+        rows(**arguments | {"evaluations": evaluations}, executor=InlineWorkers(3, seed), storage=tmp_path)
+    pd.testing.assert_frame_equal(rows(**arguments, executor=InlineWorkers(3, seed=9), storage=tmp_path), whole)
 
 
 class Dying(InlineHand):
