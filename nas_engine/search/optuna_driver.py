@@ -82,8 +82,9 @@ class OptunaDriver:
             key = genome.tobytes()
             if key not in self._told and key not in self._waiting:
                 self._study.enqueue_trial(self._parameters(genome))
-                self._waiting[key] = [self._next()[0]]
-                return genome[None]
+                trial, drawn = self._next()
+                self._waiting[key] = [trial]
+                return drawn[None]
         return np.empty((0, len(self._space)), dtype=np.int64)
 
     def tell(self, genomes: Genome, objectives: Objectives) -> None:
