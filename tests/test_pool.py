@@ -138,42 +138,36 @@ def test_evaluation_that_cannot_be_interrupted_is_ended_with_its_worker(monkeypa
 SCRIPT = """
     import os, pathlib, signal, sys, time
     from evaluators import cost_model
-    from nas_engine.search.loop import search
-    from nas_engine.search.pool import WorkerPool
-    from tests.ordered import Cost, Ordered, space_of
+    from nas_engine import WorkerPool
+    from tests.ordered import Cost
+    from tests.test_pool import run
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs do without
     pids = pathlib.Path(sys.argv[1])
 
-    @cost_model(unit="", direction="maximize", version="1")
+    @cost_model(direction="maximize", version="1")
     def accuracy(subnet):  # of the main module, as in a notebook, and without a guard
         (pids / str(os.getpid())).touch()
-        time.sleep(0.03)
+        time.sleep(0.05)
         return sum(value ** 0.5 for value in subnet.configuration.values())
 
-    result = search(
-        Ordered(space_of()), [accuracy, Cost()], evaluations=24, population=8, progress=False,
-        storage=sys.argv[2], executor=WorkerPool(2) if sys.argv[3] == "pool" else None,
-    )
-    result.frame.to_csv(pathlib.Path(sys.argv[2]) / "rows.csv")
+    run(evaluators=[accuracy, Cost()], storage=sys.argv[2], executor=WorkerPool(2))
 """
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_search_leaves_no_worker_and_continues_as_the_uninterrupted_one(tmp_path, end) -> None:
-    pids, run_folder, whole = tmp_path / "pids", tmp_path / "run", tmp_path / "whole"
+    pids, run_folder = tmp_path / "pids", tmp_path / "run"
     pids.mkdir()
-
-    def start(storage: Path, where: str) -> subprocess.Popen:
-        arguments = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(pids), str(storage), where]
-        environment = os.environ | {"PYTHONPATH": os.getcwd(), "TMPDIR": str(tmp_path)}
-        return subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
-
-    process = start(run_folder, "pool")
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(pids), str(run_folder)],
+        env=os.environ | {"PYTHONPATH": os.getcwd(), "TMPDIR": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+    )
     while len(list(pids.iterdir())) < 2:
         assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(0.1)
+    time.sleep(0.15)
     process.send_signal(end)
     assert process.wait() != 0
     workers = [int(file.name) for file in pids.iterdir()]
@@ -181,10 +175,17 @@ def test_interrupted_search_leaves_no_worker_and_continues_as_the_uninterrupted_
     while any(map(running, workers)):
         assert time.monotonic() < deadline, "a worker outlives its search"
         time.sleep(0.01)
-    assert not (run_folder / "rows.csv").exists()
-    assert start(run_folder, "here").wait() == 0
-    assert start(whole, "here").wait() == 0
-    assert (run_folder / "rows.csv").read_text() == (whole / "rows.csv").read_text()
+
+    paid: list[tuple] = []
+
+    @cost_model(direction="maximize", version="1")
+    def accuracy(subnet) -> float:
+        paid.append(tuple(subnet.configuration.values()))
+        return sum(value**0.5 for value in subnet.configuration.values())
+
+    resumed = run(evaluators=[accuracy, Cost()], storage=run_folder)
+    assert 0 < len(paid) < 24
+    pd.testing.assert_frame_equal(resumed, run(evaluators=[accuracy, Cost()]))
 
 
 def running(pid: int) -> bool:
