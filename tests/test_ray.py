@@ -2,15 +2,19 @@
 
 import os
 import signal
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
 from evaluators import ParameterCount
 from nas_engine.search import SearchError
 from nas_engine.search.loop import search
 from nas_engine.search.ray_executor import RayCluster
+from tests.ordered import EVALUATORS, Ordered, space_of
 from tests.supernets import random_adapters, supernetwork
 from tests.tiny import tiny_llama
 
@@ -60,11 +64,27 @@ def test_lost_worker_is_replaced_and_the_rows_are_those_of_one_process(cluster, 
     pd.testing.assert_frame_equal(found, expected)
 
 
-def test_cluster_that_cannot_be_reached_is_named(cluster) -> None:
-    ray.shutdown()
-    supernet = supernetwork(tiny_llama())
-    with pytest.raises(SearchError, match="no Ray cluster at 127.0.0.1:1"):
-        search(supernet, [ParameterCount()], progress=False, executor=RayCluster(2, address="127.0.0.1:1"))
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1: .*refused"),
+        ("auto", "no Ray cluster at auto"),
+        ("ray://127.0.0.1:1", "a client outside of the cluster"),
+    ],
+)
+def test_cluster_that_cannot_be_reached_is_named(address: str, message: str) -> None:
+    ray.shutdown()  # a cluster that the process is connected to would be used
+    with pytest.raises(SearchError, match=message):
+        search(supernetwork(tiny_llama()), [ParameterCount()], progress=False, executor=RayCluster(2, address=address))
+
+
+def test_supernetwork_on_a_gpu_is_not_given_to_workers_without_one() -> None:
+    @dataclass(frozen=True)
+    class OnGpu(Ordered):
+        model: torch.nn.Module = field(default_factory=lambda: SimpleNamespace(device=torch.device("cuda:0")))
+
+    with pytest.raises(SearchError, match="workers are given none; set gpus="):
+        search(OnGpu(space_of()), EVALUATORS, progress=False, executor=RayCluster(2))
 
 
 @pytest.mark.parametrize("arguments", [{"workers": 0}, {"workers": 1, "cpus": 0}, {"workers": 1, "gpus": -1.0}])

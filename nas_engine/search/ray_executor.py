@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from nas_engine.search.foreman import Foreman, Hand, Lost
 from nas_engine.search.measuring import Job, S, device_of
 from nas_engine.search.worker import Arrived, Event, Ready, Refused, Shipment, Task, Worker, save_supernet, shipment
 
+_CONNECT_SECONDS = 10.0
 Files = Mapping[str, np.ndarray[Any, np.dtype[np.uint8]]]  # their bytes, by path in the folder
 
 
@@ -82,6 +84,8 @@ class RayCluster:
             self._warn_of_missing_room()
             yield
             return
+        if self.address is not None:
+            _require_reachable(self.address)
         # A cluster of this machine alone has room for the workers that were asked for.
         local = {"num_cpus": math.ceil(self.workers * self.cpus), "include_dashboard": False}
         settings = local if self.address is None else {}
@@ -222,6 +226,22 @@ class _Actors(Generic[S]):
         """End all actors."""
         for hand in list(self._alive):
             self.dismiss(hand)
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself tries for minutes, and then ends the process instead of raising."""
+    if address.startswith("ray://"):
+        raise SearchError(
+            f"address is {address!r}, for a client outside of the cluster; run the search on one of its machines, with "
+            "address='auto'."
+        )
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # such as auto, which Ray looks up in its files
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise SearchError(f"no Ray cluster at {address}: {error}. Start one with: ray start --head.") from error
 
 
 def _source_folders() -> list[str]:
