@@ -5,6 +5,7 @@ from evaluators.decoder_operators import LayerSizes, decoder_operators
 from evaluators.exclusive import BusyError, alone, computing
 from evaluators.latency import Latency, LatencyReport
 from evaluators.latency_comparison import LatencyComparison, compare_latency
+from evaluators.latency_table import LatencyTable, LatencyTableError
 from evaluators.macs import Macs
 from evaluators.multiple_choice import MultipleChoiceAccuracy, log_likelihoods
 from evaluators.operators import Operator
@@ -23,6 +24,8 @@ __all__ = [
     "Latency",
     "LatencyComparison",
     "LatencyReport",
+    "LatencyTable",
+    "LatencyTableError",
     "LayerSizes",
     "Macs",
     "Measurement",
