@@ -66,8 +66,13 @@ def plain(
     return [[next(options) for _ in question.choices] for question in questions]
 
 
-def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> float | None:
-    """Seconds of the harness on the same questions, its tokenization included; None where it is not installed."""
+def harness(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+) -> tuple[float, list[list[float]]] | None:
+    """Seconds of the harness on the same questions, its tokenization included, and its log-likelihood of every option.
+
+    None where it is not installed.
+    """
     try:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
@@ -91,8 +96,10 @@ def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question
         }
         wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=ROWS)
         started = time.perf_counter()
-        simple_evaluate(wrapped, tasks=[task], task_manager=TaskManager(), bootstrap_iters=0, verbosity="ERROR")
-        return time.perf_counter() - started
+        found = simple_evaluate(wrapped, tasks=[task], task_manager=TaskManager(), bootstrap_iters=0, log_samples=True)
+        seconds = time.perf_counter() - started
+    samples = sorted(found["samples"]["local_questions"], key=lambda sample: sample["doc_id"])
+    return seconds, [[float(likelihood) for likelihood, _ in sample["filtered_resps"]] for sample in samples]
 
 
 def generation(
@@ -169,7 +176,7 @@ def main() -> None:
     engine = [timed(partial(alone, subnet)) for subnet in subnets]
     sample = subnets[:: max(1, len(subnets) // given.sample)]
     plain_loop = [timed(lambda s=s: plain(s.model, tokenizer, questions)) for s in sample]  # type: ignore[misc]
-    harnessed = [harness(s.model, tokenizer, questions) for s in sample[:2]]
+    harnessed = [found for s in sample[:2] if (found := harness(s.model, tokenizer, questions))]
 
     scores = [alone.scores(s.model, tokenizer) for s in sample]
     expected = [scored for _, scored in plain_loop]
@@ -182,7 +189,7 @@ def main() -> None:
         "everything": everything / len(subnets),
         "no_racing_no_reuse": statistics.fmean(s for s, _ in engine),
         "plain": statistics.fmean(s for s, _ in plain_loop),
-        "harness": None if None in harnessed else statistics.fmean(filter(None, harnessed)),
+        "harness": statistics.fmean(s for s, _ in harnessed) if harnessed else None,
     }
     in_sample = statistics.fmean(s for s, _ in engine[:: max(1, len(subnets) // given.sample)])
     figures = {
@@ -190,6 +197,9 @@ def main() -> None:
         "speedup_vs_plain_no_racing_no_reuse": seconds["plain"] / in_sample,
         "speedup_vs_harness": seconds["harness"] and seconds["harness"] / seconds["everything"],
         "max_score_difference": max(max(differences(a, b)) for a, b in zip(scores, expected, strict=True)),
+        "max_difference_from_harness": max(
+            (max(differences(a, b)) for a, (_, b) in zip(scores, harnessed, strict=False)), default=None
+        ),
         "same_ranking": ranking(scores, questions) == ranking(expected, questions),
         "same_front": on_front([*front, *raced]) == on_front([*front, *full]),
         "dropped": sum(r.measurements[0].n < count for r in raced),
