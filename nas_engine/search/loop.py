@@ -116,8 +116,7 @@ class _Run(Generic[S]):
         if record is None:
             record = self.ledger.get(genome)
             if record is None:
-                record = self._evaluate(genome)
-                self.ledger.append(record)
+                record = self.ledger.append(self._evaluate(genome))
             self.records[record.genome] = record
             self._give_up_if_nothing_works()
             self._update_front(record)
