@@ -110,8 +110,8 @@ class _Run(Generic[S]):
             else:
                 found[record.genome] = record
                 yield self._arrived(record)
-        for record in self.executor.evaluate(missing, front) if missing else ():
-            self.ledger.append(record)
+        for measured in self.executor.evaluate(missing, front) if missing else ():
+            record = self.ledger.append(measured)  # what another process was faster with holds
             found[record.genome] = record
             yield self._arrived(record)
         self.records |= {key: found[key] for key in (tuple(genome.tolist()) for genome in genomes)}
