@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -110,8 +112,12 @@ class HarnessTask:
         from lm_eval.models.huggingface import HFLM
 
         with _quiet():
+            # A copy of the tokenizer, for the harness gives it a padding token where it has none.
+            lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, backend="causal")
+            for kind in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+                setattr(lm, kind, partial(getattr(lm, kind), disable_tqdm=True))
             results: dict[str, Any] = evaluate(
-                lm=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal"),
+                lm=lm,
                 task_dict=self._loaded,
                 limit=self.limit,
                 bootstrap_iters=_BOOTSTRAP_ITERATIONS,

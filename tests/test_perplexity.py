@@ -48,7 +48,7 @@ def test_standard_error_is_the_spread_over_samples_of_texts() -> None:
 
 def test_budget_and_memory_change_no_score(monkeypatch) -> None:
     model, asked = tiny_llama(), texts(20)
-    expected = Perplexity(asked, token_budget=4096).measure(model, tiny_tokenizer())
+    expected = Perplexity(asked, token_budget=400).measure(model, tiny_tokenizer())
     forward, tokens = type(model.model).forward, []
 
     def scarce(self, input_ids, **kwargs):
@@ -58,7 +58,7 @@ def test_budget_and_memory_change_no_score(monkeypatch) -> None:
         return forward(self, input_ids, **kwargs)
 
     monkeypatch.setattr(type(model.model), "forward", scarce)
-    perplexity = Perplexity(asked, token_budget=4096)
+    perplexity = Perplexity(asked, token_budget=400)
     assert perplexity.measure(model, tiny_tokenizer()).value == pytest.approx(expected.value, rel=1e-6)
     failed = sum(count > 100 for count in tokens)
     assert failed > 1
