@@ -9,7 +9,7 @@ from typing import Any, SupportsFloat, get_args
 
 from evaluators.checks import require_one_of
 from evaluators.fingerprint import function_fingerprint
-from evaluators.protocol import Direction, Measurement
+from evaluators.protocol import Direction, Measurement, Subnetwork
 
 
 class FunctionEvaluator:
@@ -50,6 +50,10 @@ class FunctionEvaluator:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, unit={self.unit!r}, direction={self.direction!r})"
+
+    def __call__(self, subnet: Subnetwork) -> Measurement:
+        """What the function says of `subnet`."""
+        raise NotImplementedError
 
     def settings(self) -> Mapping[str, Any]:
         """The version that the user gave, else a hash of the function; see `function_fingerprint`."""

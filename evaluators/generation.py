@@ -112,7 +112,7 @@ def _settings(
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], eos: int | list[int] | None, stop: Sequence[str]) -> str:
     ends = set(eos if isinstance(eos, list) else [eos])
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    text: str = tokenizer.decode(ids[:length], skip_special_tokens=True)
+    text = str(tokenizer.decode(ids[:length], skip_special_tokens=True))
     return text[: min((text.index(end) for end in stop if end in text), default=len(text))]
 
 
