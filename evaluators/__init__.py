@@ -2,7 +2,7 @@
 
 from evaluators.cost_model import CostModel, cost_model
 from evaluators.decoder_operators import LayerSizes, decoder_operators
-from evaluators.device import Device, DeviceError, device_names, load_device
+from evaluators.hardware import Device, DeviceError, device_names, load_device
 from evaluators.energy import HOROWITZ_45NM, Energy, EnergyCosts
 from evaluators.exact_match import ExactMatch
 from evaluators.footprint import KVCacheBytes, PeakMemory, WeightBytes

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from evaluators.device import Device, as_device
+from evaluators.hardware import Device, as_device
 from evaluators.operators import Operator
 from evaluators.protocol import Direction, Measurement, Subnetwork
 from evaluators.roofline import roofline_seconds
-from evaluators.workload import Phase, operators_of, require_workload
+from evaluators.phases import Phase, operators_of, require_workload
 
 
 @dataclass(frozen=True)

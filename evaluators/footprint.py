@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from evaluators.checks import require_at_least
 from evaluators.protocol import Direction, Measurement, Subnetwork
 from evaluators.stored import stored_bytes
-from evaluators.workload import Phase, operators_of, require_workload
+from evaluators.phases import Phase, operators_of, require_workload
 
 
 @dataclass(frozen=True)

@@ -160,4 +160,4 @@ def as_device(device: str | Path | Device) -> Device:
 
 
 def _shipped() -> Any:
-    return files("evaluators") / "devices"
+    return files("evaluators") / "datasheets"
