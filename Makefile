@@ -4,7 +4,7 @@ PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python
 # One thread a test worker: torch would otherwise start one a core in each of them.
 WORKERS ?= 2
 
-.PHONY: setup search test lint clean
+.PHONY: setup search test lint notebook clean
 
 setup: $(VENV)/.stamp
 
@@ -25,6 +25,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+notebook: setup
+	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

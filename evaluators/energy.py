@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from evaluators.hardware import Device, as_device
 from evaluators.operators import Operator
+from evaluators.phases import operators_of, require_workload
 from evaluators.protocol import Direction, Measurement, Subnetwork
 from evaluators.roofline import roofline_seconds
-from evaluators.phases import Phase, operators_of, require_workload
+from evaluators.workload import Phase
 
 
 @dataclass(frozen=True)

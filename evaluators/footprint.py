@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evaluators.checks import require_at_least
+from evaluators.phases import operators_of, require_workload
 from evaluators.protocol import Direction, Measurement, Subnetwork
 from evaluators.stored import stored_bytes
-from evaluators.phases import Phase, operators_of, require_workload
+from evaluators.workload import Phase
 
 
 @dataclass(frozen=True)

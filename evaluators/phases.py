@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 from evaluators.checks import require_at_least, require_one_of
 from evaluators.operators import Operator
 from evaluators.protocol import Subnetwork
-
-Phase = Literal["prefill", "decode"]
+from evaluators.workload import Phase
 
 
 def require_workload(batch: int, tokens: int, phase: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
@@ -23,11 +23,13 @@ class Measurement:
         value: in the evaluator's unit.
         stderr: standard error of `value`; 0 where it is computed and not sampled.
         n: how many samples `value` rests on; 1 where it is computed.
+        outcomes: for a raced accuracy, which of the n questions were answered rightly; see `evaluators.racing`.
     """
 
     value: float
     stderr: float = 0.0
     n: int = 1
+    outcomes: str = field(default="", repr=False)
 
 
 class Subnetwork(Protocol):
@@ -112,4 +114,30 @@ class Evaluator(Protocol):
 
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Measure `subnet`."""
+        ...
+
+
+class Session(Protocol):
+    """One batch of sub-networks under measurement, which may share what they have in common."""
+
+    def measure(self, position: int, rival: Measurement | None = None) -> Measurement:
+        """Measure the sub-network at `position`; positions come in ascending order, some may be left out.
+
+        Args:
+            rival: a measurement that it has to reach; an evaluator that races stops early where it will not.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchEvaluator(Evaluator, Protocol):
+    """An evaluator that measures sub-networks of a batch more cheaply together, with the same values."""
+
+    @property
+    def races(self) -> bool:
+        """Whether it makes use of rivals."""
+        ...
+
+    def session(self, subnets: Sequence[Subnetwork]) -> Session:
+        """Begin with `subnets`, all of one super-network, in the order of `evaluators.depth_first`."""
         ...

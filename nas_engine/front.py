@@ -73,7 +73,8 @@ class SearchResult(Generic[S]):
 
     Attributes:
         frame: one row a sub-network in the order of evaluation, indexed from 1: a column for every gene and objective,
-            `<objective>_stderr`, `on_front`, and `error`, empty unless the evaluation failed.
+            `<objective>_stderr`, `<objective>_n` (the samples that it rests on), `on_front`, and `error`, empty unless
+            the evaluation failed.
     """
 
     def __init__(self, supernet: Searched[S], objectives: Sequence[Objective], records: Sequence[Record]) -> None:
@@ -240,9 +241,17 @@ class SearchResult(Generic[S]):
             row: dict[str, object] = dict(self.supernet.space.configuration(record.genome))
             for i, name in enumerate(self._names):
                 m = record.measurements[i] if record.measurements else None
-                row |= {name: m.value if m else np.nan, f"{name}_stderr": m.stderr if m else np.nan}
+                row |= {
+                    name: m.value if m else np.nan,
+                    f"{name}_stderr": m.stderr if m else np.nan,
+                    f"{name}_n": m.n if m else 0,
+                }
             rows.append(row | {"error": record.error})
-        columns = [*self.supernet.space.names, *(c for n in self._names for c in (n, f"{n}_stderr")), "error"]
+        columns = [
+            *self.supernet.space.names,
+            *(f"{n}{what}" for n in self._names for what in ("", "_stderr", "_n")),
+            "error",
+        ]
         frame = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="evaluation"))
         measured = (frame["error"] == "").to_numpy()
         on_front = np.zeros(len(frame), dtype=bool)

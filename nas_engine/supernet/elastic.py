@@ -114,6 +114,8 @@ class ElasticLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, active_in) to (…, active_out)."""
+        if self._merges(x):
+            return F.linear(x, self._merged_weight(), self.active_bias)
         weight = self.matrix
         if self.active_in != self.in_features:
             weight = weight[:, : self.active_in]
@@ -126,6 +128,23 @@ class ElasticLinear(nn.Module):
         hidden = F.linear(self.dropout(x), lora_A)  # (…, active_rank)
         # One product that adds, instead of a product, a scaling and a sum: two fewer passes over the outputs.
         return torch.addmm(y.flatten(0, -2), hidden.flatten(0, -2), lora_B.T, alpha=self.scaling).view(y.shape)
+
+    def _merges(self, x: Tensor) -> bool:
+        """Whether adding the adapter to the weight costs less than applying it to every token of `x`.
+
+        Only where nothing is learned, and in fp32, in which both ways agree to rounding.
+        """
+        if self.lora_A is None or self.training or torch.is_grad_enabled() or x.dtype != torch.float32:
+            return False
+        tokens = x.numel() // x.shape[-1]
+        # Merging moves the whole weight besides its arithmetic: it has to be twice as cheap.
+        return tokens * (self.active_in + self.active_out) > 2 * self.active_in * self.active_out
+
+    def _merged_weight(self) -> Tensor:
+        """``W + s · B A``, shape (active_out, active_in)."""
+        assert self.lora_A is not None
+        lora_A = self.lora_A[: self.active_rank, : self.active_in]
+        return torch.addmm(self.active_weight.to(lora_A), self._active_lora_B, lora_A, alpha=self.scaling)
 
     @property
     def active_weight(self) -> Tensor:
@@ -149,10 +168,7 @@ class ElasticLinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Linear | Conv1D:
         """A plain layer of the active size and the original's class, with the adapter added: ``W + s · B A``."""
-        weight = self.active_weight.clone()
-        if self.lora_A is not None:
-            lora_A = self.lora_A[: self.active_rank, : self.active_in]
-            weight = torch.addmm(weight.to(lora_A), self._active_lora_B, lora_A, alpha=self.scaling).to(weight)
+        weight = self.active_weight.clone() if self.lora_A is None else self._merged_weight().to(self.weight)
         with torch.device("meta"):
             layer: nn.Linear | Conv1D = (
                 Conv1D(self.active_out, self.active_in)
