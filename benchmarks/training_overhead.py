@@ -51,6 +51,7 @@ def ours(quick: bool, space: SpaceTemplate, batches: list[dict[str, Tensor]], la
     """A super-network's step on a random sub-network, or on the largest at every step."""
     model, tokenizer = load(quick)
     supernet = SuperNetwork.from_pretrained(model, space, tokenizer, alpha=64.0)
+    supernet.order_by_importance(batches[:1])
     genomes = supernet.space.sample(np.random.default_rng(0), 1000)
     before = (lambda i: None) if largest else lambda i: supernet.activate_genome(genomes[i])
     return stepper(supernet.model, batches, before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def require_at_least(least: int, **values: object) -> None:
+def require_at_least(least: int, /, **values: object) -> None:
     """Check that each of `values` is an integer from `least` on.
 
     Raises:

@@ -5,42 +5,97 @@ The super-network itself is never timed. Times hold for the device, the threads 
 
 from __future__ import annotations
 
-import copy
-import platform
+import hashlib
+import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal, get_args
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from evaluators.checks import require_at_least, require_one_of
+from evaluators.checks import require_at_least
+from evaluators.devices import cpu_threads, device_name, dtype_named, require_device
+from evaluators.exclusive import alone
+from evaluators.latency_comparison import WAIT_SECONDS, require_repeats, time_in_turns
 from evaluators.protocol import Direction, Measurement, Subnetwork
-from evaluators.timing import Step, Timing, median_stderr, take_turns
+from evaluators.timing import Timing, median_stderr, ratios
+from evaluators.workload import Phase, Workload, require_cuda
 
-Phase = Literal["prefill", "decode"]
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """What was measured of one sub-network.
+
+    Args:
+        timing: its times.
+        reference: those of the reference, taken in turns with it; None where there is none.
+    """
+
+    timing: Timing
+    reference: Timing | None = None
+
+    @property
+    def median_ms(self) -> float:
+        """The median, in milliseconds."""
+        return 1e3 * self.timing.median
+
+    @property
+    def median_stderr_ms(self) -> float:
+        """The standard error of the median, in milliseconds."""
+        return 1e3 * self.timing.stderr
+
+    @property
+    def quartiles_ms(self) -> tuple[float, float]:
+        """The first and the third quartile, in milliseconds."""
+        first, third = self.timing.quartiles
+        return 1e3 * first, 1e3 * third
+
+    @property
+    def spread(self) -> float:
+        """The distance of the quartiles as a fraction of the median."""
+        return self.timing.spread
+
+    @property
+    def ratio(self) -> float | None:
+        """The time over the reference's: the median over rounds of the ratio within a round, in which the machine's
+        drift cancels. None without a reference.
+        """
+        return None if self.reference is None else statistics.median(ratios(self.timing, self.reference))
+
+    @property
+    def ratio_stderr(self) -> float | None:
+        """The standard error of `ratio`."""
+        return None if self.reference is None else median_stderr(ratios(self.timing, self.reference))
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Median time of a forward pass of the extracted sub-network, in milliseconds.
+    """Median time of a forward pass of the extracted sub-network: in milliseconds, or as a ratio to a reference.
+
+    Waits for other evaluations on the device to end, and keeps new ones from beginning meanwhile.
 
     Args:
         batch: sequences at once.
         tokens: length of each; in the decode phase, how many are cached.
-        phase: ``prefill`` reads `tokens` tokens into a cache and computes the last one's logits, as generation starts;
-            ``decode`` computes one token more after `tokens` cached ones.
+        phase: ``prefill`` or ``decode``, see `Workload`.
         repeats: timed runs; the value is their median.
         warmup: runs before, not timed.
         device: where to measure, such as ``cpu`` or ``cuda``.
+        threads: CPU threads while measuring; None leaves torch's setting.
+        dtype: what the extracted model is cast to, such as ``bfloat16``; None leaves it as it is.
+        cuda_graphs: capture the pass once and replay it; see `Workload`.
+        reference: a sub-network, usually ``supernet.largest``, or an extracted model; it takes turns with what is
+            measured, and the value is the ratio to it, which repeats far better than milliseconds. It is extracted
+            once and kept.
+        wait_seconds: how long to wait for other evaluations on the device to end.
         name: column name of the score.
 
     Raises:
-        ValueError: an argument out of range, or a device that this machine does not have.
+        ValueError: an argument out of range, a device that this machine does not have, an unknown dtype, CUDA graphs
+            on another device, or a reference model of another device or dtype.
     """
 
     batch: int = 1
@@ -49,16 +104,41 @@ class Latency:
     repeats: int = 10
     warmup: int = 2
     device: str = "cpu"
+    threads: int | None = None
+    dtype: str | None = None
+    cuda_graphs: bool = False
+    reference: Subnetwork | PreTrainedModel | None = None
+    wait_seconds: float = WAIT_SECONDS
     name: str = "latency"
     direction: Direction = "minimize"
-    unit: str = "ms"
+
+    alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_workload(self.batch, self.tokens, self.phase, self.repeats, self.warmup)
-        _require_device(self.device)
+        _ = self.workload
+        require_repeats(self.repeats, self.warmup)
+        if self.threads is not None:
+            require_at_least(1, threads=self.threads)
+        if self.dtype is not None:
+            dtype_named(self.dtype)
+        require_device(self.device)
+        if self.cuda_graphs:
+            require_cuda(torch.device(self.device))
+        if isinstance(self.reference, PreTrainedModel):
+            self._require_deployed(self.reference)
+
+    @property
+    def unit(self) -> str:
+        """``ms``, or ``× reference``."""
+        return "ms" if self.reference is None else "× reference"
+
+    @property
+    def workload(self) -> Workload:
+        """What is timed."""
+        return Workload(self.batch, self.tokens, self.phase, self.cuda_graphs)
 
     def settings(self) -> Mapping[str, Any]:
-        """The workload, the device by name, and the threads that torch uses."""
+        """The workload, the device by name, the threads that torch uses, the dtype, and the reference's sizes."""
         return {
             "batch": self.batch,
             "tokens": self.tokens,
@@ -66,165 +146,70 @@ class Latency:
             "repeats": self.repeats,
             "warmup": self.warmup,
             "device": device_name(torch.device(self.device)),
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads() if self.threads is None else self.threads,
+            "dtype": self.dtype or "as extracted",
+            "cuda_graphs": self.cuda_graphs,
+            "reference": None if self._kept_reference is None else _sizes_fingerprint(self._kept_reference),
         }
 
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Extract `subnet` and time it."""
-        timing = self.time(subnet)
-        return Measurement(value=1e3 * timing.median, stderr=1e3 * timing.stderr, n=self.repeats)
+        report = self.report(subnet)
+        if report.ratio is not None and report.ratio_stderr is not None:
+            return Measurement(report.ratio, report.ratio_stderr, self.repeats)
+        return Measurement(report.median_ms, report.median_stderr_ms, self.repeats)
 
     def time(self, subnet: Subnetwork) -> Timing:
-        """Every single time, from which median and quartiles follow.
+        """Every single time, as of `report`."""
+        return self.report(subnet).timing
+
+    def report(self, subnet: Subnetwork) -> LatencyReport:
+        """Median, quartiles, spread, and the ratio to the reference.
 
         Raises:
             ValueError: the workload is longer than the model can read.
+            BusyError: other evaluations still run on the device after `wait_seconds`.
         """
+        with alone(self.device, self.wait_seconds):
+            models = [self.deployed(subnet)]
+            if self._kept_reference is not None:
+                models.insert(0, self._kept_reference)
+            *reference, timing = self.time_models(models)
+        return LatencyReport(timing, *reference)
+
+    def deployed(self, subnet: Subnetwork) -> PreTrainedModel:
+        """`subnet` extracted, on the device and of the dtype that are measured."""
         device = torch.device(self.device)
-        # Moving a model moves its parameters in place: shared ones would leave the super-network's device.
-        model = subnet.extract(share_embeddings=subnet.model.device.type == device.type)
-        if model.device.type != device.type:
-            model.to(device)  # type: ignore[arg-type]  # transformers wraps it untyped
-        return _time([model], self.batch, self.tokens, self.phase, self.repeats, self.warmup)[0]
+        dtype = subnet.model.dtype if self.dtype is None else dtype_named(self.dtype)
+        # Parameters are moved and cast in place: shared ones would leave the super-network's device or dtype.
+        stays = _same(subnet.model.device, device) and subnet.model.dtype == dtype
+        model = subnet.extract(share_embeddings=stays)
+        if not stays:
+            model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers wraps it untyped
+        return model
+
+    def time_models(self, models: list[PreTrainedModel]) -> list[Timing]:
+        """Time models that are `deployed`, in turns. The caller is `alone` on the device."""
+        with cpu_threads(self.threads):
+            return time_in_turns(models, self.workload, self.repeats, self.warmup)
+
+    @cached_property
+    def _kept_reference(self) -> PreTrainedModel | None:
+        if self.reference is None or isinstance(self.reference, PreTrainedModel):
+            return self.reference
+        return self.deployed(self.reference)
+
+    def _require_deployed(self, model: PreTrainedModel) -> None:
+        if not _same(model.device, torch.device(self.device)):
+            raise ValueError(f"reference is on {model.device}, but device is {self.device!r}; move it there first.")
+        if self.dtype is not None and model.dtype != dtype_named(self.dtype):
+            raise ValueError(f"reference is of {model.dtype}, but dtype is {self.dtype!r}; cast it first.")
 
 
-@dataclass(frozen=True)
-class LatencyComparison:
-    """Several models timed in turns, the first being the reference.
-
-    Args:
-        timings: of each model; times with the same index come from the same round.
-    """
-
-    timings: tuple[Timing, ...]
-
-    @property
-    def medians(self) -> tuple[float, ...]:
-        """The median of each model, in milliseconds."""
-        return tuple(1e3 * timing.median for timing in self.timings)
-
-    @property
-    def stderrs(self) -> tuple[float, ...]:
-        """The standard error of each median, in milliseconds."""
-        return tuple(1e3 * timing.stderr for timing in self.timings)
-
-    @property
-    def speedups(self) -> tuple[float, ...]:
-        """How many times as fast as the first model each one is: the median over rounds of the ratio within a round, in
-        which the machine's drift cancels.
-        """
-        return tuple(statistics.median(ratios) for ratios in self._ratios())
-
-    @property
-    def speedup_stderrs(self) -> tuple[float, ...]:
-        """The standard error of each speed-up."""
-        return tuple(median_stderr(ratios) for ratios in self._ratios())
-
-    def _ratios(self) -> list[list[float]]:
-        reference = self.timings[0].seconds
-        return [[r / s for r, s in zip(reference, timing.seconds, strict=True)] for timing in self.timings]
+def _same(device: torch.device, wanted: torch.device) -> bool:
+    return device.type == wanted.type and wanted.index in (None, device.index)
 
 
-def compare_latency(
-    models: Sequence[PreTrainedModel],
-    batch: int = 1,
-    tokens: int = 128,
-    phase: Phase = "prefill",
-    repeats: int = 20,
-    warmup: int = 3,
-) -> LatencyComparison:
-    """Time `models` in turns (A B C, A B C, …), where they are; the first is the reference.
-
-    Args:
-        models: on one device, in evaluation mode.
-        batch: sequences at once.
-        tokens: length of each; in the decode phase, how many are cached.
-        phase: as of `Latency`.
-        repeats: timed rounds.
-        warmup: rounds before, not timed.
-
-    Raises:
-        ValueError: an argument out of range, no model, models on different devices or in training mode, or a workload
-            longer than a model can read.
-    """
-    _require_workload(batch, tokens, phase, repeats, warmup)
-    if not models:
-        raise ValueError("models is empty; give at least one, the reference first.")
-    devices = sorted({str(model.device) for model in models})
-    if len(devices) > 1:
-        raise ValueError(f"models are on {' and '.join(devices)}; move them to one device to compare them.")
-    return LatencyComparison(tuple(_time(models, batch, tokens, phase, repeats, warmup)))
-
-
-def device_name(device: torch.device) -> str:
-    """The device as its maker calls it, such as ``AMD EPYC 7B13`` or ``NVIDIA H100 80GB HBM3``."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return device.type
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
-
-
-@torch.inference_mode()
-def _time(
-    models: Sequence[PreTrainedModel], batch: int, tokens: int, phase: Phase, repeats: int, warmup: int
-) -> list[Timing]:
-    positions = tokens + (phase == "decode")
-    for model in models:
-        most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if most is not None and positions > most:
-            raise ValueError(f"tokens is {tokens}, but the model reads {most} positions at most; give fewer tokens.")
-        if model.training:
-            raise ValueError("a model is in training mode, which is not how it is deployed; call model.eval() first.")
-    step_of: Callable[..., Step] = _prefill if phase == "prefill" else _decode
-    steps = [step_of(model, _input_ids(model, batch, tokens)) for model in models]
-    return take_turns(steps, repeats, warmup, _synchronizer(models[0].device))
-
-
-def _prefill(model: PreTrainedModel, input_ids: Tensor) -> Step:
-    run = partial(model, input_ids=input_ids, use_cache=True, logits_to_keep=1)
-    return lambda: run
-
-
-def _decode(model: PreTrainedModel, input_ids: Tensor) -> Step:
-    filled = DynamicCache(config=model.config)
-    model(input_ids=input_ids, past_key_values=filled, use_cache=True, logits_to_keep=1)
-    token = input_ids[:, -1:]
-    return lambda: partial(model, input_ids=token, past_key_values=_branch(filled), use_cache=True, logits_to_keep=1)
-
-
-def _branch(cache: Cache) -> Cache:
-    """The same cached tokens; what is added to the branch leaves `cache` as it is, for layers grow by concatenation."""
-    branch = copy.copy(cache)
-    branch.layers = [copy.copy(layer) for layer in cache.layers]
-    return branch
-
-
-def _input_ids(model: PreTrainedModel, batch: int, tokens: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.config.get_text_config().vocab_size
-    return torch.randint(vocabulary, (batch, tokens), generator=generator).to(model.device)
-
-
-def _synchronizer(device: torch.device) -> Callable[[], object]:
-    return (lambda: None) if device.type == "cpu" else partial(torch.accelerator.synchronize, device)
-
-
-def _require_workload(batch: int, tokens: int, phase: str, repeats: int, warmup: int) -> None:
-    require_at_least(1, batch=batch, tokens=tokens)
-    require_at_least(2, repeats=repeats)
-    require_at_least(0, warmup=warmup)
-    require_one_of(get_args(Phase), phase=phase)
-
-
-def _require_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device is {device!r}, which cannot be used here ({reason}); choose another.") from error
+def _sizes_fingerprint(model: PreTrainedModel) -> str:
+    shapes = [(name, list(parameter.shape), str(parameter.dtype)) for name, parameter in model.named_parameters()]
+    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.decoder_operators import LayerSizes
 from evaluators.operators import Operator
 
 Direction = Literal["minimize", "maximize"]
@@ -21,11 +23,13 @@ class Measurement:
         value: in the evaluator's unit.
         stderr: standard error of `value`; 0 where it is computed and not sampled.
         n: how many samples `value` rests on; 1 where it is computed.
+        outcomes: for a raced accuracy, which of the n questions were answered rightly; see `evaluators.racing`.
     """
 
     value: float
     stderr: float = 0.0
     n: int = 1
+    outcomes: str = ""
 
 
 class Subnetwork(Protocol):
@@ -44,6 +48,21 @@ class Subnetwork(Protocol):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that the model was trained with."""
+        ...
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers of `model`, the same modules for all sub-networks of a super-network."""
+        ...
+
+    @property
+    def layer_signatures(self) -> tuple[tuple[int | float, ...], ...]:
+        """What is active in each layer: layers with equal signatures at the same place compute the same."""
+        ...
+
+    @property
+    def layer_sizes(self) -> tuple[LayerSizes, ...]:
+        """The active sizes of each layer."""
         ...
 
     def extract(self, share_embeddings: bool = False) -> PreTrainedModel:
@@ -66,7 +85,13 @@ class Subnetwork(Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Scores sub-networks: a callable with a name, a direction and a unit."""
+    """Scores sub-networks: a callable with a name, a direction and a unit.
+
+    An evaluator may also say, by attributes that count as False where they are missing:
+
+    - ``computed``: the score follows from sizes alone, without data or a clock; drivers may ask for many of them.
+    - ``alone``: nothing else may run on the machine while it measures.
+    """
 
     @property
     def name(self) -> str:
@@ -89,4 +114,30 @@ class Evaluator(Protocol):
 
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Measure `subnet`."""
+        ...
+
+
+class Session(Protocol):
+    """One batch of sub-networks under measurement, which may share what they have in common."""
+
+    def measure(self, position: int, rival: Measurement | None = None) -> Measurement:
+        """Measure the sub-network at `position`; positions come in ascending order, some may be left out.
+
+        Args:
+            rival: a measurement that it has to reach; an evaluator that races stops early where it will not.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchEvaluator(Evaluator, Protocol):
+    """An evaluator that measures sub-networks of a batch more cheaply together, with the same values."""
+
+    @property
+    def races(self) -> bool:
+        """Whether it makes use of rivals."""
+        ...
+
+    def session(self, subnets: Sequence[Subnetwork]) -> Session:
+        """Begin with `subnets`, all of one super-network, in the order of `evaluators.depth_first`."""
         ...

@@ -94,6 +94,14 @@ class SearchSpace:
         """Every gene at its middle value, the papers' heuristic sub-network (Shears, section 3)."""
         return np.array([gene.median_index for gene in self.genes], dtype=np.int64)
 
+    def genes_by_layer(self, layers: int) -> tuple[tuple[str, ...], ...]:
+        """The names of the genes that move each of a model's first `layers` layers, in the genome's order."""
+        moved = [{int(module.split(".")[1]) for module in gene.modules} for gene in self.genes]
+        return tuple(
+            tuple(gene.name for gene, where in zip(self.genes, moved, strict=True) if layer in where)
+            for layer in range(layers)
+        )
+
     def sample(self, rng: np.random.Generator, count: int = 1) -> Genome:
         """Genomes drawn uniformly at random, shape (count, genes); repeats may occur."""
         return rng.integers(0, self.cardinalities, size=(count, len(self)), dtype=np.int64)

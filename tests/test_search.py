@@ -6,11 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
 
-from evaluators import Measurement
+from evaluators import BusyError, Measurement
 from nas_engine.search import DRIVERS, LedgerError, SearchError
 from nas_engine.search.loop import search
 from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
@@ -141,6 +142,34 @@ def test_failed_evaluation_is_marked_and_the_search_goes_on(driver: str, how, me
     assert not failed["on_front"].any()
 
 
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_evaluation_that_outlasts_its_limit_fails_alone(in_thread: bool) -> None:
+    def waiting():
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            time.sleep(0.01)
+
+    arguments = {"evaluators": [Failing(waiting), Cost()], "evaluations": 12, "time_limit_seconds": 0.2}
+    if in_thread:
+        with ThreadPoolExecutor(1) as pool:
+            result = pool.submit(run, **arguments).result()
+    else:
+        result = run(**arguments)
+    failed = result.frame[result.frame["error"] != ""]
+    assert len(result) == 12
+    assert 0 < len(failed) < 12
+    assert (failed["error"] == "accuracy: TimeLimitError: took longer than the 0.2 s allowed").all()
+
+
+def test_search_that_cannot_time_stops_instead_of_failing_subnetworks(tmp_path) -> None:
+    def busy():
+        raise BusyError("other evaluations still run on cpu")
+
+    with pytest.raises(SearchError, match="accuracy cannot be measured: other evaluations still run"):
+        run(evaluators=[Failing(busy), Cost()], storage=tmp_path)
+    assert (run(evaluators=[Quality(), Cost()], storage=tmp_path).frame["error"] == "").all()
+
+
 def test_search_in_which_everything_fails_says_so() -> None:
     with pytest.raises(SearchError, match="first 10 evaluations all failed.*no memory left"):
         run(evaluators=[Failing(raising, None), Cost()])
@@ -154,6 +183,7 @@ def test_search_in_which_everything_fails_says_so() -> None:
         ({"evaluators": [Cost("on_front")]}, "'on_front', which is another column's"),
         ({"evaluators": [Cost(direction="down")]}, "direction of latency is 'down'"),
         ({"evaluations": 0}, "evaluations is 0"),
+        ({"time_limit_seconds": 0}, "time_limit_seconds is 0"),
         ({"driver": "genetic"}, "'genetic'; choose one of"),
     ],
 )

@@ -114,3 +114,14 @@ def test_fingerprint_changes_with_adapters_scale_and_base() -> None:
     }
     assert len(prints) == 5
     assert supernetwork(tiny_llama()).fingerprint() in prints
+
+
+def test_layers_with_equal_signatures_are_those_whose_genes_agree() -> None:
+    supernet = supernetwork(tiny_llama())
+    space = supernet.space
+    whole = supernet.largest
+    other = supernet.subnetwork(space.configuration(space.largest) | {"layers.1.mlp.width": 24})
+    agree = [a == b for a, b in zip(whole.layer_signatures, other.layer_signatures, strict=True)]
+    assert agree == [True, False, True]
+    assert [sizes.intermediate_size for sizes in other.layer_sizes] == [48, 24, 48]
+    assert whole.layers == other.layers == tuple(supernet.model.model.layers)

@@ -130,6 +130,7 @@ class Ledger:
             "genome": list(record.genome),
             "stderr": [m.stderr for m in record.measurements],
             "n": [m.n for m in record.measurements],
+            "outcomes": [m.outcomes for m in record.measurements],
             "error": record.error,
         }
         trial = create_trial(
@@ -197,7 +198,9 @@ def read_ledger(storage: Storage, study: str = SEARCH_STUDY) -> LedgerContents:
 def _record(trial: FrozenTrial, where: Storage) -> Record:
     attributes = trial.user_attrs
     try:
-        measured = zip(trial.values or (), attributes["stderr"], attributes["n"], strict=True)
+        values = trial.values or ()
+        outcomes = attributes.get("outcomes") or [""] * len(values)
+        measured = zip(values, attributes["stderr"], attributes["n"], outcomes, strict=True)
         measurements = tuple(Measurement(*entry) for entry in measured)
         return Record(tuple(attributes["genome"]), measurements, attributes["error"])
     except (KeyError, TypeError, ValueError) as error:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
+
+# What a switch of sub-networks sets, thousands of times a search.
+_SIZES = frozenset({"active_in", "active_out", "active_parts", "active_rank", "_active_parts", "_rows"})
 
 
 class ElasticLinear(nn.Module):
@@ -67,6 +71,13 @@ class ElasticLinear(nn.Module):
             self.register_parameter("lora_A", None)
             self.register_parameter("lora_B", None)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Sizes skip torch's search for parameters and modules, which costs more than everything else in a switch.
+        if name in _SIZES:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def active_parts(self) -> tuple[int, ...]:
         """How many outputs of each part are active."""
@@ -82,6 +93,10 @@ class ElasticLinear(nn.Module):
             if sizes == self.parts
             else tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
         )
+
+    def set_rank(self, rank: int) -> None:
+        """Make the first `rank` ranks active."""
+        self.active_rank = rank
 
     @property
     def active_out(self) -> int:
@@ -99,6 +114,8 @@ class ElasticLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, active_in) to (…, active_out)."""
+        if self._merges(x):
+            return F.linear(x, self._merged_weight(), self.active_bias)
         weight = self.matrix
         if self.active_in != self.in_features:
             weight = weight[:, : self.active_in]
@@ -111,6 +128,23 @@ class ElasticLinear(nn.Module):
         hidden = F.linear(self.dropout(x), lora_A)  # (…, active_rank)
         # One product that adds, instead of a product, a scaling and a sum: two fewer passes over the outputs.
         return torch.addmm(y.flatten(0, -2), hidden.flatten(0, -2), lora_B.T, alpha=self.scaling).view(y.shape)
+
+    def _merges(self, x: Tensor) -> bool:
+        """Whether adding the adapter to the weight costs less than applying it to every token of `x`.
+
+        Only where nothing is learned, and in fp32, in which both ways agree to rounding.
+        """
+        if self.lora_A is None or self.training or torch.is_grad_enabled() or x.dtype != torch.float32:
+            return False
+        tokens = x.numel() // x.shape[-1]
+        # Merging moves the whole weight besides its arithmetic: it has to be twice as cheap.
+        return tokens * (self.active_in + self.active_out) > 2 * self.active_in * self.active_out
+
+    def _merged_weight(self) -> Tensor:
+        """``W + s · B A``, shape (active_out, active_in)."""
+        assert self.lora_A is not None
+        lora_A = self.lora_A[: self.active_rank, : self.active_in]
+        return torch.addmm(self.active_weight.to(lora_A), self._active_lora_B, lora_A, alpha=self.scaling)
 
     @property
     def active_weight(self) -> Tensor:
@@ -134,10 +168,7 @@ class ElasticLinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Linear | Conv1D:
         """A plain layer of the active size and the original's class, with the adapter added: ``W + s · B A``."""
-        weight = self.active_weight.clone()
-        if self.lora_A is not None:
-            lora_A = self.lora_A[: self.active_rank, : self.active_in]
-            weight = torch.addmm(weight.to(lora_A), self._active_lora_B, lora_A, alpha=self.scaling).to(weight)
+        weight = self.active_weight.clone() if self.lora_A is None else self._merged_weight().to(self.weight)
         with torch.device("meta"):
             layer: nn.Linear | Conv1D = (
                 Conv1D(self.active_out, self.active_in)

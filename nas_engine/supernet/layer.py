@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import accumulate
 from typing import Literal
 
@@ -52,6 +53,7 @@ class ElasticLayer:
         self.full_width = inputs_of(module.get_submodule(family.projections["down"]))
         self.heads, self.width = self.full_heads, self.full_width
         self.kept: dict[Block, bool] = {"attention": True, "mlp": True}
+        self._writers: dict[Unit, list[tuple[str, ElasticLinear]]] = {"heads": [], "channels": []}  # outputs are units
         self._head_bias: runtime.HeadBias | None = None
 
     @property
@@ -84,13 +86,14 @@ class ElasticLayer:
         base = owner.get_submodule(attribute)
         self.linears[name] = ElasticLinear(base, rank, alpha, dropout, generator, parts)  # type: ignore[arg-type]
         setattr(owner, attribute, self.linears[name])
+        if name not in _READERS:
+            self._writers[_unit(self.family, name)].append((name, self.linears[name]))
 
     def set_heads(self, heads: int) -> None:
         """Make the first `heads` query heads active, with their KV heads; attention must be elastic."""
         self.heads = heads
-        for name, linear in self.linears.items():
-            if _unit(self.family, name) == "heads" and name not in _READERS:
-                linear.active_parts = self._parts(name, heads // self.group, self.width)
+        for name, linear in self._writers["heads"]:
+            linear.active_parts = self._parts(name, heads // self.group, self.width)
         self.linears["o"].active_in = heads * self.head_size
         for path, value in self.head_attributes.items():
             runtime.set_attribute(self.module, path, value)
@@ -100,21 +103,23 @@ class ElasticLayer:
     def set_width(self, channels: int) -> None:
         """Make the first `channels` of the MLP active; it must be elastic."""
         self.width = channels
-        for name, linear in self.linears.items():
-            if _unit(self.family, name) == "channels" and name not in _READERS:
-                linear.active_parts = self._parts(name, self.heads // self.group, channels)
+        for name, linear in self._writers["channels"]:
+            linear.active_parts = self._parts(name, self.heads // self.group, channels)
         self.linears["down"].active_in = channels
 
-    def set_kept(self, block: Block, kept: bool) -> None:
+    def set_kept(self, block: Block, kept: bool | int) -> None:
         """Leave a block out, or take it back in."""
-        self.kept[block] = kept
-        for bypass in self.bypasses(block):
-            module = self.module.get_submodule(bypass.module)
+        self.kept[block] = bool(kept)
+        for module, stand_in in self._stand_ins(block):
             if kept:
                 module.__dict__.pop("forward", None)
             else:
                 # An attribute of the instance hides the class's method: the module keeps its place and its weights.
-                module.__dict__["forward"] = self.bypass(block, bypass).forward
+                module.__dict__["forward"] = stand_in.forward
+
+    @cache  # noqa: B019  # a layer lives as long as its super-network
+    def _stand_ins(self, block: Block) -> list[tuple[nn.Module, runtime.Bypass]]:
+        return [(self.module.get_submodule(b.module), self.bypass(block, b)) for b in self.bypasses(block)]
 
     def bypasses(self, block: Block) -> tuple[Bypass, ...]:
         """What stands in for `block` where it is left out."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators import Operator, decoder_operators
+from evaluators import LayerSizes, Operator, decoder_operators
 from nas_engine.supernet.extraction import extract
 from nas_engine.supernet.peft_export import save_adapter
 from search_spaces import Value
@@ -47,6 +48,25 @@ class Subnetwork:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The super-network's tokenizer."""
         return self._supernet.tokenizer
+
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The layers of `model`, the same modules for all sub-networks of a super-network."""
+        return tuple(layer.module for layer in self._supernet.layers)
+
+    @property
+    def layer_signatures(self) -> tuple[tuple[Value, ...], ...]:
+        """The value of every gene that moves a layer, by layer."""
+        return tuple(
+            tuple(self._configuration[name] for name in names)
+            for names in self._supernet.space.genes_by_layer(len(self._supernet.layers))
+        )
+
+    @property
+    def layer_sizes(self) -> tuple[LayerSizes, ...]:
+        """The active sizes of each layer."""
+        self._supernet.activate(self._configuration)
+        return tuple(layer.sizes for layer in self._supernet.layers)
 
     def extract(self, share_embeddings: bool = False) -> PreTrainedModel:
         """A physically smaller Hugging Face model of its own, adapters merged.

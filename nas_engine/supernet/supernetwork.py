@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy.typing as npt
@@ -81,6 +82,7 @@ class SuperNetwork:
         modules = model.get_submodule(self.family.layers).children()
         self.layers = [ElasticLayer(self.family, i, module, model.config) for i, module in enumerate(modules)]
         self.elastic_linears = self._make_elastic()
+        self._resizers = {choice.name: self._resizers_of(choice) for choice in space.choices}
         self._genome: tuple[int, ...] | None = None  # what is active; only changed genes are applied
         for choice in space.fixed:
             self._apply(choice, choice.values[0])
@@ -336,17 +338,21 @@ class SuperNetwork:
         }
 
     def _apply(self, choice: Choice, value: Value) -> None:
-        size = int(value)
+        for resize in self._resizers[choice.name]:
+            resize(int(value))
+
+    def _resizers_of(self, choice: Choice) -> list[Callable[[int], None]]:
+        """What a value of `choice` is given to, looked up once: a search switches thousands of times."""
         if choice.dimension == RANK:
-            for module in choice.modules:
-                self.elastic_linears[module].active_rank = size
-            return
+            return [self.elastic_linears[module].set_rank for module in choice.modules]
+        resizers: list[Callable[[int], None]] = []
         for module in choice.modules:
             _, index, name = module.split(".")
             layer = self.layers[int(index)]
             if choice.dimension == SKIP:
-                layer.set_kept("attention" if name == "attention" else "mlp", bool(size))
+                resizers.append(partial(layer.set_kept, "attention" if name == "attention" else "mlp"))
             elif choice.dimension == HEADS and name == "o":
-                layer.set_heads(size)
+                resizers.append(layer.set_heads)
             elif choice.dimension == WIDTH and name == "down":
-                layer.set_width(size)
+                resizers.append(layer.set_width)
+        return resizers

@@ -14,9 +14,10 @@ from nas_engine.training.strategies import genomes_of_batch
 class SubnetworkSampler(TrainerCallback):
     """Activates a sub-network drawn uniformly at random for every micro-batch of a `Trainer`.
 
-    One that leaves out every adapter has nothing to train; the largest takes its turn. Between steps the largest sub-network is active, so that evaluation and checkpoints see it. What is drawn depends
-    on the seed and the step alone: a run resumed from a checkpoint draws what it would have drawn. Order the
-    super-network first (`SuperNetwork.order_by_importance`), in a resumed process too.
+    One that leaves out every adapter has nothing to train; the largest takes its turn. Between steps the largest
+    sub-network is active, so that evaluation and checkpoints see it. What is drawn depends on the seed and the step
+    alone: a run resumed from a checkpoint draws what it would have drawn. Order the super-network first
+    (`SuperNetwork.order_by_importance`), in a resumed process too.
 
         trainer = Trainer(supernet.model, arguments, train_dataset=..., callbacks=[SubnetworkSampler(supernet)])
 
