@@ -6,35 +6,40 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pymoo.indicators.hv import HV
-from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
-from evaluators import Direction
+from evaluators import Direction, Evaluator, Question
 from evaluators import Subnetwork as SubnetworkProtocol
-from nas_engine import plots
+from nas_engine import exports, plots
+from nas_engine.confirmation import ConfirmedFront, confirm
+from nas_engine.dominance import non_dominated
+from nas_engine.importance import gene_importance, layer_table
 from nas_engine.search.errors import SelectionError
-from nas_engine.search.ledger import Record
+from nas_engine.search.ledger import LedgerContents, Record, Storage, read_ledger
 from search_spaces import Configuration, SearchSpace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from optuna.importance import BaseImportanceEvaluator
 
 S = TypeVar("S", bound=SubnetworkProtocol, covariant=True)
+Rows = Literal["front", "all"]
 _REFERENCE = re.compile(r"\breference\.(\w+)")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A column to be made small or large."""
+    """A column to be made small or large, or one that only bounds where it is not `optimized`."""
 
     name: str
     direction: Direction
     unit: str
+    optimized: bool = True
 
     @property
     def sign(self) -> float:
@@ -50,17 +55,13 @@ class Searched(Protocol[S]):
         """Its genes."""
         ...
 
+    def fingerprint(self) -> str:
+        """Changes whenever a sub-network's scores may."""
+        ...
+
     def subnetwork(self, configuration: Configuration) -> S:
         """The sub-network of a row."""
         ...
-
-
-def non_dominated(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which rows no other row dominates, shape (rows,); `values` of shape (rows, objectives) are to be minimized."""
-    mask = np.zeros(len(values), dtype=bool)
-    if len(values):
-        mask[NonDominatedSorting().do(values, only_non_dominated_front=True)] = True
-    return mask
 
 
 class SearchResult(Generic[S]):
@@ -70,6 +71,7 @@ class SearchResult(Generic[S]):
         supernet: gives the sub-networks of rows.
         objectives: the evaluators' columns.
         records: in the order of evaluation.
+        storage: where its ledger is; `confirm` keeps its measurements there too.
 
     Attributes:
         frame: one row a sub-network in the order of evaluation, indexed from 1: a column for every gene and objective,
@@ -77,9 +79,36 @@ class SearchResult(Generic[S]):
             the evaluation failed.
     """
 
-    def __init__(self, supernet: Searched[S], objectives: Sequence[Objective], records: Sequence[Record]) -> None:
+    def __init__(
+        self,
+        supernet: Searched[S],
+        objectives: Sequence[Objective],
+        records: Sequence[Record],
+        storage: Storage = None,
+    ) -> None:
         self.supernet, self.objectives = supernet, tuple(objectives)
+        self.records, self.storage = tuple(records), storage
         self.frame = self._table(records)
+
+    @classmethod
+    def load(cls, storage: str | Path, supernet: Searched[S] | None = None) -> SearchResult[S]:
+        """A search as its ledger or a file of `to_json` holds it, its rows in the order in which they were measured.
+
+        Args:
+            storage: the run folder or database URL that the search was given, or a ``.json`` file.
+            supernet: the one that was searched; without it there are the table, the front and the figures, and no
+                sub-networks.
+
+        Raises:
+            LedgerError: nothing to read there, or another super-network's.
+        """
+        saved = exports.read_json(storage) if str(storage).endswith(".json") else read_ledger(storage)
+        if supernet is not None:
+            exports.require_same(saved, supernet.space, supernet.fingerprint(), storage)
+        searched = exports.WithoutSupernet(saved.space, saved.model) if supernet is None else supernet
+        objectives = [Objective(*described) for described in saved.objectives]
+        is_file = str(storage).endswith(".json")
+        return cls(searched, objectives, saved.records, storage=None if is_file else storage)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -125,6 +154,20 @@ class SearchResult(Generic[S]):
         ideal, nadir = self._anchors()
         point = nadir + 0.1 * (nadir - ideal)
         return {o.name: o.sign * float(x) for o, x in zip(self.objectives, point, strict=True)}
+
+    def scale(self) -> dict[str, tuple[float, float]]:
+        """The better and the worse of the largest and the smallest sub-network in each objective: 0 and 1 of the
+        hypervolume's axes.
+
+        Raises:
+            SelectionError: the evaluation of one of them failed.
+        """
+        ends = zip(*self._anchors(), strict=True)
+        objectives = [o for o in self.objectives if o.optimized]
+        return {
+            o.name: (o.sign * float(ideal), o.sign * float(nadir))
+            for o, (ideal, nadir) in zip(objectives, ends, strict=True)
+        }
 
     def hypervolume(self, reference_point: dict[str, float] | None = None) -> pd.Series:
         """The hypervolume dominated after each evaluation, indexed as `frame`.
@@ -211,21 +254,87 @@ class SearchResult(Generic[S]):
         Raises:
             SelectionError: an unknown objective.
         """
-        by_name = {o.name: o for o in self.objectives}
-        for name in (x, y):
-            if name not in by_name:
-                raise SelectionError(f"{name!r} is no objective; choose from {', '.join(by_name)}.")
         rows = self.frame[self.frame["error"] == ""]
-        return plots.plot_front(rows, by_name[x], by_name[y], self.reference, chosen, ax)
+        return plots.plot_front(rows, self._objective(x), self._objective(y), self.reference, chosen, ax)
 
     def plot_hypervolume(self, ax: Axes | None = None) -> Axes:
-        """Draw the hypervolume over evaluations."""
-        return plots.plot_hypervolume(self.hypervolume(), ax)
+        """Draw the hypervolume over evaluations, measured from `reference_point`."""
+        return plots.plot_hypervolume(self.hypervolume(), ax, self.reference_point(), self.objectives)
 
-    def to_csv(self, path: str | Path) -> Path:
-        """Write the front as CSV, the evaluation's number first."""
-        self.front.drop(columns=["error", "on_front"]).to_csv(path, index_label="evaluation")
+    def gene_importance(self, objective: str, evaluator: BaseImportanceEvaluator | None = None) -> pd.Series:
+        """How much each gene moves an objective among the rows of this search; see `nas_engine.importance`.
+
+        Args:
+            objective: its name.
+            evaluator: any of Optuna's importance evaluators; None takes the default of `nas_engine.importance`.
+
+        Returns:
+            Shares by gene name that add up to 1, the largest first.
+
+        Raises:
+            SelectionError: an unknown objective, or too few rows.
+        """
+        objective = self._objective(objective).name
+        return gene_importance(self.frame, self.supernet.space, objective, evaluator)
+
+    def plot_importance(
+        self, objective: str, ax: Axes | None = None, evaluator: BaseImportanceEvaluator | None = None
+    ) -> Axes:
+        """Draw `gene_importance` as a map of dimension by layer."""
+        shares = self.gene_importance(objective, evaluator)
+        return plots.plot_importance(layer_table(shares, self.supernet.space), objective, ax)
+
+    def confirm(
+        self,
+        held_out: Evaluator | Sequence[Evaluator] | Sequence[Question],
+        storage: Storage = None,
+        progress: bool = True,
+    ) -> ConfirmedFront[S]:
+        """Measure the front again on held-out data, and see which of its rows still are on it.
+
+        Every measurement is kept beside the search's ledger: killed and called again, it goes on where it was.
+
+        Args:
+            held_out: evaluators named as the objectives that they measure again, or questions for the objective
+                `accuracy`; the other objectives keep the search's values.
+            storage: where to keep the measurements; None keeps them in the search's own storage.
+            progress: show a bar.
+
+        Raises:
+            SelectionError: an evaluator that belongs to no objective, or a result opened without its super-network.
+            LedgerError: the storage cannot be written.
+        """
+        return confirm(self, held_out, storage or self.storage, progress)
+
+    def to_csv(self, path: str | Path, rows: Rows = "front") -> Path:
+        """Write the front, or all rows, as CSV, the evaluation's number first."""
+        self._exported(rows).to_csv(path, index_label="evaluation")
         return Path(path)
+
+    def to_parquet(self, path: str | Path, rows: Rows = "all") -> Path:
+        """Write all rows, or the front, as Parquet, the evaluation's number as index.
+
+        Raises:
+            SelectionError: pyarrow is not installed.
+        """
+        return exports.write_parquet(self._exported(rows), path)
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write everything as JSON: space, objectives and records, from which `load` makes the result again."""
+        objectives = tuple((o.name, o.direction, o.unit) for o in self.objectives)
+        saved = LedgerContents(self.supernet.space, self.supernet.fingerprint(), objectives, self.records)
+        return exports.write_json(saved, path)
+
+    def _exported(self, rows: Rows) -> pd.DataFrame:
+        if rows not in ("front", "all"):
+            raise SelectionError(f"rows is {rows!r}; choose 'front' or 'all'.")
+        return self.frame if rows == "all" else self.front.drop(columns=["error", "on_front"])
+
+    def _objective(self, name: str) -> Objective:
+        by_name = {o.name: o for o in self.objectives}
+        if name not in by_name:
+            raise SelectionError(f"{name!r} is no objective; choose from {', '.join(by_name)}.")
+        return by_name[name]
 
     @property
     def _names(self) -> list[str]:

@@ -125,7 +125,7 @@ class _Run(Generic[S]):
 
     def result(self) -> SearchResult[S]:
         objectives = [Objective(e.name, e.direction, e.unit) for e in self.evaluators]
-        return SearchResult(self.supernet, objectives, list(self.records.values()))
+        return SearchResult(self.supernet, objectives, list(self.records.values()), storage=self.ledger.storage)
 
     def _arrived(self, record: Record) -> Record:
         self._give_up_if_nothing_works(record)
