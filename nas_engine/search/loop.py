@@ -17,7 +17,7 @@ from evaluators import Evaluator, Measurement
 from evaluators import Subnetwork as SubnetworkProtocol
 from nas_engine.front import Objective, SearchResult
 from nas_engine.progress import progress_bar
-from nas_engine.search.driver import Objectives
+from nas_engine.search.driver import DriverProblem, Objectives
 from nas_engine.search.drivers import DriverFactory, make_driver
 from nas_engine.search.errors import SearchError
 from nas_engine.search.ledger import Ledger, Record
@@ -76,7 +76,8 @@ def search(
         LedgerError: the storage cannot be written, or belongs to another search.
     """
     _check(supernet.space, evaluators, evaluations)
-    chosen = make_driver(driver, supernet.space, len(evaluators), population, seed)
+    problem = DriverProblem(supernet.space, len(evaluators), population, seed, evaluations=evaluations)
+    chosen = make_driver(driver, problem)
     ledger = Ledger(storage, supernet.space, supernet.fingerprint(), evaluators)
     run = _Run(supernet, evaluators, ledger)
     evaluations = min(evaluations, supernet.space.size())
