@@ -19,8 +19,17 @@ CostFunction = Callable[[Subnetwork], "float | Measurement"]
 class CostModel:
     """An evaluator that calls a function; made by `cost_model`."""
 
-    def __init__(self, function: CostFunction, name: str, unit: str, direction: Direction, version: str | None) -> None:
+    def __init__(
+        self,
+        function: CostFunction,
+        name: str,
+        unit: str,
+        direction: Direction,
+        version: str | None,
+        computed: bool = True,
+    ) -> None:
         self.function, self.name, self.unit, self.direction, self.version = function, name, unit, direction, version
+        self.computed = computed
         functools.update_wrapper(self, function, updated=())
 
     def __repr__(self) -> str:
@@ -51,7 +60,11 @@ class CostModel:
 
 
 def cost_model(
-    unit: str = "", direction: Direction = "minimize", name: str | None = None, version: str | None = None
+    unit: str = "",
+    direction: Direction = "minimize",
+    name: str | None = None,
+    version: str | None = None,
+    computed: bool = True,
 ) -> Callable[[CostFunction], CostModel]:
     """Make an evaluator of a function from a sub-network to a number, or to a Measurement.
 
@@ -66,6 +79,8 @@ def cost_model(
         direction: whether smaller or larger is better.
         name: column name of the score; the function's own by default.
         version: stands for all that the score depends on, instead of the hash.
+        computed: whether the number follows from sizes alone, so that a driver may call the function for many
+            sub-networks that it does not propose; say False where it runs or times something.
 
     Raises:
         ValueError: an unknown direction, or a callable object without the name and version that it needs.
@@ -81,7 +96,7 @@ def cost_model(
                 f"{function!r} is no plain function, so its name and source are not known; "
                 "give cost_model both name and version."
             )
-        return CostModel(function, name or function.__name__, unit, direction, version)
+        return CostModel(function, name or function.__name__, unit, direction, version, computed)
 
     return decorate
 

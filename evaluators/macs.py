@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from evaluators.checks import require_at_least
 from evaluators.protocol import Direction, Measurement, Subnetwork
@@ -33,6 +33,7 @@ class Macs:
     name: str = "macs"
     direction: Direction = "minimize"
     unit: str = "MACs"
+    computed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_at_least(1, batch=self.batch, tokens=self.tokens)

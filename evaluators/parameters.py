@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from evaluators.protocol import Direction, Measurement, Subnetwork
 
@@ -22,6 +22,7 @@ class ParameterCount:
     name: str = "parameters"
     direction: Direction = "minimize"
     unit: str = ""
+    computed: ClassVar[bool] = True
 
     def settings(self) -> Mapping[str, Any]:
         """Whether adapters are merged."""

@@ -66,7 +66,11 @@ class Subnetwork(Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Scores sub-networks: a callable with a name, a direction and a unit."""
+    """Scores sub-networks: a callable with a name, a direction and a unit.
+
+    One whose score follows from sizes alone says so by an attribute ``computed = True``: a driver then may ask for the
+    scores of sub-networks that it does not propose. Without it the score counts as measured.
+    """
 
     @property
     def name(self) -> str:

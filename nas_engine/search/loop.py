@@ -17,9 +17,10 @@ from evaluators import Evaluator, Measurement
 from evaluators import Subnetwork as SubnetworkProtocol
 from nas_engine.front import Objective, SearchResult
 from nas_engine.progress import progress_bar
-from nas_engine.search.driver import DriverProblem, Objectives
+from nas_engine.search.driver import Objectives
 from nas_engine.search.drivers import DriverFactory, make_driver
 from nas_engine.search.errors import SearchError
+from nas_engine.search.goal import Goal
 from nas_engine.search.ledger import Ledger, Record
 from search_spaces import Configuration, Genome, SearchSpace
 
@@ -55,6 +56,8 @@ def search(
     seed: int = 0,
     storage: str | Path | None = None,
     progress: bool = True,
+    constraints: Sequence[str] = (),
+    objectives: Sequence[str] | None = None,
 ) -> SearchResult[S]:
     """Look for the sub-networks that are worth deploying.
 
@@ -63,23 +66,31 @@ def search(
 
     Args:
         supernet: a trained super-network.
-        evaluators: the objectives; each gives one column.
-        driver: ``nsga2``, ``optuna-nsga2``, ``optuna-tpe``, ``random``, or a function that makes a driver.
+        evaluators: what measures; each gives one column, and is an objective unless `objectives` leaves it out.
+        driver: a name in `DRIVERS`, or a function that makes a driver of a `DriverProblem`.
         evaluations: how many different sub-networks to measure at most; fewer where the space holds fewer.
         population: of a generation.
         seed: of the driver.
         storage: run folder for the ledger, an Optuna database URL, or None to keep it in memory.
         progress: show a bar.
+        constraints: what a sub-network must keep to be on the front, such as ``"latency <= 0.7 * reference"``, where
+            `reference` is the largest sub-network's value; drivers prefer what comes nearer to keeping them.
+        objectives: names of the evaluators that are to be optimized, where others only bound; None takes all.
 
     Raises:
         SearchError: bad arguments, or the first evaluations all failed (with the message of the first).
         LedgerError: the storage cannot be written, or belongs to another search.
     """
     _check(supernet.space, evaluators, evaluations)
-    problem = DriverProblem(supernet.space, len(evaluators), population, seed, evaluations=evaluations)
-    chosen = make_driver(driver, problem)
+    goal = Goal.of(evaluators, objectives, constraints)
+    space = supernet.space
+
+    def score(evaluator: Evaluator, genome: Genome) -> float:
+        return evaluator(supernet.subnetwork(space.configuration(genome))).value
+
+    chosen = make_driver(driver, goal.problem(space, score, population, seed, evaluations))
     ledger = Ledger(storage, supernet.space, supernet.fingerprint(), evaluators)
-    run = _Run(supernet, evaluators, ledger)
+    run = _Run(supernet, evaluators, ledger, goal)
     evaluations = min(evaluations, supernet.space.size())
     idle = 0
     with progress_bar("Searching", evaluations, enabled=progress) as bar:
@@ -95,17 +106,17 @@ def search(
                 rows.append(run.objectives(genome))
                 bar.advance(len(run.records) - known, front=run.front_size())
             idle = idle + 1 if len(run.records) == before else 0
-            chosen.tell(genomes, np.array(rows))
+            chosen.tell(genomes, *goal.told(np.array(rows), run.reference()))
     return run.result()
 
 
 class _Run(Generic[S]):
     """The records of this run, in the order in which the driver asked for them."""
 
-    def __init__(self, supernet: Searchable[S], evaluators: Sequence[Evaluator], ledger: Ledger) -> None:
-        self.supernet, self.evaluators, self.ledger = supernet, evaluators, ledger
+    def __init__(self, supernet: Searchable[S], evaluators: Sequence[Evaluator], ledger: Ledger, goal: Goal) -> None:
+        self.supernet, self.evaluators, self.ledger, self.goal = supernet, evaluators, ledger, goal
         self.records: dict[tuple[int, ...], Record] = {}
-        self._signs = np.array([1.0 if e.direction == "minimize" else -1.0 for e in evaluators])
+        self._signs = goal.signs
         self._front: list[Objectives] = []
 
     def known(self, genome: Genome) -> Record | None:
@@ -127,9 +138,15 @@ class _Run(Generic[S]):
     def front_size(self) -> int:
         return len(self._front)
 
+    def reference(self) -> Objectives | None:
+        """The largest sub-network's row, shape (evaluators,); None where it was not measured."""
+        record = self.known(self.supernet.space.largest)
+        return None if record is None or record.error else self._row(record)
+
     def result(self) -> SearchResult[S]:
-        objectives = [Objective(e.name, e.direction, e.unit) for e in self.evaluators]
-        return SearchResult(self.supernet, objectives, list(self.records.values()))
+        optimized = {self.evaluators[i].name for i in self.goal.optimized}
+        objectives = [Objective(e.name, e.direction, e.unit, e.name in optimized) for e in self.evaluators]
+        return SearchResult(self.supernet, objectives, list(self.records.values()), self.goal.constraints)
 
     def _row(self, record: Record) -> Objectives:
         if record.error:
@@ -179,7 +196,7 @@ def _check(space: SearchSpace, evaluators: Sequence[Evaluator], evaluations: int
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise SearchError(f"two evaluators are named {repeated[0]!r}; give one of them another name=.")
-    taken = set(space.names) | {"error", "on_front"} | {f"{name}_stderr" for name in names}
+    taken = set(space.names) | {"error", "feasible", "on_front"} | {f"{name}_stderr" for name in names}
     clash = sorted(taken & set(names))
     if clash:
         raise SearchError(f"an evaluator is named {clash[0]!r}, which is another column's name; rename it.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +89,7 @@ def _bumps(kinds: npt.NDArray[np.int64], depth: Array) -> Array:
 def _pairs(kinds: npt.NDArray[np.int64], depth: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Neighbouring genes as two vectors of positions."""
     ordered = np.unique(depth)
-    following = dict(zip(ordered, ordered[1:], strict=False))
+    following = dict(pairwise(ordered))
     i, j = np.triu_indices(len(kinds), k=1)
     low, high = np.minimum(depth[i], depth[j]), np.maximum(depth[i], depth[j])
     adjacent = np.array([following.get(a) == b for a, b in zip(low, high, strict=True)], dtype=bool)

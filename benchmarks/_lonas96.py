@@ -8,20 +8,23 @@ The accuracy, to be large, is that of a model that loses what each layer loses, 
     damage   = Σ_l a_l · s_l^p_l  +  Σ_l c_l · s_l · s_(l+1)  +  Σ_l (b_l · [attention rank 28] + d_l · [MLP rank 28])
     accuracy = 0.25 + 0.41 · 2^(-damage / Σ(a + b + c + d))
 
-where s_l is 0 for the whole width and 1 for half of it. Sensitivities a_l are log-normal about a bathtub over depth (the
-first and the last layers matter most, as ablations of LLMs find); p_l in 1.2 … 2.5 makes returns diminish as a layer
-widens; c_l couples neighbouring layers, three in four for the worse; ranks matter little, and one in four helps when it
-is small. The smallest sub-network has lost half of what the largest has above chance. A measurement is the share of
-right answers among 1,000 questions: binomial noise, 1.5 points at 66 %.
+where s_l is 0 for the whole width and 1 for half of it. Sensitivities a_l are log-normal about a bathtub over depth
+(the first and the last layers matter most, as ablations of LLMs find); p_l in 1.2 … 2.5 makes returns diminish as a
+layer widens; c_l couples neighbouring layers, three in four for the worse; ranks matter little, and one in four helps
+when it is small. The smallest sub-network has lost half of what the largest has above chance. A measurement is the
+share of right answers among 1,000 questions: binomial noise, 1.5 points at 66 %.
 
 The second objective, to be small, is the MACs of the linear layers at 256 tokens, LoNAS's own figure.
 
 All constants are drawn from `seed`; none was adjusted to any driver.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks._search_problem import BenchmarkProblem, Scores, corners
 from search_spaces import Choice, Genome, SearchSpace
 
 LAYERS = 32
@@ -92,3 +95,22 @@ class Lonas96:
         adapters = 3 * ranks[attention] * 2 * HIDDEN + 2 * ranks[mlp] * (HIDDEN + widths)
         total: npt.NDArray[np.float64] = (TOKENS * (base + adapters)).sum(axis=1).astype(float)
         return total
+
+
+def lonas_problem(seed: int = 0) -> BenchmarkProblem:
+    """The problem for `benchmarks.search_drivers`: accuracy measured on 1,000 questions, MACs computed."""
+    lonas = Lonas96(seed)
+    space = lonas.space
+
+    def true(genomes: Genome) -> Scores:
+        return np.column_stack([-lonas.accuracy(genomes), lonas.macs(genomes)]), np.empty((len(genomes), 0))
+
+    def measure(genomes: Genome, rng: np.random.Generator) -> Scores:
+        measured = lonas.measured(lonas.accuracy(genomes), rng)
+        return np.column_stack([-measured, lonas.macs(genomes)]), np.empty((len(genomes), 0))
+
+    def computed(genomes: Genome) -> npt.NDArray[np.float64]:
+        return np.column_stack([np.full(len(genomes), np.nan), lonas.macs(genomes)])
+
+    ideal, nadir = corners(space, true)
+    return BenchmarkProblem(space, true, measure, ideal, nadir, np.full(2, 1.1), computed)
