@@ -41,7 +41,7 @@ class LayerTables:
 
     def __call__(self, genomes: Genome) -> Array:
         """The score of each genome, shape (batch,)."""
-        total = np.full(len(genomes), self.base)
+        total = np.full(len(genomes), self.base, dtype=np.float64)
         for group, table in zip(self.groups, self.tables, strict=True):
             columns = list(group)
             rows = np.ravel_multi_index(tuple(genomes[:, columns].T), tuple(self.cardinalities[columns]))
@@ -73,7 +73,9 @@ def tabulate(score: Score, space: SearchSpace) -> LayerTables | None:
         return None
     # A cost model is anybody's code: whatever it raises here it raises again where it is evaluated and recorded.
     try:
-        base = score(space.largest)
+        base = float(score(space.largest))
+        if not np.isfinite(base):
+            return None
         tables = tuple(_table(score, space, group) - base for group in groups)
         found = LayerTables(groups, tables, cardinalities, base)
         checked = space.sample(np.random.default_rng(0), _CHECKED)

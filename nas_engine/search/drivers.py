@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import numpy as np
+
 from nas_engine.search import optuna_driver, pymoo_driver
 from nas_engine.search.driver import Driver, DriverProblem
 from nas_engine.search.errors import SearchError
+from nas_engine.search.local_driver import HillClimbingDriver, LocalSearchDriver
 from nas_engine.search.optuna_driver import OptunaDriver
 from nas_engine.search.pymoo_driver import PymooDriver
 from nas_engine.search.random_driver import RandomDriver
@@ -15,7 +18,32 @@ from nas_engine.search.surrogate import SurrogateDriver
 
 DriverFactory = Callable[[DriverProblem], Driver]
 
+_MANY = 1000  # evaluations beyond which predictions take longer than they save
+
+
+def automatic(problem: DriverProblem) -> Driver:
+    """The driver for a budget and what its evaluations cost.
+
+    - a space no larger than the budget is evaluated whole, in random order;
+    - the surrogate, where an objective or constraint has to be measured and the budget is known and at most 1,000: it
+      spends up to a third of a second an evaluation to make do with a quarter of them;
+    - NSGA-II else: everything is computed, or there are so many evaluations that they must be cheap.
+
+    The rule looks at what was declared and never at a clock, so that a resumed search makes the same choice. A larger
+    budget may make another.
+    """
+    if problem.space.size() <= problem.evaluations:
+        return RandomDriver(problem)
+    everything_computed = (
+        problem.computed is not None and not np.isnan(problem.computed(problem.space.largest[None])).any()
+    )
+    if everything_computed or not 0 < problem.evaluations <= _MANY:
+        return PymooDriver(problem)
+    return SurrogateDriver(problem)
+
+
 DRIVERS: Mapping[str, DriverFactory] = {
+    "auto": automatic,
     "surrogate": SurrogateDriver,
     "nsga2": PymooDriver,
     "nsga2-layers": partial(PymooDriver, algorithm=pymoo_driver.nsga2_layers),
@@ -28,6 +56,8 @@ DRIVERS: Mapping[str, DriverFactory] = {
     "optuna-nsga3": partial(OptunaDriver, sampler=optuna_driver.nsga3_sampler),
     "optuna-tpe": partial(OptunaDriver, sampler=optuna_driver.tpe_sampler),
     "optuna-gp": partial(OptunaDriver, sampler=optuna_driver.gp_sampler),
+    "local-search": LocalSearchDriver,
+    "hill-climbing": HillClimbingDriver,
     "random": RandomDriver,
 }
 

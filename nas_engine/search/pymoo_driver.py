@@ -67,8 +67,8 @@ def age_moea(problem: DriverProblem, common: dict[str, Any]) -> Algorithm:
 
 
 def sms_emoa(problem: DriverProblem, common: dict[str, Any]) -> Algorithm:
-    """SMS-EMOA (Beume et al., 2007), a generation at once."""
-    return SMSEMOA(**common)
+    """SMS-EMOA (Beume et al., 2007), a generation at once; NSGA-II for one objective, which has no hypervolume."""
+    return SMSEMOA(**common) if problem.objectives > 1 else NSGA2(**common)
 
 
 def moead(problem: DriverProblem, common: dict[str, Any]) -> Algorithm:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from nas_engine.search.driver import DriverProblem, Objectives, Violations
 from nas_engine.search.initial import anchors, distinct, unseen
 from nas_engine.search.operators import layers_of, ordered_mutation
+from nas_engine.search.ranking import best
 from nas_engine.search.surrogate.design import tilted, uniform_levels, warm_start
-from nas_engine.search.surrogate.evolution import best, evolve
+from nas_engine.search.surrogate.evolution import evolve
 from nas_engine.search.surrogate.features import FeatureMap, Features
 from nas_engine.search.surrogate.gain import choose_batch
 from nas_engine.search.surrogate.process import Process

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
-from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
-from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from nas_engine.search.driver import Objectives, Violations
 from nas_engine.search.initial import distinct
 from nas_engine.search.operators import layer_masks, ordered_mutation
+from nas_engine.search.ranking import best
 from search_spaces import Genome
 
 Predict = Callable[[Genome], tuple[Objectives, Violations]]
@@ -55,27 +53,6 @@ def evolve(
         genomes = np.vstack([genomes, children])
         objectives, violations = np.vstack([objectives, values]), np.vstack([violations, missed])
     return genomes[best(objectives, violations, size)]
-
-
-def best(objectives: Objectives, violations: Violations, size: int) -> npt.NDArray[np.int64]:
-    """The rows of the `size` best genomes: by violation, then by front, then by how lonely they are on it."""
-    missed = np.maximum(violations, 0.0).sum(axis=1)
-    feasible, rest = np.flatnonzero(missed <= 0), np.flatnonzero(missed > 0)
-    chosen: list[npt.NDArray[np.int64]] = []
-    left = size
-    if len(feasible):
-        for front in NonDominatedSorting().do(objectives[feasible], n_stop_if_ranked=min(size, len(feasible))):
-            rows = feasible[front]
-            if len(rows) > left:
-                crowding = calc_crowding_distance(objectives[rows])
-                rows = rows[np.argsort(-crowding, kind="stable")[:left]]
-            chosen.append(rows)
-            left -= len(rows)
-            if not left:
-                break
-    if left:
-        chosen.append(rest[np.argsort(missed[rest], kind="stable")[:left]])
-    return np.concatenate(chosen).astype(np.int64)
 
 
 def _crossed(genomes: Genome, count: int, layers: Genome, rng: np.random.Generator) -> Genome:
