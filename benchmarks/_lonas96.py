@@ -92,7 +92,7 @@ class Lonas96:
         attention, width, mlp = (genomes.reshape(len(genomes), self.layers, 3)[..., i] for i in range(3))
         widths, ranks = np.array(WIDTHS)[width], np.array(RANKS)
         base = 4 * HIDDEN * HIDDEN + 3 * HIDDEN * widths
-        adapters = 3 * ranks[attention] * 2 * HIDDEN + 2 * ranks[mlp] * (HIDDEN + widths)
+        adapters = 3 * ranks[attention] * 2 * HIDDEN + (2 * ranks[mlp] + RANKS[-1]) * (HIDDEN + widths)  # down: 32
         total: npt.NDArray[np.float64] = (TOKENS * (base + adapters)).sum(axis=1).astype(float)
         return total
 

@@ -8,7 +8,7 @@ from scipy.stats import qmc
 from nas_engine.search.initial import anchors, distinct, unseen
 from search_spaces import Genome, SearchSpace
 
-_DIAGONAL = 0.4  # share of the design on the diagonal
+_DIAGONAL = 0.7  # share of the design on the diagonal
 _SPREAD = 0.9  # how far a gene's level strays from its genome's, as a fraction of the way that there is
 
 
