@@ -34,7 +34,7 @@ def dominated_beyond_error(values: Values, stderrs: Values, errors: float = 1.0)
     lost = values[:, None, :] - values[None, :, :]  # (b, a, objectives): what b loses to a
     least = errors * np.sqrt(stderrs[:, None, :] ** 2 + stderrs[None, :, :] ** 2)
     dominates = (lost >= least).all(axis=2) & (lost > 0).any(axis=2)
-    return np.asarray(dominates.any(axis=1))
+    return np.asarray(np.any(dominates, axis=1))
 
 
 def covered(values: Values, by: Values) -> float:
@@ -43,4 +43,4 @@ def covered(values: Values, by: Values) -> float:
     """
     if not len(values):
         return float("nan")
-    return float((by[None, :, :] <= values[:, None, :]).all(axis=2).any(axis=1).mean())
+    return float(np.any((by[None, :, :] <= values[:, None, :]).all(axis=2), axis=1).mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from nas_engine import exports, plots
 from nas_engine.confirmation import ConfirmedFront, confirm
 from nas_engine.dominance import non_dominated
 from nas_engine.importance import gene_importance, layer_table
+from nas_engine.search.constraints import Constraint, violations
 from nas_engine.search.errors import SelectionError
 from nas_engine.search.ledger import LedgerContents, Record, Storage, read_ledger
 from search_spaces import Configuration, SearchSpace
@@ -71,12 +73,13 @@ class SearchResult(Generic[S]):
         supernet: gives the sub-networks of rows.
         objectives: the evaluators' columns.
         records: in the order of evaluation.
+        constraints: what a row has to keep to be feasible, and so on the front.
         storage: where its ledger is; `confirm` keeps its measurements there too.
 
     Attributes:
         frame: one row a sub-network in the order of evaluation, indexed from 1: a column for every gene and objective,
-            `<objective>_stderr`, `<objective>_n` (the samples that it rests on), `on_front`, and `error`, empty unless
-            the evaluation failed.
+            `<objective>_stderr`, `<objective>_n` (the samples that it rests on), `error`, empty unless the evaluation
+            failed, `feasible` (measured, and every constraint kept) and `on_front`.
     """
 
     def __init__(
@@ -84,9 +87,10 @@ class SearchResult(Generic[S]):
         supernet: Searched[S],
         objectives: Sequence[Objective],
         records: Sequence[Record],
+        constraints: Sequence[Constraint] = (),
         storage: Storage = None,
     ) -> None:
-        self.supernet, self.objectives = supernet, tuple(objectives)
+        self.supernet, self.objectives, self.constraints = supernet, tuple(objectives), tuple(constraints)
         self.records, self.storage = tuple(records), storage
         self.frame = self._table(records)
 
@@ -153,7 +157,7 @@ class SearchResult(Generic[S]):
         """
         ideal, nadir = self._anchors()
         point = nadir + 0.1 * (nadir - ideal)
-        return {o.name: o.sign * float(x) for o, x in zip(self.objectives, point, strict=True)}
+        return {o.name: o.sign * float(x) for o, x in zip(self._optimized, point, strict=True)}
 
     def scale(self) -> dict[str, tuple[float, float]]:
         """The better and the worse of the largest and the smallest sub-network in each objective: 0 and 1 of the
@@ -182,15 +186,17 @@ class SearchResult(Generic[S]):
         """
         ideal, nadir = self._anchors()
         point = self.reference_point() if reference_point is None else reference_point
-        missing = [name for name in self._names if name not in point]
+        missing = [name for name in (o.name for o in self._optimized) if name not in point]
         if missing:
-            raise SelectionError(f"reference_point lacks {missing[0]!r}; give {', '.join(self._names)}.")
-        signed = np.array([o.sign * point[o.name] for o in self.objectives])
+            raise SelectionError(
+                f"reference_point lacks {missing[0]!r}; give {', '.join(o.name for o in self._optimized)}."
+            )
+        signed = np.array([o.sign * point[o.name] for o in self._optimized])
         indicator = HV(ref_point=(signed - ideal) / (nadir - ideal))
         scaled = (self._minimized() - ideal) / (nadir - ideal)  # (evaluations, objectives)
-        volumes, volume, front = [], 0.0, np.empty((0, len(self.objectives)))
-        for row in scaled:
-            if not np.isnan(row).any() and not (front <= row).all(axis=1).any():
+        volumes, volume, front = [], 0.0, np.empty((0, len(self._optimized)))
+        for row, feasible in zip(scaled, self.frame["feasible"], strict=True):
+            if feasible and not (front <= row).all(axis=1).any():
                 front = np.vstack([front[~(row <= front).all(axis=1)], row])
                 volume = float(indicator(front))
             volumes.append(volume)
@@ -220,12 +226,14 @@ class SearchResult(Generic[S]):
         return met.sort_values([target, "on_front"], ascending=ascending, kind="stable").iloc[0]
 
     def candidates(self, where: str | None = None) -> pd.DataFrame:
-        """The rows of `frame` that were measured and meet a condition, as `best` takes it.
+        """The feasible rows of `frame` that meet a condition, as `best` takes it.
 
         Raises:
             SelectionError: the condition cannot be read, or nothing meets it.
         """
-        rows = self.frame[self.frame["error"] == ""]
+        rows = self.frame[self.frame["feasible"]]
+        if rows.empty and self.constraints:
+            raise SelectionError(f"no sub-network keeps {' and '.join(c.text for c in self.constraints)}.")
         met = rows if where is None else self._meeting(rows, where)
         if met.empty:
             ranges = ", ".join(f"{n} from {rows[n].min():.4g} to {rows[n].max():.4g}" for n in self._names)
@@ -337,6 +345,10 @@ class SearchResult(Generic[S]):
         return by_name[name]
 
     @property
+    def _optimized(self) -> list[Objective]:
+        return [o for o in self.objectives if o.optimized]
+
+    @property
     def _names(self) -> list[str]:
         return [o.name for o in self.objectives]
 
@@ -362,15 +374,24 @@ class SearchResult(Generic[S]):
             "error",
         ]
         frame = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="evaluation"))
-        measured = (frame["error"] == "").to_numpy()
+        feasible = (frame["error"] == "").to_numpy() & self._keeps(frame)
         on_front = np.zeros(len(frame), dtype=bool)
-        signs = np.array([o.sign for o in self.objectives])
-        on_front[measured] = non_dominated(frame.loc[measured, self._names].to_numpy(dtype=float) * signs)
-        return frame.assign(on_front=on_front)
+        signs = np.array([o.sign for o in self._optimized])
+        values = frame.loc[feasible, [o.name for o in self._optimized]].to_numpy(dtype=float) * signs
+        on_front[feasible] = non_dominated(values)
+        return frame.assign(feasible=feasible, on_front=on_front)
+
+    def _keeps(self, frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """Which rows keep every constraint."""
+        largest = self.supernet.space.configuration(self.supernet.space.largest)
+        rows = frame[(frame[list(largest)] == pd.Series(largest)).all(axis=1)]
+        reference = {name: float(rows.iloc[0][name]) if len(rows) else math.nan for name in self._names}
+        values = {name: frame[name].to_numpy(dtype=float) for name in self._names}
+        return np.asarray((violations(self.constraints, values, reference) <= 0).all(axis=1))
 
     def _minimized(self) -> npt.NDArray[np.float64]:
-        signs = np.array([o.sign for o in self.objectives])
-        values: npt.NDArray[np.float64] = self.frame[self._names].to_numpy(dtype=float) * signs
+        signs, names = np.array([o.sign for o in self._optimized]), [o.name for o in self._optimized]
+        values: npt.NDArray[np.float64] = self.frame[names].to_numpy(dtype=float) * signs
         return values
 
     def _anchors(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -380,8 +401,8 @@ class SearchResult(Generic[S]):
         rows = self.frame[(self.frame[list(smallest)] == pd.Series(smallest)).all(axis=1)]
         if rows.empty or rows.iloc[0]["error"]:
             raise SelectionError("the smallest sub-network was not measured; a hypervolume needs it for its scale.")
-        signs = np.array([o.sign for o in self.objectives])
-        both = np.vstack([self.reference[self._names], rows.iloc[0][self._names]]).astype(float) * signs
+        signs, names = np.array([o.sign for o in self._optimized]), [o.name for o in self._optimized]
+        both = np.vstack([self.reference[names], rows.iloc[0][names]]).astype(float) * signs
         ideal, nadir = both.min(axis=0), both.max(axis=0)
         # Where both are equal any scale would do; one unit keeps the division defined.
         return ideal, np.where(nadir > ideal, nadir, ideal + 1.0)
