@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -80,7 +81,7 @@ def packed(weight: Tensor, grid: Grid, where: str = "a weight") -> dict[str, Ten
     if off:
         raise CompressionError(
             f"{where} has {off} of {weight.numel()} weights off its {grid.settings.bits}-bit grid, which "
-            "integers cannot express; merge its adapter on the grid (combination='quantized'), or save the model unquantized."
+            "integers cannot express; merge its adapter with combination='quantized', or save the model unquantized."
         )
     tensors = {
         "weight_packed": pack_to_int32(integers, grid.settings.bits),
@@ -171,6 +172,42 @@ def load_quantized(
                 _, grid = unpacked(tensors[path], by_target.get(path) or by_target["Linear"])
                 grids[name] = Grid(grid.settings, grid.scale.to(dtype), grid.zero_point)
     return model, tokenizer, Quantization(grids)
+
+
+def load_base(
+    name_or_folder: str, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Quantization | None]:
+    """A model by name, as `nas_engine.models.load_model`; one that `save_quantized` wrote comes with its grids.
+
+    Raises:
+        CompressionError: as `load_quantized`.
+        ModelError: nothing that loads is there.
+    """
+    config_file = Path(name_or_folder) / "config.json"
+    if config_file.is_file():
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        if (config.get("quantization_config") or {}).get("quant_method") == _METHOD:
+            return load_quantized(name_or_folder, dtype)
+    model, tokenizer = load_model(name_or_folder, dtype)
+    return model, tokenizer, None
+
+
+def save_grids(grids: Mapping[str, Grid], path: Path) -> None:
+    """Write grids by name as safetensors, their settings in its header."""
+    tensors = {f"{name}.scale": grid.scale.contiguous() for name, grid in grids.items()}
+    tensors |= {f"{name}.zero_point": grid.zero_point.contiguous() for name, grid in grids.items()}
+    settings = {name: asdict(grid.settings) for name, grid in grids.items()}
+    save_file(tensors, path, metadata={"settings": json.dumps(settings)})
+
+
+def load_grids(path: Path) -> dict[str, Grid]:
+    """The grids that `save_grids` wrote."""
+    with safe_open(path, framework="pt") as file:
+        settings = json.loads(file.metadata()["settings"])
+        return {
+            name: Grid(GridSettings(**s), file.get_tensor(f"{name}.scale"), file.get_tensor(f"{name}.zero_point"))
+            for name, s in settings.items()
+        }
 
 
 def _settings_of(group: Mapping[str, Any], folder: Path) -> GridSettings:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nas_engine.models import load_model
+from nas_engine.compression.checkpoint import load_base, load_grids, save_grids
+from nas_engine.compression.quantization import Quantization
 from nas_engine.supernet.errors import CheckpointError
 from nas_engine.supernet.families import family_of
 from nas_engine.supernet.layer import Unit
@@ -37,6 +38,7 @@ class SavedSuperNetwork:
     space: SearchSpace
     adapter: dict[str, Any]
     base: str | None
+    quantization: Quantization | None
 
 
 def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
@@ -71,6 +73,8 @@ def fingerprint(supernet: SuperNetwork) -> str:
     """16 hexadecimal digits of base, adapters, their scales and the space."""
     scales = {name: layer.scaling for name, layer in sorted(supernet.elastic_linears.items())}
     parts = [supernet.base_fingerprint, supernet.space.fingerprint(), json.dumps(scales)]
+    if supernet.quantization is not None or supernet.adapter.combination != "plain":
+        parts.append(supernet.adapter.combination)
     digest = hashlib.sha256("\n".join(parts).encode())
     for name, tensor in sorted(adapter_tensors(supernet).items()):
         digest.update(name.encode() + tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
@@ -89,6 +93,8 @@ def save_supernetwork(supernet: SuperNetwork, folder: Path, include_base: bool) 
     }
     tensors = {name: tensor.contiguous() for name, tensor in adapter_tensors(supernet).items()}
     save_file(tensors, folder / "adapter.safetensors")
+    if supernet.quantization is not None:
+        save_grids(supernet.quantization.grids, folder / "grids.safetensors")
     if include_base:
         supernet.model.save_pretrained(folder / "base", state_dict=_original_weights(supernet))
         supernet.tokenizer.save_pretrained(folder / "base")
@@ -109,14 +115,21 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
         raise CheckpointError(f"{folder} holds no saved super-network: {error}") from error
     if description.get("format") != _FORMAT:
         raise CheckpointError(f"{folder} has the format {description.get('format')!r}; this version reads {_FORMAT}.")
-    model, tokenizer = load_model(description["base"] or str(folder / "base"), dtype=dtype)
+    model, tokenizer, quantization = load_base(description["base"] or str(folder / "base"), dtype)
+    if (folder / "grids.safetensors").exists():
+        quantization = Quantization(load_grids(folder / "grids.safetensors"))
     if base_fingerprint(model, family_of(model).head) != description["base_fingerprint"]:
         raise CheckpointError(
             f"{description['base'] or folder / 'base'} is not the model that {folder} was trained on; "
             "its weights or their type have changed. Load with the dtype that it was saved in."
         )
     saved = SavedSuperNetwork(
-        model, tokenizer, SearchSpace.from_json(description["space"]), description["adapter"], description["base"]
+        model,
+        tokenizer,
+        SearchSpace.from_json(description["space"]),
+        description["adapter"],
+        description["base"],
+        quantization,
     )
     return saved, tensors
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy.typing as npt
@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nas_engine.models import load_model
+from evaluators import Operator
+from nas_engine.compression.checkpoint import load_base
+from nas_engine.compression.errors import CompressionError
+from nas_engine.compression.grid import Grid
+from nas_engine.compression.quantization import Quantization, require_unquantized
+from nas_engine.compression.sparsify import matrix_of
+from nas_engine.supernet.combination import COMBINATIONS
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.extraction import absent_layers, bypassed
-from nas_engine.supernet.families import Family, family_of
+from nas_engine.supernet.families import Family, attention_sizes, family_of
 from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer, Unit
 from nas_engine.supernet.ordering import Batch, final_states, input_norms
 from nas_engine.supernet.peft_import import load_adapter
@@ -40,11 +46,21 @@ class AdapterSettings:
         alpha: LoRA's alpha; None takes twice each adapter's largest rank. The scale is alpha / r_max at every rank.
         dropout: probability on the adapter's input, in training.
         seed: of the initial `lora_A`.
+        combination: how they act on the frozen weights: ``plain``, ``masked`` (SparsePEFT) or ``quantized``
+            (QA-SparsePEFT); see `nas_engine.supernet.combination`.
+
+    Raises:
+        ValueError: another combination, or dropout with one that acts on the weights.
     """
 
     alpha: float | None = None
     dropout: float = 0.0
     seed: int = 0
+    combination: str = "plain"
+
+    def __post_init__(self) -> None:
+        if self.combination not in COMBINATIONS:
+            raise ValueError(f"combination is {self.combination!r}; choose one of {', '.join(COMBINATIONS)}.")
 
 
 class SuperNetwork:
@@ -61,6 +77,7 @@ class SuperNetwork:
         head: modules that are new for the task and train whole, such as BERT's classifier, by path.
         elastic_linears: every elastic projection by the space's name, such as ``layers.3.up``.
         base_fingerprint: 16 hexadecimal digits of the original model's weights.
+        quantization: the grids that the original model's weights lie on; None where they are in floating point.
         base: name or folder of the original model; None where it was given as an object.
     """
 
@@ -71,16 +88,23 @@ class SuperNetwork:
         space: SearchSpace,
         adapter: AdapterSettings | None = None,
         base: str | None = None,
+        quantization: Quantization | None = None,
     ) -> None:
         self.model, self.tokenizer, self.space, self.base = model, tokenizer, space, base
         self.adapter = adapter or AdapterSettings()
         self.family: Family = family_of(model)
+        self.quantization = quantization
+        self.combination = COMBINATIONS[self.adapter.combination]
+        self._prepare_weights()
         self.base_fingerprint = base_fingerprint(model, self.family.head)
         model.requires_grad_(False)
         self.head = {path: model.get_submodule(path).requires_grad_(True) for path in self.family.head}
         modules = model.get_submodule(self.family.layers).children()
         self.layers = [ElasticLayer(self.family, i, module, model.config) for i, module in enumerate(modules)]
         self.elastic_linears = self._make_elastic()
+        self._fix_orders()
+        self._rigid_linears: dict[str, ElasticLinear] = {}  # views of the others, to be asked what they hold
+        self._modules_of = {name: module for module in self.family.projections for name in self.family.held(module)}
         self._genome: tuple[int, ...] | None = None  # what is active; only changed genes are applied
         for choice in space.fixed:
             self._apply(choice, choice.values[0])
@@ -97,6 +121,8 @@ class SuperNetwork:
         dropout: float = 0.0,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        combination: str = "plain",
+        quantization: Quantization | None = None,
     ) -> SuperNetwork:
         """Freeze `model` and make it elastic in what `space` varies.
 
@@ -109,8 +135,13 @@ class SuperNetwork:
             dropout: on the adapters' inputs, in training.
             seed: of the adapters' start.
             dtype: to load a named model in.
+            combination: how adapters act on a sparse or quantized base: ``"plain"``, beside it; ``"masked"``, on its
+                nonzeros (SparsePEFT); ``"quantized"``, on its nonzeros and its grid (QA-SparsePEFT).
+            quantization: what `nas_engine.compression.quantize_model` gave for `model`; a folder that
+                `nas_engine.compression.save_quantized` wrote brings its own.
 
         Raises:
+            CompressionError: the model is quantized in another format, or a width cuts a group of a grid.
             FamilyError: the model's family is not supported (the message names those that are).
             SpaceError: the space does not fit the model, such as a width larger than a layer.
             ValueError: a model object without a tokenizer.
@@ -118,7 +149,8 @@ class SuperNetwork:
         base = None
         if isinstance(model, str | Path):
             base = str(model)
-            loaded, own_tokenizer = load_model(base, dtype=dtype)
+            loaded, own_tokenizer, own_quantization = load_base(base, dtype)
+            quantization = quantization or own_quantization
             tokenizer = tokenizer or own_tokenizer
         elif tokenizer is None:
             raise ValueError("a model given as an object needs its tokenizer: pass tokenizer=...")
@@ -126,7 +158,7 @@ class SuperNetwork:
             loaded = model
         shape = family_of(loaded).shape(loaded)
         bound = space.bind(shape) if isinstance(space, SpaceTemplate) else space
-        return cls(loaded, tokenizer, bound, AdapterSettings(alpha, dropout, seed), base)
+        return cls(loaded, tokenizer, bound, AdapterSettings(alpha, dropout, seed, combination), base, quantization)
 
     def save(self, folder: str | Path, include_base: bool | None = None) -> Path:
         """Save adapters, channel order and space; the base model's weights only where needed.
@@ -147,7 +179,8 @@ class SuperNetwork:
         """
         saved, state = read_supernetwork(Path(folder), dtype)
         adapter = AdapterSettings(**saved.adapter)
-        supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, saved.base or str(Path(folder) / "base"))
+        base = saved.base or str(Path(folder) / "base")
+        supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, saved.quantization)
         supernet.load_state(state)
         return supernet
 
@@ -223,8 +256,35 @@ class SuperNetwork:
         linears = [linear for linear in self.elastic_linears.values() if id(linear.weight) not in without]
         elastic = {id(p) for linear in self.elastic_linears.values() for p in linear.parameters()}
         rest = sum(p.numel() for p in self.model.parameters() if id(p) not in without | elastic)
-        extra = sum(linear.active_adapter_parameters for linear in linears) if adapters else 0
+        extra = sum(linear.active_adapter_parameters for linear in linears if adapters or not linear.merges)
         return rest + sum(linear.active_parameters for linear in linears) + extra
+
+    def as_stored(self, operators: Sequence[Operator]) -> list[Operator]:
+        """`operators` of the active sub-network with the bits and the sparsity that their weights have."""
+        stored = []
+        for operator in operators:
+            where, _, name = operator.name.rpartition(".")
+            if name in self._modules_of:
+                linear = self._linear(f"{where}.{self._modules_of[name]}")
+                bits = operator.weight_bits if linear.grid is None else linear.grid.settings.bits
+                operator = replace(operator, weight_bits=bits, sparsity=linear.sparsity)
+            elif name == "lora_A" and self._shares_input_factor(where):
+                continue
+            stored.append(operator)
+        return stored
+
+    def active_grids(self) -> dict[str, Grid]:
+        """The grids of the active sub-network's weights, by the paths of their layers in the extracted model."""
+        absent = {layer.index for layer in absent_layers(self.layers)}
+        present = [layer.index for layer in self.layers if layer.index not in absent]
+        grids = {}
+        for new, old in enumerate(present):
+            left_out = tuple(f"{b.module}." for _, b, _ in bypassed(self.layers[old]))
+            for projection, path in self.family.projections.items():
+                linear = self._linear(f"layers.{old}.{projection}")
+                if linear.active_grid is not None and not f"{path}.".startswith(left_out):
+                    grids[self.family.path(f"layers.{new}.{projection}")] = linear.active_grid
+        return grids
 
     @property
     def ordered(self) -> bool:
@@ -313,7 +373,66 @@ class SuperNetwork:
         choices = (choice for choice in self.space.choices if choice.dimension in units)
         return sorted({(int(m.split(".")[1]), units[c.dimension]) for c in choices for m in c.modules})
 
-    def _make_elastic(self) -> dict[str, ElasticLinear]:
+    def _linear(self, module: str) -> ElasticLinear:
+        """The projection `module`, such as ``layers.3.up``; one that is not elastic as if it were."""
+        if module not in self.elastic_linears and module not in self._rigid_linears:
+            base = self.model.get_submodule(self.family.path(module))
+            grid = self.quantization.grids.get(module) if self.quantization else None
+            self._rigid_linears[module] = ElasticLinear(base, 0, 0.0, grid=grid)  # type: ignore[arg-type]
+        return self.elastic_linears.get(module) or self._rigid_linears[module]
+
+    def _shares_input_factor(self, projection: str) -> bool:
+        """Whether a fused layer's adapter has its first factor counted at an earlier projection already."""
+        name = projection.rpartition(".")[2]
+        return self.family.held(self._modules_of[name])[0] != name
+
+    def _prepare_weights(self) -> None:
+        """Check that base and combination go together; put the weights under adapters back as they were unrounded."""
+        require_unquantized(self.model)
+        if self.quantization is None:
+            if self.adapter.combination == "quantized":
+                raise CompressionError(
+                    "combination='quantized' needs the grids of a quantized base; pass quantization=quantize_model(…)."
+                )
+            return
+        if self.adapter.combination == "masked":
+            raise CompressionError(
+                "combination='masked' would take a quantized base off its grids; use combination='quantized', or an "
+                "unquantized base."
+            )
+        self._require_whole_groups(self.quantization)
+        if self.adapter.combination == "quantized":
+            for module in (m for m, rank in self._ranks().items() if rank and m in self.quantization.unrounded):
+                weight = matrix_of(self.model.get_submodule(self.family.path(module)))
+                weight.copy_(self.quantization.unrounded[module])
+
+    def _require_whole_groups(self, quantization: Quantization) -> None:
+        head_size = attention_sizes(self.model.config)[2]
+        channels = {WIDTH: ("down", 1), HEADS: ("o", head_size)}
+        for choice in self.space.choices:
+            name, size = channels.get(choice.dimension, ("", 0))
+            for module in choice.modules:
+                grid = quantization.grids.get(module)
+                if grid is None or not module.endswith(f".{name}"):
+                    continue
+                cut = [int(value) for value in choice.values if int(value) * size % grid.settings.group_size]
+                if cut:
+                    raise CompressionError(
+                        f"{choice.name} may be {cut[0]}, which cuts a group of {grid.settings.group_size} inputs of "
+                        f"{module}; give sizes in whole groups, as mlp_width(..., multiple_of="
+                        f"{grid.settings.group_size}) does."
+                    )
+
+    def _fix_orders(self) -> None:
+        """Inputs of a quantized layer are in groups: their units stay in the order that the base has."""
+        for layer in self.layers:
+            for unit, reader in READERS.items():
+                linear = layer.linears.get(reader)
+                if linear is not None and linear.grid is not None:
+                    layer.orders[unit] = torch.arange(layer.full_kv_heads if unit == "heads" else layer.full_width)
+
+    def _ranks(self) -> dict[str, int]:
+        """The largest rank of every elastic module; 0 where its width alone is elastic."""
         ranks: dict[str, int] = {}
         for choice in self.space.choices:
             if choice.dimension != SKIP:
@@ -321,11 +440,17 @@ class SuperNetwork:
                     ranks.setdefault(module, 0)
                     if choice.dimension == RANK:
                         ranks[module] = int(choice.values[-1])
+        return ranks
+
+    def _make_elastic(self) -> dict[str, ElasticLinear]:
+        grids = self.quantization.grids if self.quantization else {}
         generator = torch.Generator().manual_seed(self.adapter.seed)
-        for module, rank in ranks.items():
+        for module, rank in self._ranks().items():
             alpha = self.adapter.alpha if self.adapter.alpha is not None else 2.0 * rank
             _, layer, name = module.split(".")
-            self.layers[int(layer)].make_elastic(name, rank, alpha, self.adapter.dropout, generator)
+            self.layers[int(layer)].make_elastic(
+                name, rank, alpha, self.adapter.dropout, generator, self.combination, grids.get(module)
+            )
         for index, unit in self._elastic_units():
             if unit == "heads":
                 self.layers[index].watch_head_bias()
