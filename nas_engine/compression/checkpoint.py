@@ -52,13 +52,21 @@ def save_quantized(
     return Path(folder)
 
 
-def save_on_grids(model: PreTrainedModel, grids: Mapping[str, Grid], folder: Path) -> None:
+def save_on_grids(
+    model: PreTrainedModel, grids: Mapping[str, Grid], folder: Path, weights: Mapping[str, Tensor] | None = None
+) -> None:
     """As `save_quantized`, for grids by the paths of their layers; no tokenizer is saved.
+
+    Args:
+        model: its architecture, and its weights unless `weights` are given.
+        grids: of the quantized layers, by path.
+        folder: is made.
+        weights: the state dict to save instead of the model's own.
 
     Raises:
         CompressionError: as `save_quantized`.
     """
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach() for name, tensor in (weights or model.state_dict()).items()}
     for path, grid in grids.items():
         _require_linear(model.get_submodule(path), path)
         state |= {f"{path}.{name}": t for name, t in packed(state.pop(f"{path}.weight"), grid, path).items()}
@@ -231,7 +239,8 @@ def _quantized_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def _require_linear(module: nn.Module, path: str) -> None:
-    if not isinstance(module, nn.Linear):
+    elastic = getattr(module, "transposed", None)  # None where the layer is not elastic
+    if not isinstance(module, nn.Linear) and elastic is not False:
         raise CompressionError(
             f"{path} is a {type(module).__name__}, and the {FORMAT} format holds linear layers alone; "
             "save this model unquantized."

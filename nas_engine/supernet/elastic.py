@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from nas_engine.compression.grid import Grid
+from nas_engine.compression.grid import Grid, dequantize, quantize
 from nas_engine.supernet.combination import Combination, Plain
 
 
@@ -172,6 +172,14 @@ class ElasticLinear(nn.Module):
             return self.active_weight
         update = self.scaling * (self._active_lora_B @ self.lora_A[: self.active_rank, : self.active_in])
         return self.combination.weight(self.active_weight, update, self.active_grid)
+
+    def set_weight(self, weight: Tensor, grid: Grid | None) -> None:
+        """Put another frozen weight of shape (out_features, in_features) in place; nothing is copied."""
+        if grid is not None and self.lora_A is None:
+            weight = dequantize(quantize(weight, grid), grid)
+        self.weight.data = weight.T if self.transposed else weight
+        self.grid = grid
+        self._sparsity = (None, 0.0)
 
     @property
     def merges(self) -> bool:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Operator
 from nas_engine.compression.checkpoint import load_base
+from nas_engine.compression.database import DENSE, LayerDatabase, Level
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.grid import Grid
 from nas_engine.compression.quantization import Quantization, require_unquantized
@@ -30,12 +31,14 @@ from nas_engine.supernet.storage import (
     base_fingerprint,
     fingerprint,
     read_supernetwork,
+    save_base,
     save_supernetwork,
 )
 from nas_engine.supernet.subnetwork import Subnetwork
 from search_spaces import Choice, Configuration, SearchSpace, SpaceTemplate, Value
 
 RANK, WIDTH, HEADS, SKIP = "lora_rank", "mlp_width", "attention_heads", "layer_skip"
+BITS, DENSITY = "weight_bits", "density"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class SuperNetwork:
         elastic_linears: every elastic projection by the space's name, such as ``layers.3.up``.
         base_fingerprint: 16 hexadecimal digits of the original model's weights.
         quantization: the grids that the original model's weights lie on; None where they are in floating point.
+        database: the versions of each projection that its bits and density choose from; None where they do not vary.
         base: name or folder of the original model; None where it was given as an object.
     """
 
@@ -89,11 +93,13 @@ class SuperNetwork:
         adapter: AdapterSettings | None = None,
         base: str | None = None,
         quantization: Quantization | None = None,
+        database: LayerDatabase | None = None,
     ) -> None:
         self.model, self.tokenizer, self.space, self.base = model, tokenizer, space, base
         self.adapter = adapter or AdapterSettings()
         self.family: Family = family_of(model)
         self.quantization = quantization
+        self.database = database
         self.combination = COMBINATIONS[self.adapter.combination]
         self._prepare_weights()
         self.base_fingerprint = base_fingerprint(model, self.family.head)
@@ -102,6 +108,8 @@ class SuperNetwork:
         modules = model.get_submodule(self.family.layers).children()
         self.layers = [ElasticLayer(self.family, i, module, model.config) for i, module in enumerate(modules)]
         self.elastic_linears = self._make_elastic()
+        self._levels = self._checked_levels()
+        self._switching: set[str] = set(self._levels)
         self._fix_orders()
         self._rigid_linears: dict[str, ElasticLinear] = {}  # views of the others, to be asked what they hold
         self._modules_of = {name: module for module in self.family.projections for name in self.family.held(module)}
@@ -123,6 +131,7 @@ class SuperNetwork:
         dtype: torch.dtype = torch.float32,
         combination: str = "plain",
         quantization: Quantization | None = None,
+        database: LayerDatabase | None = None,
     ) -> SuperNetwork:
         """Freeze `model` and make it elastic in what `space` varies.
 
@@ -139,6 +148,8 @@ class SuperNetwork:
                 nonzeros (SparsePEFT); ``"quantized"``, on its nonzeros and its grid (QA-SparsePEFT).
             quantization: what `nas_engine.compression.quantize_model` gave for `model`; a folder that
                 `nas_engine.compression.save_quantized` wrote brings its own.
+            database: what `nas_engine.compression.database.build_database` made of `model`, for a space with
+                `weight_bits` or `sparsity`, which needs ``combination="quantized"``.
 
         Raises:
             CompressionError: the model is quantized in another format, or a width cuts a group of a grid.
@@ -158,7 +169,8 @@ class SuperNetwork:
             loaded = model
         shape = family_of(loaded).shape(loaded)
         bound = space.bind(shape) if isinstance(space, SpaceTemplate) else space
-        return cls(loaded, tokenizer, bound, AdapterSettings(alpha, dropout, seed, combination), base, quantization)
+        settings = AdapterSettings(alpha, dropout, seed, combination)
+        return cls(loaded, tokenizer, bound, settings, base, quantization, database)
 
     def save(self, folder: str | Path, include_base: bool | None = None) -> Path:
         """Save adapters, channel order and space; the base model's weights only where needed.
@@ -170,6 +182,14 @@ class SuperNetwork:
         """
         return save_supernetwork(self, Path(folder), self.base is None if include_base is None else include_base)
 
+    def save_base(self, folder: str | Path) -> Path:
+        """Save the frozen base alone with its tokenizer, for an adapter beside it; quantized weights as integers.
+
+        Raises:
+            CompressionError: its weights are off their grids, because ``combination="quantized"`` trains on them.
+        """
+        return save_base(self, Path(folder))
+
     @classmethod
     def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SuperNetwork:
         """The super-network that `save` wrote.
@@ -180,7 +200,8 @@ class SuperNetwork:
         saved, state = read_supernetwork(Path(folder), dtype)
         adapter = AdapterSettings(**saved.adapter)
         base = saved.base or str(Path(folder) / "base")
-        supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, saved.quantization)
+        database = None if saved.database is None else LayerDatabase(saved.database)
+        supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, saved.quantization, database)
         supernet.load_state(state)
         return supernet
 
@@ -232,6 +253,7 @@ class SuperNetwork:
         for gene, index, old in zip(self.space.genes, wanted, active, strict=True):
             if index != old:
                 self._apply(gene, gene.values[index])
+        self._switch()
         self._genome = wanted
 
     def subnetwork(self, configuration: Configuration) -> Subnetwork:
@@ -267,6 +289,8 @@ class SuperNetwork:
             if name in self._modules_of:
                 linear = self._linear(f"{where}.{self._modules_of[name]}")
                 bits = operator.weight_bits if linear.grid is None else linear.grid.settings.bits
+                if f"{where}.{self._modules_of[name]}" in self._levels:
+                    bits = self._levels[f"{where}.{self._modules_of[name]}"].bits
                 operator = replace(operator, weight_bits=bits, sparsity=linear.sparsity)
             elif name == "lora_A" and self._shares_input_factor(where):
                 continue
@@ -390,45 +414,50 @@ class SuperNetwork:
         """Check that base and combination go together; put the weights under adapters back as they were unrounded."""
         require_unquantized(self.model)
         if self.quantization is None:
-            if self.adapter.combination == "quantized":
+            if self.adapter.combination == "quantized" and self.database is None:
                 raise CompressionError(
                     "combination='quantized' needs the grids of a quantized base; pass quantization=quantize_model(…)."
                 )
+            if self.database is not None:
+                self._require_whole_groups(dict.fromkeys(self.database.modules, self.database.group_size))
             return
+        if self.database is not None:
+            raise CompressionError(
+                "a base that is quantized already has no other versions; give database or quantization."
+            )
         if self.adapter.combination == "masked":
             raise CompressionError(
                 "combination='masked' would take a quantized base off its grids; use combination='quantized', or an "
                 "unquantized base."
             )
-        self._require_whole_groups(self.quantization)
+        self._require_whole_groups({n: grid.settings.group_size for n, grid in self.quantization.grids.items()})
         if self.adapter.combination == "quantized":
             for module in (m for m, rank in self._ranks().items() if rank and m in self.quantization.unrounded):
                 weight = matrix_of(self.model.get_submodule(self.family.path(module)))
                 weight.copy_(self.quantization.unrounded[module])
 
-    def _require_whole_groups(self, quantization: Quantization) -> None:
+    def _require_whole_groups(self, group_sizes: Mapping[str, int]) -> None:
         head_size = attention_sizes(self.model.config)[2]
         channels = {WIDTH: ("down", 1), HEADS: ("o", head_size)}
         for choice in self.space.choices:
             name, size = channels.get(choice.dimension, ("", 0))
             for module in choice.modules:
-                grid = quantization.grids.get(module)
-                if grid is None or not module.endswith(f".{name}"):
+                group_size = group_sizes.get(module)
+                if group_size is None or not module.endswith(f".{name}"):
                     continue
-                cut = [int(value) for value in choice.values if int(value) * size % grid.settings.group_size]
+                cut = [int(value) for value in choice.values if int(value) * size % group_size]
                 if cut:
                     raise CompressionError(
-                        f"{choice.name} may be {cut[0]}, which cuts a group of {grid.settings.group_size} inputs of "
-                        f"{module}; give sizes in whole groups, as mlp_width(..., multiple_of="
-                        f"{grid.settings.group_size}) does."
+                        f"{choice.name} may be {cut[0]}, which cuts a group of {group_size} inputs of {module}; give "
+                        f"sizes in whole groups, as mlp_width(..., multiple_of={group_size}) does."
                     )
 
     def _fix_orders(self) -> None:
-        """Inputs of a quantized layer are in groups: their units stay in the order that the base has."""
+        """Inputs of a quantized layer are in groups, versions on disk in an order: the base's units keep theirs."""
         for layer in self.layers:
             for unit, reader in READERS.items():
                 linear = layer.linears.get(reader)
-                if linear is not None and linear.grid is not None:
+                if linear is not None and (linear.grid is not None or self.database is not None):
                     layer.orders[unit] = torch.arange(layer.full_kv_heads if unit == "heads" else layer.full_width)
 
     def _ranks(self) -> dict[str, int]:
@@ -460,7 +489,64 @@ class SuperNetwork:
             for name, linear in layer.linears.items()
         }
 
+    def restore_base(self) -> None:
+        """Put the original weights back where a database has switched them; `activate` switches again."""
+        if not self._levels:
+            return
+        for module in self._levels:
+            self._levels[module] = DENSE
+        self._switching |= set(self._levels)
+        self._switch()
+        self._genome = None
+        for choice in self.space.fixed:
+            self._apply(choice, choice.values[0])
+
+    def _switch(self) -> None:
+        """Take the versions from the database whose level has changed."""
+        for module in sorted(self._switching):
+            assert self.database is not None
+            linear = self.elastic_linears[module]
+            version = self.database.version(module, self._levels[module], linear.weight.dtype)
+            device = linear.weight.device
+            grid = version.grid
+            if grid is not None and device.type != "cpu":
+                grid = replace(grid, scale=grid.scale.to(device), zero_point=grid.zero_point.to(device))
+            linear.set_weight(version.weight.to(device), grid)
+        self._switching.clear()
+
+    def _checked_levels(self) -> dict[str, Level]:
+        """The dense level of every module that the space compresses, once all levels are known to be there."""
+        offered: dict[str, dict[str, tuple[Value, ...]]] = {}
+        for choice in self.space.choices:
+            if choice.dimension in (BITS, DENSITY):
+                for module in choice.modules:
+                    offered.setdefault(module, {})[choice.dimension] = choice.values
+        if not offered:
+            return {}
+        if self.database is None or self.adapter.combination != "quantized":
+            raise CompressionError(
+                "a space of weight_bits or sparsity needs the versions of each layer and adapters that follow them; "
+                "pass database=build_database(…) and combination='quantized'."
+            )
+        if self.database.base_fingerprint != self.base_fingerprint:
+            raise CompressionError(f"{self.database.folder} holds the layers of another model; build one for this.")
+        for module, values in offered.items():
+            for bits in values.get(BITS, (DENSE.bits,)):
+                for density in values.get(DENSITY, (DENSE.density,)):
+                    if module not in self.database.modules or Level(int(bits), density) not in self.database.levels:
+                        raise CompressionError(
+                            f"the space offers {module} at {bits} bits and density {density:g}, which "
+                            f"{self.database.folder} does not hold; build it with these bits and sparsities."
+                        )
+        return dict.fromkeys(offered, DENSE)
+
     def _apply(self, choice: Choice, value: Value) -> None:
+        if choice.dimension in (BITS, DENSITY):
+            for module in choice.modules:
+                changed = {"bits": int(value)} if choice.dimension == BITS else {"density": float(value)}
+                self._levels[module] = replace(self._levels[module], **changed)  # type: ignore[arg-type]
+                self._switching.add(module)
+            return
         size = int(value)
         if choice.dimension == RANK:
             for module in choice.modules:
