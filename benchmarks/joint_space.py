@@ -1,9 +1,9 @@
 """One space of width, bits and sparsity against each of them alone, at equal evaluations.
 
 Perplexity on texts that the calibration did not see, against the bytes of the layers' weights: nonzeros at their bits,
-and a bit a weight that says which are zero where any is. SmolLM2-135M is ordered, its versions are put on disk, and NSGA-II
-searches each space with the same number of evaluations and the same seed. A front's point is dominated where the joint
-front has one that is no worse in both and better in one.
+and a bit a weight that says which are zero where any is. SmolLM2-135M is ordered, its versions are put on disk, and
+NSGA-II searches each space with the same number of evaluations and the same seed. A front's point is dominated where
+the joint front has one that is no worse in both and better in one.
 
 Run as ``python -m benchmarks.joint_space [--quick] [--evaluations N] [--folder FOLDER] [--figure FILE.png]``.
 """

@@ -29,6 +29,7 @@ from nas_engine import SuperNetwork, heuristics, train
 from nas_engine.compression import sparsity_report
 from nas_engine.recipes import SearchPlan, TrainingPlan, shears, sqft
 from nas_engine.supernet import Subnetwork
+from nas_engine.supernet.compressed_base import active_grids
 from nas_engine.tasks import chain_sum
 from search_spaces import lonas, lora_rank
 from search_spaces import shears as shears_space
@@ -141,16 +142,17 @@ def row(method: str, work: Work) -> dict[str, Any]:
     file = work.folder / f"{method}.json"
     if file.exists():
         known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return known
+        if known["steps"] == work.steps:
+            return known
     supernet, chosen, candidates, seconds = made(method, work)
     test = MultipleChoiceAccuracy(work.test)
     accuracy = test(chosen)
     median = test(supernet.subnetwork(heuristics.median(supernet.space))) if len(supernet.space) else accuracy
     chosen_parameters, macs = chosen.parameter_count(), int(Macs(tokens=256, layer_weights_only=True)(chosen).value)
     report = sparsity_report(supernet.model)
-    grids = supernet.active_grids()
+    grids = active_grids(supernet)
     on_grids = sum(grid.scale.shape[0] * grid.inputs for grid in grids.values())
-    figures = {
+    figures: dict[str, Any] = {
         "method": method,
         "sub_adapter": None if candidates is None else candidates.loc[0, "sub_adapter"],
         "accuracy": round(accuracy.value, 4),
@@ -161,6 +163,7 @@ def row(method: str, work: Work) -> dict[str, Any]:
         "bytes": 2 * (chosen_parameters - on_grids) + sum(g.to_half().stored_bytes for g in grids.values()),
         "parameters": chosen_parameters,
         "macs": macs,
+        "steps": work.steps,
         "mergeable": all(linear.merges for linear in supernet.elastic_linears.values()),
         "seconds_per_step": round(seconds, 3),
     }

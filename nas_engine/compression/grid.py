@@ -112,6 +112,10 @@ class Grid:
         """The grid of the outputs in `order`."""
         return replace(self, scale=self.scale[order], zero_point=self.zero_point[order])
 
+    def to(self, device: torch.device) -> Grid:
+        """The grid on `device`."""
+        return replace(self, scale=self.scale.to(device), zero_point=self.zero_point.to(device))
+
     def to_half(self) -> Grid:
         """The grid with scales of two bytes."""
         return replace(self, scale=self.scale.half())

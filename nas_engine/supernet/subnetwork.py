@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Operator, decoder_operators
 from nas_engine.compression.checkpoint import save_on_grids
+from nas_engine.supernet.compressed_base import active_grids, as_stored
 from nas_engine.supernet.extraction import extract
 from nas_engine.supernet.peft_export import save_adapter
 from search_spaces import Value
@@ -87,7 +88,7 @@ class Subnetwork:
             weight_bits=bits,
             activation_bits=bits,
         )
-        return self._supernet.as_stored(operators)
+        return as_stored(self._supernet, operators)
 
     def parameter_count(self, merged: bool = True) -> int:
         """Parameters of the extracted model, tied ones once; with ``merged=False``, the active adapters' besides.
@@ -109,7 +110,7 @@ class Subnetwork:
         """
         folder = Path(folder)
         extracted = self.extract(share_embeddings=True, merge=True)
-        grids = self._supernet.active_grids()
+        grids = active_grids(self._supernet)
         if grids:
             save_on_grids(extracted, grids, folder)
         else:

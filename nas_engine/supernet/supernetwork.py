@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy.typing as npt
@@ -11,18 +11,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators import Operator
 from nas_engine.compression.checkpoint import load_base
-from nas_engine.compression.database import DENSE, LayerDatabase, Level
-from nas_engine.compression.errors import CompressionError
-from nas_engine.compression.grid import Grid
-from nas_engine.compression.quantization import Quantization, require_unquantized
-from nas_engine.compression.sparsify import matrix_of
+from nas_engine.compression.database import LayerDatabase
+from nas_engine.compression.quantization import Quantization
 from nas_engine.supernet.combination import COMBINATIONS
+from nas_engine.supernet.compressed_base import prepare_base
+from nas_engine.supernet.dimensions import BITS, DENSITY, HEADS, RANK, SKIP, WIDTH
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.extraction import absent_layers, bypassed
-from nas_engine.supernet.families import Family, attention_sizes, family_of
+from nas_engine.supernet.families import Family, family_of
 from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer, Unit
+from nas_engine.supernet.levels import Levels
 from nas_engine.supernet.ordering import Batch, final_states, input_norms
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.storage import (
@@ -36,9 +35,6 @@ from nas_engine.supernet.storage import (
 )
 from nas_engine.supernet.subnetwork import Subnetwork
 from search_spaces import Choice, Configuration, SearchSpace, SpaceTemplate, Value
-
-RANK, WIDTH, HEADS, SKIP = "lora_rank", "mlp_width", "attention_heads", "layer_skip"
-BITS, DENSITY = "weight_bits", "density"
 
 
 @dataclass(frozen=True)
@@ -82,6 +78,7 @@ class SuperNetwork:
         base_fingerprint: 16 hexadecimal digits of the original model's weights.
         quantization: the grids that the original model's weights lie on; None where they are in floating point.
         database: the versions of each projection that its bits and density choose from; None where they do not vary.
+        levels: the bits and density of each projection that are active.
         base: name or folder of the original model; None where it was given as an object.
     """
 
@@ -101,18 +98,16 @@ class SuperNetwork:
         self.quantization = quantization
         self.database = database
         self.combination = COMBINATIONS[self.adapter.combination]
-        self._prepare_weights()
+        prepare_base(model, space, self._ranks(), self.adapter.combination, quantization, database)
         self.base_fingerprint = base_fingerprint(model, self.family.head)
         model.requires_grad_(False)
         self.head = {path: model.get_submodule(path).requires_grad_(True) for path in self.family.head}
         modules = model.get_submodule(self.family.layers).children()
         self.layers = [ElasticLayer(self.family, i, module, model.config) for i, module in enumerate(modules)]
         self.elastic_linears = self._make_elastic()
-        self._levels = self._checked_levels()
-        self._switching: set[str] = set(self._levels)
+        self.levels = Levels(space, database, self.base_fingerprint, self.adapter.combination)
         self._fix_orders()
         self._rigid_linears: dict[str, ElasticLinear] = {}  # views of the others, to be asked what they hold
-        self._modules_of = {name: module for module in self.family.projections for name in self.family.held(module)}
         self._genome: tuple[int, ...] | None = None  # what is active; only changed genes are applied
         for choice in space.fixed:
             self._apply(choice, choice.values[0])
@@ -253,7 +248,7 @@ class SuperNetwork:
         for gene, index, old in zip(self.space.genes, wanted, active, strict=True):
             if index != old:
                 self._apply(gene, gene.values[index])
-        self._switch()
+        self.levels.switch(self.elastic_linears)
         self._genome = wanted
 
     def subnetwork(self, configuration: Configuration) -> Subnetwork:
@@ -281,34 +276,23 @@ class SuperNetwork:
         extra = sum(linear.active_adapter_parameters for linear in linears if adapters or not linear.merges)
         return rest + sum(linear.active_parameters for linear in linears) + extra
 
-    def as_stored(self, operators: Sequence[Operator]) -> list[Operator]:
-        """`operators` of the active sub-network with the bits and the sparsity that their weights have."""
-        stored = []
-        for operator in operators:
-            where, _, name = operator.name.rpartition(".")
-            if name in self._modules_of:
-                linear = self._linear(f"{where}.{self._modules_of[name]}")
-                bits = operator.weight_bits if linear.grid is None else linear.grid.settings.bits
-                if f"{where}.{self._modules_of[name]}" in self._levels:
-                    bits = self._levels[f"{where}.{self._modules_of[name]}"].bits
-                operator = replace(operator, weight_bits=bits, sparsity=linear.sparsity)
-            elif name == "lora_A" and self._shares_input_factor(where):
-                continue
-            stored.append(operator)
-        return stored
+    def linear(self, module: str) -> ElasticLinear:
+        """The projection `module`, such as ``layers.3.up``; one that is not elastic is shown as if it were."""
+        if module not in self.elastic_linears and module not in self._rigid_linears:
+            base = self.model.get_submodule(self.family.path(module))
+            grid = self.quantization.grids.get(module) if self.quantization else None
+            self._rigid_linears[module] = ElasticLinear(base, 0, 0.0, grid=grid)  # type: ignore[arg-type]
+        return self.elastic_linears.get(module) or self._rigid_linears[module]
 
-    def active_grids(self) -> dict[str, Grid]:
-        """The grids of the active sub-network's weights, by the paths of their layers in the extracted model."""
-        absent = {layer.index for layer in absent_layers(self.layers)}
-        present = [layer.index for layer in self.layers if layer.index not in absent]
-        grids = {}
-        for new, old in enumerate(present):
-            left_out = tuple(f"{b.module}." for _, b, _ in bypassed(self.layers[old]))
-            for projection, path in self.family.projections.items():
-                linear = self._linear(f"layers.{old}.{projection}")
-                if linear.active_grid is not None and not f"{path}.".startswith(left_out):
-                    grids[self.family.path(f"layers.{new}.{projection}")] = linear.active_grid
-        return grids
+    def restore_base(self) -> None:
+        """Put the original weights back where a database has switched them; `activate` switches again."""
+        if not self.levels:
+            return
+        self.levels.reset()
+        self.levels.switch(self.elastic_linears)
+        self._genome = None
+        for choice in self.space.fixed:
+            self._apply(choice, choice.values[0])
 
     @property
     def ordered(self) -> bool:
@@ -397,61 +381,6 @@ class SuperNetwork:
         choices = (choice for choice in self.space.choices if choice.dimension in units)
         return sorted({(int(m.split(".")[1]), units[c.dimension]) for c in choices for m in c.modules})
 
-    def _linear(self, module: str) -> ElasticLinear:
-        """The projection `module`, such as ``layers.3.up``; one that is not elastic as if it were."""
-        if module not in self.elastic_linears and module not in self._rigid_linears:
-            base = self.model.get_submodule(self.family.path(module))
-            grid = self.quantization.grids.get(module) if self.quantization else None
-            self._rigid_linears[module] = ElasticLinear(base, 0, 0.0, grid=grid)  # type: ignore[arg-type]
-        return self.elastic_linears.get(module) or self._rigid_linears[module]
-
-    def _shares_input_factor(self, projection: str) -> bool:
-        """Whether a fused layer's adapter has its first factor counted at an earlier projection already."""
-        name = projection.rpartition(".")[2]
-        return self.family.held(self._modules_of[name])[0] != name
-
-    def _prepare_weights(self) -> None:
-        """Check that base and combination go together; put the weights under adapters back as they were unrounded."""
-        require_unquantized(self.model)
-        if self.quantization is None:
-            if self.adapter.combination == "quantized" and self.database is None:
-                raise CompressionError(
-                    "combination='quantized' needs the grids of a quantized base; pass quantization=quantize_model(…)."
-                )
-            if self.database is not None:
-                self._require_whole_groups(dict.fromkeys(self.database.modules, self.database.group_size))
-            return
-        if self.database is not None:
-            raise CompressionError(
-                "a base that is quantized already has no other versions; give database or quantization."
-            )
-        if self.adapter.combination == "masked":
-            raise CompressionError(
-                "combination='masked' would take a quantized base off its grids; use combination='quantized', or an "
-                "unquantized base."
-            )
-        self._require_whole_groups({n: grid.settings.group_size for n, grid in self.quantization.grids.items()})
-        if self.adapter.combination == "quantized":
-            for module in (m for m, rank in self._ranks().items() if rank and m in self.quantization.unrounded):
-                weight = matrix_of(self.model.get_submodule(self.family.path(module)))
-                weight.copy_(self.quantization.unrounded[module])
-
-    def _require_whole_groups(self, group_sizes: Mapping[str, int]) -> None:
-        head_size = attention_sizes(self.model.config)[2]
-        channels = {WIDTH: ("down", 1), HEADS: ("o", head_size)}
-        for choice in self.space.choices:
-            name, size = channels.get(choice.dimension, ("", 0))
-            for module in choice.modules:
-                group_size = group_sizes.get(module)
-                if group_size is None or not module.endswith(f".{name}"):
-                    continue
-                cut = [int(value) for value in choice.values if int(value) * size % group_size]
-                if cut:
-                    raise CompressionError(
-                        f"{choice.name} may be {cut[0]}, which cuts a group of {group_size} inputs of {module}; give "
-                        f"sizes in whole groups, as mlp_width(..., multiple_of={group_size}) does."
-                    )
-
     def _fix_orders(self) -> None:
         """Inputs of a quantized layer are in groups, versions on disk in an order: the base's units keep theirs."""
         for layer in self.layers:
@@ -489,63 +418,9 @@ class SuperNetwork:
             for name, linear in layer.linears.items()
         }
 
-    def restore_base(self) -> None:
-        """Put the original weights back where a database has switched them; `activate` switches again."""
-        if not self._levels:
-            return
-        for module in self._levels:
-            self._levels[module] = DENSE
-        self._switching |= set(self._levels)
-        self._switch()
-        self._genome = None
-        for choice in self.space.fixed:
-            self._apply(choice, choice.values[0])
-
-    def _switch(self) -> None:
-        """Take the versions from the database whose level has changed."""
-        for module in sorted(self._switching):
-            assert self.database is not None
-            linear = self.elastic_linears[module]
-            version = self.database.version(module, self._levels[module], linear.weight.dtype)
-            device = linear.weight.device
-            grid = version.grid
-            if grid is not None and device.type != "cpu":
-                grid = replace(grid, scale=grid.scale.to(device), zero_point=grid.zero_point.to(device))
-            linear.set_weight(version.weight.to(device), grid)
-        self._switching.clear()
-
-    def _checked_levels(self) -> dict[str, Level]:
-        """The dense level of every module that the space compresses, once all levels are known to be there."""
-        offered: dict[str, dict[str, tuple[Value, ...]]] = {}
-        for choice in self.space.choices:
-            if choice.dimension in (BITS, DENSITY):
-                for module in choice.modules:
-                    offered.setdefault(module, {})[choice.dimension] = choice.values
-        if not offered:
-            return {}
-        if self.database is None or self.adapter.combination != "quantized":
-            raise CompressionError(
-                "a space of weight_bits or sparsity needs the versions of each layer and adapters that follow them; "
-                "pass database=build_database(…) and combination='quantized'."
-            )
-        if self.database.base_fingerprint != self.base_fingerprint:
-            raise CompressionError(f"{self.database.folder} holds the layers of another model; build one for this.")
-        for module, values in offered.items():
-            for bits in values.get(BITS, (DENSE.bits,)):
-                for density in values.get(DENSITY, (DENSE.density,)):
-                    if module not in self.database.modules or Level(int(bits), density) not in self.database.levels:
-                        raise CompressionError(
-                            f"the space offers {module} at {bits} bits and density {density:g}, which "
-                            f"{self.database.folder} does not hold; build it with these bits and sparsities."
-                        )
-        return dict.fromkeys(offered, DENSE)
-
     def _apply(self, choice: Choice, value: Value) -> None:
         if choice.dimension in (BITS, DENSITY):
-            for module in choice.modules:
-                changed = {"bits": int(value)} if choice.dimension == BITS else {"density": float(value)}
-                self._levels[module] = replace(self._levels[module], **changed)  # type: ignore[arg-type]
-                self._switching.add(module)
+            self.levels.set(choice, value)
             return
         size = int(value)
         if choice.dimension == RANK:
