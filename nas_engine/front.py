@@ -282,8 +282,8 @@ class SearchResult(Generic[S]):
         Raises:
             SelectionError: an unknown objective, or too few rows.
         """
-        objective = self._objective(objective).name
-        return gene_importance(self.frame, self.supernet.space, objective, evaluator)
+        maximize = self._objective(objective).direction == "maximize"
+        return gene_importance(self.frame, self.supernet.space, objective, evaluator, maximize)
 
     def plot_importance(
         self, objective: str, ax: Axes | None = None, evaluator: BaseImportanceEvaluator | None = None

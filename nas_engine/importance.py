@@ -25,7 +25,11 @@ Floats = npt.NDArray[np.float64]
 
 
 def gene_importance(
-    frame: pd.DataFrame, space: SearchSpace, objective: str, evaluator: BaseImportanceEvaluator | None = None
+    frame: pd.DataFrame,
+    space: SearchSpace,
+    objective: str,
+    evaluator: BaseImportanceEvaluator | None = None,
+    maximize: bool = False,
 ) -> pd.Series:
     """The share of each gene in how an objective varies over the space, the largest first; they add up to 1.
 
@@ -34,6 +38,7 @@ def gene_importance(
         space: whose genes are columns of `frame`.
         objective: a column of `frame`.
         evaluator: one of Optuna's, which sees genes as integers; None takes `main_effects`.
+        maximize: whether the objective is to be large; some of Optuna's evaluators look at the better rows.
 
     Raises:
         SelectionError: fewer than ten measured rows, or an objective that is the same in all of them.
@@ -48,9 +53,9 @@ def gene_importance(
     if evaluator is None:
         shares = pd.Series(main_effects(indices, values, space.cardinalities), index=list(space.names))
     else:
-        study = _study(indices, values, space)
+        study = _study(indices, -values if maximize else values, space)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore")  # that they are experimental, and take the objective as to be minimized
             found = get_param_importances(study, evaluator=evaluator, target=lambda trial: trial.values[0])
         shares = pd.Series(found).reindex(list(space.names), fill_value=0.0)
     return shares.rename(objective).sort_values(ascending=False, kind="stable").rename_axis("gene")
