@@ -2,13 +2,16 @@
 
 import itertools
 import json
+import tomllib
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
-from evaluators import Evaluator, Latency, LatencyTable, LatencyTableError, LayerSizes, load_evaluator
+from evaluators import Evaluator, Latency, LatencyTable, LatencyTableError, LayerSizes
 from evaluators.block_costs import BlockKnots, UnknownSizeError, fit_costs
 from evaluators.latency_calibration import even_genomes
 from evaluators.timing import Timing
@@ -111,12 +114,20 @@ def test_table_is_a_computed_evaluator_that_survives_its_file(tmp_path) -> None:
     assert isinstance(table, Evaluator)
     assert (table.name, table.unit, table.direction, table.computed) == ("latency", "ms", "minimize", True)
     assert calls == [(done, calls[-1][1]) for done in itertools.chain(range(4, calls[-1][1], 4), [calls[-1][1]])]
-    loaded = load_evaluator("latency_table")(table.save(tmp_path / "table.json"))
+    loaded = LatencyTable.load(table.save(tmp_path / "table.json"))
     assert loaded == table
     assert loaded.settings() == table.settings()
     assert loaded.settings()["threads"] == 1
     for subnet in sampled(supernet, 5, seed=2):
         assert loaded(subnet) == table(subnet)
+
+
+def test_entry_point_loads_a_table() -> None:
+    group = "nas_engine.evaluators"
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert (
+        EntryPoint("latency_table", project["entry-points"][group]["latency_table"], group).load() == LatencyTable.load
+    )
 
 
 def test_validation_compares_predictions_with_times() -> None:
