@@ -109,25 +109,31 @@ def main() -> None:
         return load(given.quick)[0]
 
     model, tokenizer = load(given.quick)
-    lines = texts(given.data, *((8, 8) if given.quick else (128, 96)))
+    lines = texts(given.data, *((8, 8) if given.quick else (96, 64)))
     calibration, evaluation = (batched(part, tokenizer) for part in lines)
-    figures: dict[str, object] = {"group_size": group_size, "perplexity_dense": round(perplexity(model, evaluation), 3)}
-    for bits, symmetric, sparsity in ((4, True, 0.0), (4, False, 0.0), (4, False, 0.5), (8, False, 0.0)):
+    figures: dict[str, object] = {"group_size": group_size}
+
+    def note(name: str, value: object) -> None:
+        figures[name] = value
+        print(name, value, flush=True)
+
+    note("perplexity_dense", round(perplexity(model, evaluation), 3))
+    for pattern in (0.5, "2:4"):
+        for method in ("wanda", "magnitude"):
+            pruned = fresh()
+            sparsify(pruned, calibration, pattern, method)  # type: ignore[arg-type]
+            note(f"perplexity_{pattern}_{method}", round(perplexity(pruned, evaluation), 3))
+    for bits, symmetric, sparsity in ((4, False, 0.0), (4, True, 0.0), (4, False, 0.5)):
         settings = GridSettings(bits, group_size, symmetric)
         errors = layer_errors(model, calibration, evaluation, settings, sparsity)
         kind = f"int{bits}_{'symmetric' if symmetric else 'asymmetric'}_{100 * sparsity:g}"
-        figures[f"errors_{kind}"] = summary(errors)
-    for sparsity_name in (0.4, 0.5, 0.6, "2:4", "4:8"):
-        for method in ("wanda", "magnitude"):
-            pruned = fresh()
-            sparsify(pruned, calibration, sparsity_name, method)  # type: ignore[arg-type]
-            figures[f"perplexity_{sparsity_name}_{method}"] = round(perplexity(pruned, evaluation), 3)
+        note(f"errors_{kind}", summary(errors))
     for sparsity in (0.0, 0.5):
         for quantizer in ("rtn", "gptq"):
             pruned = fresh()
             sparsify(pruned, calibration, sparsity)
             quantize_model(pruned, calibration, 4, group_size, symmetric=False, method=quantizer)  # type: ignore[arg-type]
-            figures[f"perplexity_int4_{100 * sparsity:g}_{quantizer}"] = round(perplexity(pruned, evaluation), 3)
+            note(f"perplexity_int4_{100 * sparsity:g}_{quantizer}", round(perplexity(pruned, evaluation), 3))
     print_json(figures)
 
 

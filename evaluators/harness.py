@@ -7,7 +7,7 @@ import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -144,19 +144,37 @@ class HarnessTask:
 
 
 def _load(task: str, include_path: str | Path | None) -> dict[str, Any]:
-    from lm_eval.tasks import TaskManager
+    """The task or group with all its tasks, as the harness's `TaskManager.load` gives them."""
+    folder = None if include_path is None else str(include_path)
+    index = None if folder is None else _index(folder, with_defaults=False)
+    if index is None or task not in index.all_subtasks:  # a group may be made of the harness's tasks too
+        index = _everything(folder)
+        _require_known(task, index)
+    loaded: dict[str, Any] = index.load([task])
+    return loaded
 
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
-    if task not in manager.all_tasks:
-        near = difflib.get_close_matches(task, manager.all_tasks, n=5)
+
+def _require_known(task: str, everything: Any) -> None:
+    if task not in everything.all_tasks:
+        near = difflib.get_close_matches(task, everything.all_tasks, n=5)
         raise ValueError(
             f"the harness has no task {task!r}{', but ' + ', '.join(near) if near else ''}; "
             "`lm-eval ls tasks` lists them all, and include_path= adds a folder of your own."
         )
-    if task in manager.all_tags:
+    if task in everything.all_tags:
         raise ValueError(f"{task!r} is a tag of several tasks and has no score of its own; name one of them.")
-    loaded: dict[str, Any] = manager.load([task])
-    return loaded
+
+
+@lru_cache(maxsize=2)
+def _everything(folder: str | None) -> Any:
+    """The index of the harness's own 15,000 tasks and those of `folder`, which takes seconds to make."""
+    return _index(folder, with_defaults=True)
+
+
+def _index(folder: str | None, with_defaults: bool) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=folder, include_defaults=with_defaults)
 
 
 @contextmanager
