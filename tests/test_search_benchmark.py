@@ -50,7 +50,7 @@ def test_discretized_problem_keeps_its_front_and_constraints() -> None:
     objectives, violations = problem.true(optimal)
     np.testing.assert_allclose(objectives[:, 1], 1 - np.sqrt(objectives[:, 0]))
     assert violations.shape == (11, 0)
-    assert pymoo_problem("mw7").true(optimal[:, :15])[1].shape == (11, 2)
+    assert pymoo_problem("mw3").true(optimal[:, :15])[1].shape == (11, 2)
 
 
 def test_table_is_a_problem_with_the_scores_it_was_saved_with(tmp_path) -> None:
