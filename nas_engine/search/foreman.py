@@ -157,7 +157,7 @@ class Foreman(Generic[S]):
         return able[0] if able else None
 
     def _send(self, batch: _Batch, worker: _Worker, timing: bool) -> None:
-        taken = (batch.timings if timing else batch.rest).take(worker.hand)
+        taken = (batch.timings if timing else batch.rest).take(id(worker))
         if taken is None:
             return
         position, share = taken
@@ -235,8 +235,8 @@ class Foreman(Generic[S]):
         return self._job.record(batch.genomes[position], outcome)
 
     def _leave(self, batch: _Batch, worker: _Worker) -> None:
-        batch.timings.leave(worker.hand)
-        batch.rest.leave(worker.hand)
+        batch.timings.leave(id(worker))
+        batch.rest.leave(id(worker))
         self._dismiss(worker)
 
     def _dismiss(self, worker: _Worker) -> None:

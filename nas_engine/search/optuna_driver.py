@@ -99,7 +99,7 @@ class OptunaDriver:
                 self._learn(trial, objectives[i], missed)
 
     def _next(self) -> tuple[Trial, Genome]:
-        trial = self._study.ask(self._distributions)  # type: ignore[arg-type]
+        trial: Trial = self._study.ask(self._distributions)  # type: ignore[arg-type]
         return trial, np.array([trial.params[name] for name in self._space.names], dtype=np.int64)
 
     def _learn(self, trial: Trial, values: Objectives, missed: Violations) -> None:
