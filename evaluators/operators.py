@@ -39,6 +39,11 @@ class Operator:
         return self.count * self.m * self.k * self.n
 
     @property
+    def compute_bits(self) -> int:
+        """Bits of the wider operand, at which the product runs: 4-bit weights alone save traffic, not arithmetic."""
+        return max(self.weight_bits, self.activation_bits) if self.kind == "weight" else self.activation_bits
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of stored weights read; 0 for attention, whose operands are activations."""
         return -(-self.k * self.n * self.weight_bits // 8) * self.count if self.kind == "weight" else 0

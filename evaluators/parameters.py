@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.stored import stored_parameters, weights_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,6 @@ class ParameterCount:
     name: str = "parameters"
     direction: Direction = "minimize"
     unit: str = ""
-
     computed: ClassVar[bool] = True
 
     def settings(self) -> Mapping[str, Any]:
@@ -32,3 +32,31 @@ class ParameterCount:
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Count the parameters of `subnet`."""
         return Measurement(subnet.parameter_count(merged=self.merged))
+
+
+@dataclass(frozen=True)
+class NonZeroParameters:
+    """Parameters of the deployed model that are not zero, by the sparsity that its operators report.
+
+    Zeros count where weights are multiplied: in projections, adapters that stay unmerged, and the output head. Those in
+    norms, biases and an embedding apart from the head, which no format stores sparsely, count as parameters.
+
+    Args:
+        name: column name of the score.
+    """
+
+    name: str = "nonzero_parameters"
+    direction: Direction = "minimize"
+    unit: str = ""
+
+    computed: ClassVar[bool] = True
+
+    def settings(self) -> Mapping[str, Any]:
+        """Nothing changes the score."""
+        return {}
+
+    def __call__(self, subnet: Subnetwork) -> Measurement:
+        """Count what is not zero in `subnet`."""
+        weights = weights_of(subnet)
+        zeros = sum(round(op.sparsity * op.count * op.k * op.n) for op in weights)
+        return Measurement(stored_parameters(subnet, weights) - zeros)

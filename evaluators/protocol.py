@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
@@ -29,7 +29,7 @@ class Measurement:
     value: float
     stderr: float = 0.0
     n: int = 1
-    outcomes: str = ""
+    outcomes: str = field(default="", repr=False)
 
 
 class Subnetwork(Protocol):

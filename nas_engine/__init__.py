@@ -1,5 +1,7 @@
 """Compress large language models: train a super-network once, search it, keep the sub-network you want."""
 
+from nas_engine.comparison import Comparison, compare
+from nas_engine.confirmation import ConfirmedFront
 from nas_engine.front import SearchResult
 from nas_engine.search.loop import search
 from nas_engine.search.pool import WorkerPool
@@ -8,6 +10,8 @@ from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.training import Example, TrainingReport, train
 
 __all__ = [
+    "Comparison",
+    "ConfirmedFront",
     "Example",
     "RayCluster",
     "SearchResult",
@@ -15,6 +19,7 @@ __all__ = [
     "SuperNetwork",
     "TrainingReport",
     "WorkerPool",
+    "compare",
     "search",
     "train",
 ]

@@ -66,11 +66,13 @@ class Job(Generic[S]):
         supernet: gives the sub-networks.
         evaluators: what measures; each gives one number of a record.
         seconds: a sub-network fails on which an evaluator takes longer than this; None waits.
+        optimized: positions of the evaluators that the front is about; None for all of them.
     """
 
     supernet: Searchable[S]
     evaluators: Sequence[Evaluator]
     seconds: float | None = None
+    optimized: Sequence[int] | None = None
 
     @property
     def alone(self) -> list[Evaluator]:
@@ -146,7 +148,7 @@ class Lot(Generic[S]):
     def _measurement(self, evaluator: Evaluator, position: int, measured: Mapping[str, Measurement]) -> Measurement:
         if evaluator.name not in self._sessions:
             return evaluator(self._subnets[position])
-        rival = best_rival(self._job.evaluators, evaluator, measured, self._front)
+        rival = best_rival(self._job.evaluators, evaluator, measured, self._front, self._job.optimized)
         return self._sessions[evaluator.name].measure(position, rival)
 
     def _shared_device(self, evaluator: Evaluator) -> AbstractContextManager[None]:
@@ -169,17 +171,19 @@ def best_rival(
     evaluator: Evaluator,
     measured: Mapping[str, Measurement],
     front: Sequence[Record],
+    optimized: Sequence[int] | None = None,
 ) -> Measurement | None:
     """The best score of `evaluator` among records of the front that are at least as good in every other objective.
 
     Among equal scores that of the first genome in lexicographic order, so that the order in which records arrived does
-    not decide. None where there is no such record, or other objectives are not measured yet.
+    not decide. None where there is no such record, other objectives are not measured yet, or the evaluator only bounds.
     """
-    if len(measured) < len(evaluators) - 1:
-        return None
     index = next(i for i, e in enumerate(evaluators) if e is evaluator)
+    wanted = range(len(evaluators)) if optimized is None else optimized
+    others = [i for i in wanted if i != index]
+    if index not in wanted or any(evaluators[i].name not in measured for i in others):
+        return None
     ours = _minimized(evaluators, [measured.get(e.name) for e in evaluators])
-    others = np.arange(len(ours)) != index
     rivals = [record for record in front if (_minimized(evaluators, record.measurements)[others] <= ours[others]).all()]
     sign = -1.0 if evaluator.direction == "maximize" else 1.0
     best = min(rivals, key=lambda r: (sign * r.measurements[index].value, r.genome), default=None)

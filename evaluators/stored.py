@@ -1,0 +1,33 @@
+"""What of a sub-network is stored, told apart by what multiplies and what does not. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluators.operators import Operator
+from evaluators.protocol import Subnetwork
+
+_ADAPTER = (".lora_A", ".lora_B")
+
+
+def weights_of(subnet: Subnetwork) -> list[Operator]:
+    """The operators whose operand is a stored matrix, each of which stands for that matrix once."""
+    return [op for op in subnet.operators(batch=1, tokens=1) if op.kind == "weight"]
+
+
+def stored_parameters(subnet: Subnetwork, weights: Sequence[Operator]) -> int:
+    """Parameters of the model that `weights` describe: with its adapters where they are operators of their own."""
+    return subnet.parameter_count(merged=not any(op.name.endswith(_ADAPTER) for op in weights))
+
+
+def stored_bytes(subnet: Subnetwork) -> int:
+    """Bytes of all parameters: matrices at their bit widths, all others at the width of the activations.
+
+    The others are norms, biases and an embedding of its own; one that is tied to the output head is the head's matrix
+    and counts once. Scales and zero points of quantized groups are no parameters and are left out.
+    """
+    weights = weights_of(subnet)
+    multiplied = sum(op.count * op.k * op.n for op in weights)
+    others = stored_parameters(subnet, weights) - multiplied
+    bits = max(op.activation_bits for op in weights)
+    return sum(op.weight_bytes for op in weights) + -(-others * bits // 8)
