@@ -46,7 +46,7 @@ def test_dashboard_shows_trials_genes_values_and_names(tmp_path, kind: str) -> N
     assert study["study_name"] == "nas-engine"
     assert study["directions"] == ["maximize", "minimize"]
     detail = fetched(app, f"/api/studies/{study['study_id']}")
-    assert detail["metric_names"] == ["accuracy", "latency"]
+    assert detail["objective_names"] == ["accuracy", "latency"]
     assert len(detail["trials"]) == 20
     for trial, (_, row) in zip(detail["trials"], result.frame.iterrows(), strict=True):
         assert trial["state"] == "Complete"
