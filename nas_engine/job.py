@@ -55,9 +55,9 @@ class JobSettings:
     task: str = "chain_sum"
     train: int = 4000
     validation: int = 240
-    selection: int = 320
+    selection: int = 240
     test: int = 800
-    steps: int = 200
+    steps: int = 150
     batch_size: int = 16
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
