@@ -10,6 +10,7 @@ from evaluators.hardware import Device, DeviceError, device_names, load_device
 from evaluators.harness import HarnessTask
 from evaluators.latency import Latency, LatencyReport
 from evaluators.latency_comparison import LatencyComparison, compare_latency
+from evaluators.latency_table import LatencyTable, LatencyTableError
 from evaluators.likelihoods import log_likelihoods
 from evaluators.macs import Macs
 from evaluators.model_metric import ModelMetric, model_metric
@@ -44,6 +45,8 @@ __all__ = [
     "Latency",
     "LatencyComparison",
     "LatencyReport",
+    "LatencyTable",
+    "LatencyTableError",
     "LayerSizes",
     "Macs",
     "Measurement",

@@ -33,7 +33,6 @@ class Macs:
     name: str = "macs"
     direction: Direction = "minimize"
     unit: str = "MACs"
-
     computed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

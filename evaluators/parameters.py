@@ -23,7 +23,6 @@ class ParameterCount:
     name: str = "parameters"
     direction: Direction = "minimize"
     unit: str = ""
-
     computed: ClassVar[bool] = True
 
     def settings(self) -> Mapping[str, Any]:

@@ -1,8 +1,21 @@
 """Compress large language models: train a super-network once, search it, keep the sub-network you want."""
 
+from nas_engine.comparison import Comparison, compare
+from nas_engine.confirmation import ConfirmedFront
 from nas_engine.front import SearchResult
 from nas_engine.search.loop import search
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.training import Example, TrainingReport, train
 
-__all__ = ["Example", "SearchResult", "Subnetwork", "SuperNetwork", "TrainingReport", "search", "train"]
+__all__ = [
+    "Comparison",
+    "ConfirmedFront",
+    "Example",
+    "SearchResult",
+    "Subnetwork",
+    "SuperNetwork",
+    "TrainingReport",
+    "compare",
+    "search",
+    "train",
+]

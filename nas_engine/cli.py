@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from nas_engine.job import JobResult, JobSettings, run_job
+from nas_engine.recipe_job import RecipeSettings, run_recipe
 from nas_engine.search.drivers import DRIVERS
 from nas_engine.training.strategies import STRATEGIES
 
@@ -132,3 +133,94 @@ def front_table(job: JobResult) -> Table:
         marks = "chosen" if number == job.chosen.name else ""
         table.add_row(str(number), *cells, marks)
     return table
+
+
+_RECIPE = RecipeSettings()
+_FOLDER = Annotated[Path, typer.Option(help="Run folder; start again with the same one to go on.")]
+_MODEL = Annotated[str, typer.Option(help="Hugging Face id or folder, or smollm2.")]
+_TASK = Annotated[str, typer.Option(help="chain_sum, a JSONL file or folder of questions, or hf:<dataset>.")]
+_TRAIN = Annotated[int, typer.Option(help="Training questions at most.")]
+_VALIDATION = Annotated[int, typer.Option(help="Questions that compare sub-adapters.")]
+_TEST = Annotated[int, typer.Option(help="Held-out questions at most.")]
+_STEPS = Annotated[int, typer.Option(help="Training steps.")]
+_BATCH_SIZE = Annotated[int, typer.Option(help="Questions of a training batch.")]
+_LEARNING_RATE = Annotated[float, typer.Option(help="Peak learning rate.")]
+_DRIVERS = Annotated[list[str] | None, typer.Option("--driver", help="Search beside the heuristics; repeat.")]
+_EVALUATIONS = Annotated[int, typer.Option(help="Sub-adapters that each search measures.")]
+_SPARSITY = Annotated[str, typer.Option(help="Fraction of zeros, or 2:4 or 4:8.")]
+_SEED = Annotated[int, typer.Option(help="Of everything random.")]
+
+
+@app.command("shears")
+def shears_command(
+    folder: _FOLDER = Path("runs/shears"),
+    model: _MODEL = _RECIPE.model,
+    task: _TASK = _RECIPE.task,
+    train: _TRAIN = _RECIPE.train,
+    validation: _VALIDATION = _RECIPE.validation,
+    test: _TEST = _RECIPE.test,
+    steps: _STEPS = _RECIPE.steps,
+    batch_size: _BATCH_SIZE = _RECIPE.batch_size,
+    learning_rate: _LEARNING_RATE = _RECIPE.learning_rate,
+    driver: _DRIVERS = None,
+    evaluations: _EVALUATIONS = _RECIPE.evaluations,
+    sparsity: _SPARSITY = _RECIPE.sparsity,
+    merge: Annotated[bool, typer.Option(help="Adapt the nonzeros alone, so that the adapter merges.")] = False,
+    seed: _SEED = _RECIPE.seed,
+) -> None:
+    """Make a model sparse, train an elastic adapter on it, and save the best sub-adapter."""
+    given = {name: value for name, value in locals().items() if name != "driver"}
+    _run_recipe("shears", RecipeSettings(**given, drivers=tuple(driver or ())))
+
+
+@app.command("sqft")
+def sqft_command(
+    folder: _FOLDER = Path("runs/sqft"),
+    model: _MODEL = _RECIPE.model,
+    task: _TASK = _RECIPE.task,
+    train: _TRAIN = _RECIPE.train,
+    validation: _VALIDATION = _RECIPE.validation,
+    test: _TEST = _RECIPE.test,
+    steps: _STEPS = _RECIPE.steps,
+    batch_size: _BATCH_SIZE = _RECIPE.batch_size,
+    learning_rate: _LEARNING_RATE = _RECIPE.learning_rate,
+    driver: _DRIVERS = None,
+    evaluations: _EVALUATIONS = _RECIPE.evaluations,
+    sparsity: _SPARSITY = _RECIPE.sparsity,
+    bits: Annotated[int, typer.Option(help="Of a weight, 4 or 8.")] = _RECIPE.bits,
+    group_size: Annotated[int, typer.Option(help="Inputs that share a scale.")] = _RECIPE.group_size,
+    symmetric: Annotated[bool, typer.Option(help="Without zero points.")] = _RECIPE.symmetric,
+    adapter: Annotated[str, typer.Option(help="qa-sparsepeft, sparsepeft or sqft.")] = _RECIPE.adapter,
+    seed: _SEED = _RECIPE.seed,
+) -> None:
+    """Make a model sparse, quantize it, train an elastic adapter on it, and save the best sub-adapter."""
+    given = {name: value for name, value in locals().items() if name != "driver"}
+    _run_recipe("sqft", RecipeSettings(**given, drivers=tuple(driver or ())))
+
+
+def _run_recipe(recipe: Literal["shears", "sqft"], settings: RecipeSettings) -> None:
+    try:
+        made, summary = run_recipe(recipe, settings)
+    except ValueError as error:  # every error of ours is one; its message is for the person
+        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        Console(stderr=True).print(f"Interrupted; the same command goes on from {settings.folder}.", soft_wrap=True)
+        raise typer.Exit(130) from None
+    console = Console()
+    table = Table(title="Sub-adapters on validation questions")
+    for column in ("found by", "accuracy", "standard error", "adapter parameters"):
+        table.add_column(column, justify="left" if column == "found by" else "right")
+    for _, row in made.candidates.iterrows():
+        figures = (f"{row['accuracy']:.3f}", f"{row['accuracy_stderr']:.3f}", f"{row['adapter_parameters']:,}")
+        table.add_row(row["sub_adapter"], *figures)
+    console.print(table)
+    accuracy = summary["accuracy"]
+    console.print(
+        f"\nOn {accuracy['n']} held-out questions {accuracy['value']:.3f} ± {accuracy['stderr']:.3f}; "
+        f"{100 * summary['sparsity']:.0f} % zeros, {summary['bits']} bits, {summary['bytes'] / 1e6:.1f} MB, "
+        + ("merged" if summary["merged"] else "adapter beside its base")
+        + f", in {settings.folder / 'compressed'}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pymoo.indicators.hv import HV
-from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
-from evaluators import Direction
+from evaluators import Direction, Evaluator, Question
 from evaluators import Subnetwork as SubnetworkProtocol
-from nas_engine import plots
+from nas_engine import exports, plots
+from nas_engine.confirmation import ConfirmedFront, confirm
+from nas_engine.dominance import non_dominated
+from nas_engine.importance import gene_importance, layer_table
+from nas_engine.search.constraints import Constraint, violations
 from nas_engine.search.errors import SelectionError
-from nas_engine.search.ledger import Record
+from nas_engine.search.ledger import LedgerContents, Record, Storage, read_ledger
 from search_spaces import Configuration, SearchSpace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from optuna.importance import BaseImportanceEvaluator
 
 S = TypeVar("S", bound=SubnetworkProtocol, covariant=True)
+Rows = Literal["front", "all"]
 _REFERENCE = re.compile(r"\breference\.(\w+)")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A column to be made small or large."""
+    """A column to be made small or large, or one that only bounds where it is not `optimized`."""
 
     name: str
     direction: Direction
     unit: str
+    optimized: bool = True
 
     @property
     def sign(self) -> float:
@@ -50,17 +57,13 @@ class Searched(Protocol[S]):
         """Its genes."""
         ...
 
+    def fingerprint(self) -> str:
+        """Changes whenever a sub-network's scores may."""
+        ...
+
     def subnetwork(self, configuration: Configuration) -> S:
         """The sub-network of a row."""
         ...
-
-
-def non_dominated(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which rows no other row dominates, shape (rows,); `values` of shape (rows, objectives) are to be minimized."""
-    mask = np.zeros(len(values), dtype=bool)
-    if len(values):
-        mask[NonDominatedSorting().do(values, only_non_dominated_front=True)] = True
-    return mask
 
 
 class SearchResult(Generic[S]):
@@ -70,16 +73,46 @@ class SearchResult(Generic[S]):
         supernet: gives the sub-networks of rows.
         objectives: the evaluators' columns.
         records: in the order of evaluation.
+        constraints: what a row has to keep to be feasible, and so on the front.
+        storage: where its ledger is; `confirm` keeps its measurements there too.
 
     Attributes:
         frame: one row a sub-network in the order of evaluation, indexed from 1: a column for every gene and objective,
-            `<objective>_stderr`, `<objective>_n` (the samples that it rests on), `on_front`, and `error`, empty unless
-            the evaluation failed.
+            `<objective>_stderr`, `<objective>_n` (the samples that it rests on), `error`, empty unless the evaluation
+            failed, `feasible` (measured, and every constraint kept) and `on_front`.
     """
 
-    def __init__(self, supernet: Searched[S], objectives: Sequence[Objective], records: Sequence[Record]) -> None:
-        self.supernet, self.objectives = supernet, tuple(objectives)
+    def __init__(
+        self,
+        supernet: Searched[S],
+        objectives: Sequence[Objective],
+        records: Sequence[Record],
+        constraints: Sequence[Constraint] = (),
+        storage: Storage = None,
+    ) -> None:
+        self.supernet, self.objectives, self.constraints = supernet, tuple(objectives), tuple(constraints)
+        self.records, self.storage = tuple(records), storage
         self.frame = self._table(records)
+
+    @classmethod
+    def load(cls, storage: str | Path, supernet: Searched[S] | None = None) -> SearchResult[S]:
+        """A search as its ledger or a file of `to_json` holds it, its rows in the order in which they were measured.
+
+        Args:
+            storage: the run folder or database URL that the search was given, or a ``.json`` file.
+            supernet: the one that was searched; without it there are the table, the front and the figures, and no
+                sub-networks.
+
+        Raises:
+            LedgerError: nothing to read there, or another super-network's.
+        """
+        saved = exports.read_json(storage) if str(storage).endswith(".json") else read_ledger(storage)
+        if supernet is not None:
+            exports.require_same(saved, supernet.space, supernet.fingerprint(), storage)
+        searched = exports.WithoutSupernet(saved.space, saved.model) if supernet is None else supernet
+        objectives = [Objective(*described) for described in saved.objectives]
+        is_file = str(storage).endswith(".json")
+        return cls(searched, objectives, saved.records, storage=None if is_file else storage)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -124,7 +157,21 @@ class SearchResult(Generic[S]):
         """
         ideal, nadir = self._anchors()
         point = nadir + 0.1 * (nadir - ideal)
-        return {o.name: o.sign * float(x) for o, x in zip(self.objectives, point, strict=True)}
+        return {o.name: o.sign * float(x) for o, x in zip(self._optimized, point, strict=True)}
+
+    def scale(self) -> dict[str, tuple[float, float]]:
+        """The better and the worse of the largest and the smallest sub-network in each objective: 0 and 1 of the
+        hypervolume's axes.
+
+        Raises:
+            SelectionError: the evaluation of one of them failed.
+        """
+        ends = zip(*self._anchors(), strict=True)
+        objectives = [o for o in self.objectives if o.optimized]
+        return {
+            o.name: (o.sign * float(ideal), o.sign * float(nadir))
+            for o, (ideal, nadir) in zip(objectives, ends, strict=True)
+        }
 
     def hypervolume(self, reference_point: dict[str, float] | None = None) -> pd.Series:
         """The hypervolume dominated after each evaluation, indexed as `frame`.
@@ -139,15 +186,17 @@ class SearchResult(Generic[S]):
         """
         ideal, nadir = self._anchors()
         point = self.reference_point() if reference_point is None else reference_point
-        missing = [name for name in self._names if name not in point]
+        missing = [name for name in (o.name for o in self._optimized) if name not in point]
         if missing:
-            raise SelectionError(f"reference_point lacks {missing[0]!r}; give {', '.join(self._names)}.")
-        signed = np.array([o.sign * point[o.name] for o in self.objectives])
+            raise SelectionError(
+                f"reference_point lacks {missing[0]!r}; give {', '.join(o.name for o in self._optimized)}."
+            )
+        signed = np.array([o.sign * point[o.name] for o in self._optimized])
         indicator = HV(ref_point=(signed - ideal) / (nadir - ideal))
         scaled = (self._minimized() - ideal) / (nadir - ideal)  # (evaluations, objectives)
-        volumes, volume, front = [], 0.0, np.empty((0, len(self.objectives)))
-        for row in scaled:
-            if not np.isnan(row).any() and not (front <= row).all(axis=1).any():
+        volumes, volume, front = [], 0.0, np.empty((0, len(self._optimized)))
+        for row, feasible in zip(scaled, self.frame["feasible"], strict=True):
+            if feasible and not (front <= row).all(axis=1).any():
                 front = np.vstack([front[~(row <= front).all(axis=1)], row])
                 volume = float(indicator(front))
             volumes.append(volume)
@@ -177,12 +226,14 @@ class SearchResult(Generic[S]):
         return met.sort_values([target, "on_front"], ascending=ascending, kind="stable").iloc[0]
 
     def candidates(self, where: str | None = None) -> pd.DataFrame:
-        """The rows of `frame` that were measured and meet a condition, as `best` takes it.
+        """The feasible rows of `frame` that meet a condition, as `best` takes it.
 
         Raises:
             SelectionError: the condition cannot be read, or nothing meets it.
         """
-        rows = self.frame[self.frame["error"] == ""]
+        rows = self.frame[self.frame["feasible"]]
+        if rows.empty and self.constraints:
+            raise SelectionError(f"no sub-network keeps {' and '.join(c.text for c in self.constraints)}.")
         met = rows if where is None else self._meeting(rows, where)
         if met.empty:
             ranges = ", ".join(f"{n} from {rows[n].min():.4g} to {rows[n].max():.4g}" for n in self._names)
@@ -211,21 +262,91 @@ class SearchResult(Generic[S]):
         Raises:
             SelectionError: an unknown objective.
         """
-        by_name = {o.name: o for o in self.objectives}
-        for name in (x, y):
-            if name not in by_name:
-                raise SelectionError(f"{name!r} is no objective; choose from {', '.join(by_name)}.")
         rows = self.frame[self.frame["error"] == ""]
-        return plots.plot_front(rows, by_name[x], by_name[y], self.reference, chosen, ax)
+        return plots.plot_front(rows, self._objective(x), self._objective(y), self.reference, chosen, ax)
 
     def plot_hypervolume(self, ax: Axes | None = None) -> Axes:
-        """Draw the hypervolume over evaluations."""
-        return plots.plot_hypervolume(self.hypervolume(), ax)
+        """Draw the hypervolume over evaluations, measured from `reference_point`."""
+        return plots.plot_hypervolume(self.hypervolume(), ax, self.reference_point(), self.objectives)
 
-    def to_csv(self, path: str | Path) -> Path:
-        """Write the front as CSV, the evaluation's number first."""
-        self.front.drop(columns=["error", "on_front"]).to_csv(path, index_label="evaluation")
+    def gene_importance(self, objective: str, evaluator: BaseImportanceEvaluator | None = None) -> pd.Series:
+        """How much each gene moves an objective among the rows of this search; see `nas_engine.importance`.
+
+        Args:
+            objective: its name.
+            evaluator: any of Optuna's importance evaluators; None takes the default of `nas_engine.importance`.
+
+        Returns:
+            Shares by gene name that add up to 1, the largest first.
+
+        Raises:
+            SelectionError: an unknown objective, or too few rows.
+        """
+        maximize = self._objective(objective).direction == "maximize"
+        return gene_importance(self.frame, self.supernet.space, objective, evaluator, maximize)
+
+    def plot_importance(
+        self, objective: str, ax: Axes | None = None, evaluator: BaseImportanceEvaluator | None = None
+    ) -> Axes:
+        """Draw `gene_importance` as a map of dimension by layer."""
+        shares = self.gene_importance(objective, evaluator)
+        return plots.plot_importance(layer_table(shares, self.supernet.space), objective, ax)
+
+    def confirm(
+        self,
+        held_out: Evaluator | Sequence[Evaluator] | Sequence[Question],
+        storage: Storage = None,
+        progress: bool = True,
+    ) -> ConfirmedFront[S]:
+        """Measure the front again on held-out data, and see which of its rows still are on it.
+
+        Every measurement is kept beside the search's ledger: killed and called again, it goes on where it was.
+
+        Args:
+            held_out: evaluators named as the objectives that they measure again, or questions for the objective
+                `accuracy`; the other objectives keep the search's values.
+            storage: where to keep the measurements; None keeps them in the search's own storage.
+            progress: show a bar.
+
+        Raises:
+            SelectionError: an evaluator that belongs to no objective, or a result opened without its super-network.
+            LedgerError: the storage cannot be written.
+        """
+        return confirm(self, held_out, storage or self.storage, progress)
+
+    def to_csv(self, path: str | Path, rows: Rows = "front") -> Path:
+        """Write the front, or all rows, as CSV, the evaluation's number first."""
+        self._exported(rows).to_csv(path, index_label="evaluation")
         return Path(path)
+
+    def to_parquet(self, path: str | Path, rows: Rows = "all") -> Path:
+        """Write all rows, or the front, as Parquet, the evaluation's number as index.
+
+        Raises:
+            SelectionError: pyarrow is not installed.
+        """
+        return exports.write_parquet(self._exported(rows), path)
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write everything as JSON: space, objectives and records, from which `load` makes the result again."""
+        objectives = tuple((o.name, o.direction, o.unit) for o in self.objectives)
+        saved = LedgerContents(self.supernet.space, self.supernet.fingerprint(), objectives, self.records)
+        return exports.write_json(saved, path)
+
+    def _exported(self, rows: Rows) -> pd.DataFrame:
+        if rows not in ("front", "all"):
+            raise SelectionError(f"rows is {rows!r}; choose 'front' or 'all'.")
+        return self.frame if rows == "all" else self.front.drop(columns=["error", "on_front"])
+
+    def _objective(self, name: str) -> Objective:
+        by_name = {o.name: o for o in self.objectives}
+        if name not in by_name:
+            raise SelectionError(f"{name!r} is no objective; choose from {', '.join(by_name)}.")
+        return by_name[name]
+
+    @property
+    def _optimized(self) -> list[Objective]:
+        return [o for o in self.objectives if o.optimized]
 
     @property
     def _names(self) -> list[str]:
@@ -253,15 +374,24 @@ class SearchResult(Generic[S]):
             "error",
         ]
         frame = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="evaluation"))
-        measured = (frame["error"] == "").to_numpy()
+        feasible = (frame["error"] == "").to_numpy() & self._keeps(frame)
         on_front = np.zeros(len(frame), dtype=bool)
-        signs = np.array([o.sign for o in self.objectives])
-        on_front[measured] = non_dominated(frame.loc[measured, self._names].to_numpy(dtype=float) * signs)
-        return frame.assign(on_front=on_front)
+        signs = np.array([o.sign for o in self._optimized])
+        values = frame.loc[feasible, [o.name for o in self._optimized]].to_numpy(dtype=float) * signs
+        on_front[feasible] = non_dominated(values)
+        return frame.assign(feasible=feasible, on_front=on_front)
+
+    def _keeps(self, frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """Which rows keep every constraint."""
+        largest = self.supernet.space.configuration(self.supernet.space.largest)
+        rows = frame[(frame[list(largest)] == pd.Series(largest)).all(axis=1)]
+        reference = {name: float(rows.iloc[0][name]) if len(rows) else math.nan for name in self._names}
+        values = {name: frame[name].to_numpy(dtype=float) for name in self._names}
+        return np.asarray((violations(self.constraints, values, reference) <= 0).all(axis=1))
 
     def _minimized(self) -> npt.NDArray[np.float64]:
-        signs = np.array([o.sign for o in self.objectives])
-        values: npt.NDArray[np.float64] = self.frame[self._names].to_numpy(dtype=float) * signs
+        signs, names = np.array([o.sign for o in self._optimized]), [o.name for o in self._optimized]
+        values: npt.NDArray[np.float64] = self.frame[names].to_numpy(dtype=float) * signs
         return values
 
     def _anchors(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -271,8 +401,8 @@ class SearchResult(Generic[S]):
         rows = self.frame[(self.frame[list(smallest)] == pd.Series(smallest)).all(axis=1)]
         if rows.empty or rows.iloc[0]["error"]:
             raise SelectionError("the smallest sub-network was not measured; a hypervolume needs it for its scale.")
-        signs = np.array([o.sign for o in self.objectives])
-        both = np.vstack([self.reference[self._names], rows.iloc[0][self._names]]).astype(float) * signs
+        signs, names = np.array([o.sign for o in self._optimized]), [o.name for o in self._optimized]
+        both = np.vstack([self.reference[names], rows.iloc[0][names]]).astype(float) * signs
         ideal, nadir = both.min(axis=0), both.max(axis=0)
         # Where both are equal any scale would do; one unit keeps the division defined.
         return ideal, np.where(nadir > ideal, nadir, ideal + 1.0)

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
-from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount
+from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, Racing
 from nas_engine.choosing import choose, speedups_over
 from nas_engine.front import SearchResult
 from nas_engine.progress import say
@@ -113,7 +113,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     folder = _writable(settings.folder)
     guiding = settings.validation + settings.selection
     splits = task_splits(settings.task, settings.train, guiding, settings.test, settings.seed)
-    validation = MultipleChoiceAccuracy(splits.validation[: settings.validation])
+    validation = MultipleChoiceAccuracy(splits.validation[: settings.validation], racing=Racing())
     selection = MultipleChoiceAccuracy(splits.validation[settings.validation :])
     say(f"Loading {settings.model}", enabled=progress)
     supernet = _untrained(settings)
@@ -172,7 +172,8 @@ def _search(
 ) -> SearchResult[Subnetwork]:
     evaluators: list[Evaluator] = [
         validation,
-        Latency(batch=1, tokens=settings.tokens),
+        # A ratio to the largest, timed in turns with it: the machine's drift, between runs too, cancels.
+        Latency(batch=1, tokens=settings.tokens, reference=supernet.largest),
         ParameterCount(),
     ]
     return search(

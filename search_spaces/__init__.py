@@ -9,7 +9,9 @@ from search_spaces.mlp_width import mlp_width
 from search_spaces.presets import lonas, shears, sqft
 from search_spaces.shape import ModelShape
 from search_spaces.space import Configuration, Genome, SearchSpace
+from search_spaces.sparsity import sparsity
 from search_spaces.template import Dimension, SpaceTemplate
+from search_spaces.weight_bits import weight_bits
 
 __all__ = [
     "Choice",
@@ -28,5 +30,7 @@ __all__ = [
     "lora_rank",
     "mlp_width",
     "shears",
+    "sparsity",
     "sqft",
+    "weight_bits",
 ]

@@ -67,11 +67,16 @@ def lora_rank(
     if not given or any(not isinstance(rank, int) or isinstance(rank, bool) or rank < 1 for rank in given):
         raise SpaceError(f"ranks are {given}; give whole numbers from 1 up.")
     return SpaceTemplate(
-        (LoraRank(tuple(sorted(set(given))), _groups(tuple(targets), share), layers_per_gene, skip_missing),)
+        (LoraRank(tuple(sorted(set(given))), projection_groups(tuple(targets), share), layers_per_gene, skip_missing),)
     )
 
 
-def _groups(targets: tuple[str, ...], share: Share) -> tuple[tuple[str, ...], ...]:
+def projection_groups(targets: tuple[str, ...], share: Share) -> tuple[tuple[str, ...], ...]:
+    """The groups of `targets` that `share` stands for, each of which has one gene in a layer.
+
+    Raises:
+        SpaceError: no target, an unknown word, or groups that do not cover the targets.
+    """
     if not targets:
         raise SpaceError("targets is empty; name at least one projection, such as 'q'.")
     if share == "layer":

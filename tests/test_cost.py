@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import tomllib
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +107,8 @@ def test_every_entry_point_of_ours_is_an_evaluator_of_that_name() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     for name, value in project["entry-points"]["nas_engine.evaluators"].items():
         module, _, attribute = value.partition(":")
-        evaluator = getattr(importlib.import_module(module), attribute)
-        if name != "harness":  # named, and directed, by its task
+        evaluator = attrgetter(attribute)(importlib.import_module(module))
+        if name not in ("harness", "latency_table"):  # what a task names and directs, and what a file describes
             assert inspect.signature(evaluator).parameters["name"].default == name
             assert evaluator.direction in ("minimize", "maximize")
 

@@ -4,66 +4,98 @@ import numpy as np
 import pytest
 
 from nas_engine.front import SearchResult
-from nas_engine.search import DRIVERS, SearchError, make_driver
+from nas_engine.search import DRIVERS, DriverProblem, SearchError, make_driver
 from nas_engine.search.loop import search
-from nas_engine.search.pymoo_driver import OrderedMutation
+from nas_engine.search.operators import layer_masks, neighbours, ordered_mutation
+from nas_engine.search.pymoo_driver import PymooDriver
+from nas_engine.search.random_driver import RandomDriver
+from nas_engine.search.surrogate import SurrogateDriver
 from tests.ordered import EVALUATORS, Ordered, space_of
 
+GP = "optuna-gp"  # seconds an evaluation: it has a short test of its own
+QUICK = [driver for driver in DRIVERS if driver != GP]
 
-def asked(driver: str, seed: int, batches: int = 40, failing: bool = False) -> np.ndarray:
-    """All genomes that a driver asks for when objectives are simple sums."""
+
+def asked(
+    driver: str, seed: int, count: int = 60, objectives: int = 2, failing: bool = False, bound: float | None = None
+) -> np.ndarray:
+    """The genomes that a driver asks for when objectives are simple sums, one of them bounded from above."""
     space = space_of()
-    made, genomes = make_driver(driver, space, 2, 10, seed), []
-    for _ in range(batches):
+    problem = DriverProblem(space, objectives, 10, seed, constraints=int(bound is not None), evaluations=count)
+    made, genomes = make_driver(driver, problem), np.empty((0, len(space)), dtype=np.int64)
+    while len(genomes) < count:
         batch = made.ask()
-        objectives = np.stack([batch.sum(axis=1), -np.sqrt(batch).sum(axis=1)], axis=1).astype(float)
+        sums = [batch.sum(axis=1), -np.sqrt(batch).sum(axis=1), batch[:, 0] - batch[:, 1], batch[:, 2] ** 2]
+        told = np.stack(sums[:objectives], axis=1).astype(float)
         if failing:
-            objectives[batch[:, 0] == 1] = np.nan
-        made.tell(batch, objectives)
-        genomes.append(batch)
-    return np.vstack(genomes)
+            told[batch[:, 0] == 1] = np.nan
+        made.tell(batch, told, None if bound is None else told[:, :1] - bound)
+        genomes = np.vstack([genomes, batch])
+    return genomes
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", QUICK)
 def test_driver_is_a_function_of_its_seed(driver: str) -> None:
     first, again, other = asked(driver, 0), asked(driver, 0), asked(driver, 1)
     assert np.array_equal(first, again)
     assert first.shape != other.shape or not np.array_equal(first, other)
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_first_generation_holds_largest_smallest_and_median(driver: str) -> None:
+def test_gaussian_process_of_optuna_is_a_function_of_its_seed_and_repeats_nothing() -> None:
+    first, again = asked(GP, 0, count=14), asked(GP, 0, count=14)
+    assert np.array_equal(first, again)
+    assert len(np.unique(first, axis=0)) == len(first)
+
+
+@pytest.mark.parametrize("driver", QUICK)
+def test_first_genomes_are_largest_smallest_and_median(driver: str) -> None:
     space = space_of()
-    genomes = asked(driver, 0)[:3]
+    genomes = asked(driver, 0, count=3)[:3]
     assert genomes.tolist() == [space.largest.tolist(), space.smallest.tolist(), space.median.tolist()]
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", QUICK)
 @pytest.mark.parametrize("failing", [False, True])
-def test_genomes_are_integers_within_the_space(driver: str, failing: bool) -> None:
-    genomes = asked(driver, 3, failing=failing)
+@pytest.mark.parametrize("bound", [None, 10.0])
+def test_genomes_are_integers_within_the_space_and_none_is_asked_twice(driver: str, failing: bool, bound) -> None:
+    genomes = asked(driver, 3, failing=failing, bound=bound)
     assert genomes.dtype == np.int64
     assert genomes.min() >= 0
     assert (genomes <= space_of().largest).all()
+    assert len(np.unique(genomes, axis=0)) == len(genomes)
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_one_objective_is_enough(driver: str) -> None:
+@pytest.mark.parametrize("driver", [d for d in QUICK if d != "auto"])
+@pytest.mark.parametrize("objectives", [1, 3, 4])
+def test_any_number_of_objectives_will_do(driver: str, objectives: int) -> None:
+    assert len(asked(driver, 0, count=30, objectives=objectives)) >= 30
+
+
+@pytest.mark.parametrize("driver", QUICK)
+def test_one_objective_finds_its_best(driver: str) -> None:
     result = search(Ordered(space_of()), EVALUATORS[:1], driver, evaluations=30, population=8, progress=False)
     assert result.best(maximize="accuracy")["accuracy"] == pytest.approx(1.0)
 
 
-def test_random_driver_asks_each_genome_once() -> None:
-    genomes = asked("random", 0)
-    assert len(np.unique(genomes, axis=0)) == len(genomes) == 400
+@pytest.mark.parametrize("driver", [d for d in QUICK if d not in ("auto", "random")])
+def test_driver_looks_where_the_constraint_is_met(driver: str) -> None:
+    def met(name: str) -> int:
+        return sum(int((asked(name, seed, bound=8.0).sum(axis=1)[20:60] <= 8).sum()) for seed in range(2))
+
+    assert met(driver) > 2 * met("random")
+
+
+@pytest.mark.parametrize("driver", ["hill-climbing", "local-search"])
+def test_local_drivers_step_from_what_they_know(driver: str) -> None:
+    genomes = asked(driver, 0, count=60)
+    for i in range(10, 60):
+        distances = np.abs(genomes[:i] - genomes[i]).sum(axis=1)
+        assert distances.min() == 1 or i < 13
 
 
 def test_ordered_mutation_changes_one_gene_in_expectation_and_prefers_neighbours() -> None:
-    from pymoo.core.problem import Problem
-
     X = np.full((4000, 10), 2)
-    problem = Problem(n_var=10, xl=0, xu=np.full(10, 4), vtype=int)
-    moved = OrderedMutation()._do(problem, X, random_state=np.random.default_rng(0))
+    moved = ordered_mutation(X, np.full(10, 4), np.random.default_rng(0))
     changed = moved != X
     assert changed.sum(axis=1).mean() == pytest.approx(1.0, abs=0.1)
     assert moved.min() == 0
@@ -72,17 +104,53 @@ def test_ordered_mutation_changes_one_gene_in_expectation_and_prefers_neighbours
     assert (steps == 1).mean() > 0.75
 
 
-def test_nsga2_is_ahead_of_random_search() -> None:
-    def volume(driver: str, seed: int) -> float:
-        run: SearchResult = search(Ordered(space_of(20, 5)), EVALUATORS, driver, 150, 20, seed, progress=False)
-        return run.hypervolume().iloc[-1]
+def test_neighbours_are_all_genomes_one_step_away() -> None:
+    top = np.array([1, 2, 3])
+    every = np.stack(np.unravel_index(np.arange(24), (2, 3, 4)), axis=1)
+    for genome in every:
+        expected = {tuple(g) for g in every.tolist() if np.abs(np.array(g) - genome).sum() == 1}
+        assert {tuple(g) for g in neighbours(genome, top).tolist()} == expected
 
-    wins = [volume("nsga2", seed) > volume("random", seed) for seed in range(5)]
-    assert sum(wins) >= 4
+
+def test_layer_cut_takes_whole_layers_from_the_first_parent() -> None:
+    layers = np.array([0, 1, 2, 0, 1, 2])  # as in a sum of two dimensions
+    masks = layer_masks(layers, 200, np.random.default_rng(0))
+    assert {tuple(mask) for mask in masks.tolist()} == {
+        (True, False, False, True, False, False),
+        (True, True, False, True, True, False),
+    }
+
+
+def test_automatic_choice_depends_on_budget_and_on_what_is_computed() -> None:
+    space = space_of()
+    known = lambda genomes: np.zeros((len(genomes), 2))  # noqa: E731
+    partly = lambda genomes: np.array([[0.0, np.nan]] * len(genomes))  # noqa: E731
+    for problem, expected in (
+        (DriverProblem(space, 2, evaluations=200, computed=partly), SurrogateDriver),
+        (DriverProblem(space, 2, evaluations=200), SurrogateDriver),
+        (DriverProblem(space, 2, evaluations=200, computed=known), PymooDriver),
+        (DriverProblem(space, 2, evaluations=5000), PymooDriver),
+        (DriverProblem(space, 2), PymooDriver),
+        (DriverProblem(space_of(2, 3), 2, evaluations=9), RandomDriver),
+    ):
+        assert type(make_driver("auto", problem)) is expected
+
+
+def volume(driver: str, evaluations: int, seed: int) -> float:
+    run: SearchResult = search(Ordered(space_of(20, 5)), EVALUATORS, driver, evaluations, 20, seed, progress=False)
+    return run.hypervolume().iloc[-1]
+
+
+def test_nsga2_is_ahead_of_random_search() -> None:
+    assert sum(volume("nsga2", 150, seed) > volume("random", 150, seed) for seed in range(5)) >= 4
+
+
+def test_surrogate_needs_a_third_of_what_nsga2_needs() -> None:
+    assert sum(volume("surrogate", 50, seed) > volume("nsga2", 150, seed) for seed in range(4)) >= 3
 
 
 def test_unknown_driver_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SearchError, match="'cma'; choose one of nsga2, optuna-nsga2, optuna-tpe, random"):
-        make_driver("cma", space_of(), 2, 10, 0)
+    with pytest.raises(SearchError, match="'cma'; choose one of .*nsga2, .*optuna-nsga2, .*optuna-tpe, .*random"):
+        make_driver("cma", DriverProblem(space_of(), 2, 10, 0))
     with pytest.raises(SearchError, match="population is 1"):
-        make_driver("random", space_of(), 2, 1, 0)
+        make_driver("random", DriverProblem(space_of(), 2, 1, 0))

@@ -16,6 +16,8 @@ from nas_engine.search import DRIVERS, LedgerError, SearchError
 from nas_engine.search.loop import search
 from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
 
+QUICK = [driver for driver in DRIVERS if driver != "optuna-gp"]  # which takes seconds an evaluation
+
 
 def run(**arguments):
     defaults = {"driver": "nsga2", "evaluations": 40, "population": 8, "seed": 0, "progress": False}
@@ -41,7 +43,7 @@ def counting():
     return Counting
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", QUICK)
 def test_every_evaluation_is_of_another_subnetwork_within_the_budget(driver: str, counting) -> None:
     result = run(driver=driver, evaluators=[Quality(), counting()])
     assert len(result) == 40
@@ -49,7 +51,7 @@ def test_every_evaluation_is_of_another_subnetwork_within_the_budget(driver: str
     assert len({tuple(c.values()) for c in counting.calls}) == 40
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", QUICK)
 @pytest.mark.parametrize("at", [1, 2, 9, 25, 40])
 def test_interrupted_search_continues_as_the_uninterrupted_one(tmp_path, driver: str, at: int, counting) -> None:
     counting.interrupt_at = at
@@ -61,7 +63,7 @@ def test_interrupted_search_continues_as_the_uninterrupted_one(tmp_path, driver:
     pd.testing.assert_frame_equal(resumed.frame, run(driver=driver).frame)
 
 
-@pytest.mark.parametrize("driver", ["nsga2", "optuna-tpe"])
+@pytest.mark.parametrize("driver", ["nsga2", "surrogate"])
 def test_killed_search_gives_the_same_rows(tmp_path, driver: str) -> None:
     script = textwrap.dedent(f"""
         import time
@@ -97,12 +99,11 @@ def test_larger_budget_continues_a_finished_search(tmp_path, counting) -> None:
     pd.testing.assert_frame_equal(longer.frame, run().frame)
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", QUICK)
 def test_small_space_is_searched_to_its_end(driver: str) -> None:
     supernet = Ordered(space_of(2, 3))
     result = search(supernet, EVALUATORS, driver, evaluations=50, population=4, progress=False)
-    assert len(result) <= 9
-    assert len(result) >= (9 if driver == "random" else 7)
+    assert len(result) == 9
 
 
 class Failing(Quality):
@@ -122,7 +123,7 @@ def raising():
     raise RuntimeError("no memory left")
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", QUICK)
 @pytest.mark.parametrize(
     ("how", "message"),
     [

@@ -57,10 +57,18 @@ class InProcess(Generic[S]):
         supernet: gives the sub-networks.
         evaluators: what measures.
         seconds: a sub-network fails on which an evaluator takes longer than this; None waits.
+        optimized: positions of the evaluators that the front is about; None for all of them.
     """
 
-    def __init__(self, supernet: Searchable[S], evaluators: Sequence[Evaluator], seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        supernet: Searchable[S],
+        evaluators: Sequence[Evaluator],
+        seconds: float | None = None,
+        optimized: Sequence[int] | None = None,
+    ) -> None:
         self._supernet, self._evaluators, self._seconds = supernet, evaluators, seconds
+        self._optimized = set(range(len(evaluators)) if optimized is None else optimized)
         # Whoever races needs the other objectives first.
         self._order = sorted(evaluators, key=lambda e: isinstance(e, BatchEvaluator) and e.races)
 
@@ -109,13 +117,13 @@ class InProcess(Generic[S]):
     ) -> Measurement | None:
         """The best score among records of the front that are at least as good in every other objective.
 
-        None where there is no such record, or other objectives are not measured yet.
+        None where there is no such record, other objectives are not measured yet, or the evaluator only bounds.
         """
-        if len(measured) < len(self._evaluators) - 1:
-            return None
         index = next(i for i, e in enumerate(self._evaluators) if e is evaluator)
+        others = sorted(self._optimized - {index})
+        if index not in self._optimized or any(self._evaluators[i].name not in measured for i in others):
+            return None
         ours = self._minimized([measured.get(e.name) for e in self._evaluators])
-        others = np.arange(len(ours)) != index
         rivals = [
             record.measurements[index]
             for record in front

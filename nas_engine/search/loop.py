@@ -13,12 +13,14 @@ from typing import Generic
 import numpy as np
 
 from evaluators import Evaluator
+from nas_engine.dominance import non_dominated
 from nas_engine.front import Objective, SearchResult
 from nas_engine.progress import progress_bar
 from nas_engine.search.driver import Objectives
 from nas_engine.search.drivers import DriverFactory, make_driver
 from nas_engine.search.errors import SearchError
 from nas_engine.search.executor import Executor, InProcess, S, Searchable
+from nas_engine.search.goal import Goal
 from nas_engine.search.ledger import Ledger, Record
 from search_spaces import Genome, SearchSpace
 
@@ -36,6 +38,8 @@ def search(
     storage: str | Path | None = None,
     time_limit_seconds: float | None = None,
     progress: bool = True,
+    constraints: Sequence[str] = (),
+    objectives: Sequence[str] | None = None,
 ) -> SearchResult[S]:
     """Look for the sub-networks that are worth deploying.
 
@@ -44,23 +48,32 @@ def search(
 
     Args:
         supernet: a trained super-network.
-        evaluators: the objectives; each gives one column.
-        driver: ``nsga2``, ``optuna-nsga2``, ``optuna-tpe``, ``random``, or a function that makes a driver.
+        evaluators: what measures; each gives one column, and is an objective unless `objectives` leaves it out.
+        driver: a name in `DRIVERS`, or a function that makes a driver of a `DriverProblem`.
         evaluations: how many different sub-networks to measure at most; fewer where the space holds fewer.
         population: of a generation.
         seed: of the driver.
         storage: run folder for the ledger, an Optuna database URL, or None to keep it in memory.
         time_limit_seconds: a sub-network fails on which one evaluator takes longer; None waits.
         progress: show a bar.
+        constraints: what a sub-network must keep to be on the front, such as ``"latency <= 0.7 * reference"``, where
+            `reference` is the largest sub-network's value; drivers prefer what comes nearer to keeping them.
+        objectives: names of the evaluators that are to be optimized, where others only bound; None takes all.
 
     Raises:
         SearchError: bad arguments, or the first evaluations all failed (with the message of the first).
         LedgerError: the storage cannot be written, or belongs to another search.
     """
     _check(supernet.space, evaluators, evaluations, time_limit_seconds)
-    chosen = make_driver(driver, supernet.space, len(evaluators), population, seed)
+    goal = Goal.of(evaluators, objectives, constraints)
+    space = supernet.space
+
+    def score(evaluator: Evaluator, genome: Genome) -> float:
+        return evaluator(supernet.subnetwork(space.configuration(genome))).value
+
+    chosen = make_driver(driver, goal.problem(space, score, population, seed, evaluations))
     ledger = Ledger(storage, supernet.space, supernet.fingerprint(), evaluators)
-    run = _Run(supernet, evaluators, ledger, InProcess(supernet, evaluators, time_limit_seconds))
+    run = _Run(supernet, goal, ledger, InProcess(supernet, evaluators, time_limit_seconds, goal.optimized))
     evaluations = min(evaluations, supernet.space.size())
     idle = 0
     with progress_bar("Searching", evaluations, enabled=progress) as bar:
@@ -74,20 +87,18 @@ def search(
             if len(run.unmeasured(genomes)):
                 break  # the budget ends within the batch
             idle = 0 if new else idle + 1
-            chosen.tell(genomes, run.objectives(genomes))
+            chosen.tell(genomes, *goal.told(run.scores(genomes), run.reference()))
     return run.result()
 
 
 class _Run(Generic[S]):
     """The records of this run, in the order in which the driver asked for them."""
 
-    def __init__(
-        self, supernet: Searchable[S], evaluators: Sequence[Evaluator], ledger: Ledger, executor: Executor
-    ) -> None:
-        self.supernet, self.evaluators, self.ledger, self.executor = supernet, evaluators, ledger, executor
+    def __init__(self, supernet: Searchable[S], goal: Goal, ledger: Ledger, executor: Executor) -> None:
+        self.supernet, self.goal, self.ledger, self.executor = supernet, goal, ledger, executor
         self.records: dict[tuple[int, ...], Record] = {}
-        self._signs = np.array([1.0 if e.direction == "minimize" else -1.0 for e in evaluators])
-        self._front: list[Record] = []
+        self._rows: dict[tuple[int, ...], Objectives] = {}
+        self._front: list[Record] = []  # of those that keep the constraints, as of the last whole batch
         self._first: list[Record] = []  # to see whether anything works
 
     def unmeasured(self, genomes: Genome) -> list[Genome]:
@@ -102,49 +113,55 @@ class _Run(Generic[S]):
         already makes no difference to the others.
         """
         found: dict[tuple[int, ...], Record] = {}
-        missing, front = [], list(self._front)
+        missing = []
         for genome in genomes:
             record = self.ledger.get(genome)
             if record is None:
                 missing.append(genome)
             else:
                 found[record.genome] = record
-                yield self._arrived(record)
-        for measured in self.executor.evaluate(missing, front) if missing else ():
+                self._give_up_if_nothing_works(record)
+                yield record
+        for measured in self.executor.evaluate(missing, self._front) if missing else ():
             record = self.ledger.append(measured)  # what another process was faster with holds
             found[record.genome] = record
-            yield self._arrived(record)
+            self._give_up_if_nothing_works(record)
+            yield record
         self.records |= {key: found[key] for key in (tuple(genome.tolist()) for genome in genomes)}
+        self._front = self._feasible_front()
 
-    def objectives(self, genomes: Genome) -> Objectives:
-        """All to be minimized, shape (genomes, objectives); NaN where the evaluation failed."""
+    def scores(self, genomes: Genome) -> Objectives:
+        """All to be minimized, shape (genomes, evaluators); NaN where the evaluation failed."""
         return np.array([self._row(self.records[tuple(genome.tolist())]) for genome in genomes])
 
     def front_size(self) -> int:
         return len(self._front)
 
-    def result(self) -> SearchResult[S]:
-        objectives = [Objective(e.name, e.direction, e.unit) for e in self.evaluators]
-        return SearchResult(self.supernet, objectives, list(self.records.values()))
+    def reference(self) -> Objectives | None:
+        """The largest sub-network's row, shape (evaluators,); None where it was not measured."""
+        record = self.records.get(tuple(self.supernet.space.largest.tolist()))
+        return None if record is None or record.error else self._row(record)
 
-    def _arrived(self, record: Record) -> Record:
-        self._give_up_if_nothing_works(record)
-        self._update_front(record)
-        return record
+    def result(self) -> SearchResult[S]:
+        evaluators, optimized = self.goal.evaluators, self.goal.optimized
+        objectives = [Objective(e.name, e.direction, e.unit, i in optimized) for i, e in enumerate(evaluators)]
+        records = list(self.records.values())
+        return SearchResult(self.supernet, objectives, records, self.goal.constraints, self.ledger.storage)
 
     def _row(self, record: Record) -> Objectives:
-        if record.error:
-            return np.full(len(self.evaluators), np.nan)
-        row: Objectives = self._signs * np.array([m.value for m in record.measurements])
-        return row
+        if record.genome not in self._rows:
+            values = [m.value for m in record.measurements] if not record.error else np.nan
+            self._rows[record.genome] = self.goal.signs * np.array(values)
+        return self._rows[record.genome]
 
-    def _update_front(self, record: Record) -> None:
-        row = self._row(record)
-        rows = [self._row(other) for other in self._front]
-        if record.error or any(_dominates(other, row) for other in rows):
-            return
-        kept = [r for r, other in zip(self._front, rows, strict=True) if not _dominates(row, other)]
-        self._front = [*kept, record]
+    def _feasible_front(self) -> list[Record]:
+        records = [record for record in self.records.values() if not record.error]
+        if not records:
+            return []
+        objectives, missed = self.goal.told(np.array([self._row(record) for record in records]), self.reference())
+        keeps = np.ones(len(records), dtype=bool) if missed is None else (missed <= 0).all(axis=1)
+        positions = np.flatnonzero(keeps)
+        return [records[i] for i in positions[non_dominated(objectives[keeps])]]
 
     def _give_up_if_nothing_works(self, record: Record) -> None:
         if len(self._first) == _FAILURES_TO_GIVE_UP:
@@ -157,10 +174,6 @@ class _Run(Generic[S]):
             )
 
 
-def _dominates(a: Objectives, b: Objectives) -> bool:
-    return bool((a <= b).all() and (a < b).any())
-
-
 def _check(
     space: SearchSpace, evaluators: Sequence[Evaluator], evaluations: int, time_limit_seconds: float | None
 ) -> None:
@@ -170,7 +183,8 @@ def _check(
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise SearchError(f"two evaluators are named {repeated[0]!r}; give one of them another name=.")
-    taken = set(space.names) | {"error", "on_front"} | {f"{name}{what}" for name in names for what in ("_stderr", "_n")}
+    taken = {*space.names, "error", "feasible", "on_front"}
+    taken |= {f"{name}{what}" for name in names for what in ("_stderr", "_n")}
     clash = sorted(taken & set(names))
     if clash:
         raise SearchError(f"an evaluator is named {clash[0]!r}, which is another column's name; rename it.")

@@ -7,15 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.trial import Trial, TrialState
 
-from nas_engine.search.driver import Objectives
-from nas_engine.search.initial import first_generation
-from search_spaces import Genome, SearchSpace
+from nas_engine.search.driver import DriverProblem, Objectives, Violations
+from nas_engine.search.initial import first_generation, unseen
+from search_spaces import Genome
 
 _PATIENCE = 5  # genomes asked before that a sampler may propose in a row
-_DRAWS = 500  # random draws at one not asked before
 SamplerFactory = Callable[[int, int], BaseSampler]  # of population and seed
 
 
@@ -24,38 +23,45 @@ def nsga2_sampler(population: int, seed: int) -> BaseSampler:
     return NSGAIISampler(population_size=population, seed=seed)
 
 
+def nsga3_sampler(population: int, seed: int) -> BaseSampler:
+    """Optuna's NSGA-III with its own operators."""
+    return NSGAIIISampler(population_size=population, seed=seed)
+
+
 def tpe_sampler(population: int, seed: int) -> BaseSampler:
     """Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), multi-objective where there are several."""
     return TPESampler(n_startup_trials=population, seed=seed)
+
+
+def gp_sampler(population: int, seed: int) -> BaseSampler:
+    """Optuna's Gaussian process with expected (hypervolume) improvement; seconds an evaluation at 100 genes."""
+    return GPSampler(n_startup_trials=population, seed=seed)
 
 
 class OptunaDriver:
     """One genome at a time from an Optuna sampler, after the common first generation.
 
     Args:
-        space: what genomes belong to.
-        objectives: how many numbers each evaluation gives.
-        population: of the first generation, and the sampler's own.
-        seed: of both.
+        problem: what is searched; its population and seed are the sampler's too.
         sampler: makes the sampler of population and seed.
     """
 
-    def __init__(
-        self, space: SearchSpace, objectives: int, population: int, seed: int, sampler: SamplerFactory
-    ) -> None:
+    def __init__(self, problem: DriverProblem, sampler: SamplerFactory) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space = space
+        self._space = space = problem.space
         # Genes are ordered, so indices are integers to the sampler and not categories.
         self._distributions = {
             gene.name: optuna.distributions.IntDistribution(0, len(gene) - 1) for gene in space.genes
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study = optuna.create_study(directions=["minimize"] * objectives, sampler=sampler(population, seed))
-        for genome in first_generation(space, population, np.random.default_rng(seed)):
+            self._study = optuna.create_study(
+                directions=["minimize"] * problem.objectives, sampler=sampler(problem.population, problem.seed)
+            )
+        for genome in first_generation(space, problem.population, np.random.default_rng(problem.seed)):
             self._study.enqueue_trial(self._parameters(genome))
-        self._rng = np.random.default_rng([seed, 1])
-        self._told: dict[bytes, Objectives] = {}
+        self._rng = np.random.default_rng([problem.seed, 1])
+        self._told: dict[bytes, tuple[Objectives, Violations]] = {}
         self._trial: Trial | None = None
 
     def ask(self) -> Genome:
@@ -68,28 +74,31 @@ class OptunaDriver:
             genome = self._next()
             if genome.tobytes() not in self._told:
                 return genome[None]
-            self._learn(self._told[genome.tobytes()])
-        for genome in self._space.sample(self._rng, _DRAWS):
-            if genome.tobytes() not in self._told:
-                self._study.enqueue_trial(self._parameters(genome))
-                return self._next()[None]
-        return np.empty((0, len(self._space)), dtype=np.int64)
+            self._learn(*self._told[genome.tobytes()])
+        fresh = unseen(self._space, self._told, 1, self._rng)
+        if len(fresh):
+            self._study.enqueue_trial(self._parameters(fresh[0]))
+            self._next()
+        return fresh
 
-    def tell(self, genomes: Genome, objectives: Objectives) -> None:
+    def tell(self, genomes: Genome, objectives: Objectives, violations: Violations | None = None) -> None:
         """Learn the genome asked last."""
-        self._told[genomes[0].tobytes()] = objectives[0]
-        self._learn(objectives[0])
+        missed = np.empty(0) if violations is None else violations[0]
+        self._told[genomes[0].tobytes()] = objectives[0], missed
+        self._learn(objectives[0], missed)
 
     def _next(self) -> Genome:
         self._trial = self._study.ask(self._distributions)  # type: ignore[arg-type]
         return np.array([self._trial.params[name] for name in self._space.names], dtype=np.int64)
 
-    def _learn(self, values: Objectives) -> None:
+    def _learn(self, values: Objectives, missed: Violations) -> None:
         assert self._trial is not None, "tell comes after ask"
         if np.isnan(values).any():
             self._study.tell(self._trial, state=TrialState.FAIL)
-        else:
-            self._study.tell(self._trial, values.tolist())
+            return
+        for i, violation in enumerate(missed.tolist()):
+            self._trial.set_constraint(str(i), violation)
+        self._study.tell(self._trial, values.tolist())
 
     def _parameters(self, genome: Genome) -> dict[str, int]:
         return dict(zip(self._space.names, genome.tolist(), strict=True))

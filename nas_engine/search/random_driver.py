@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas_engine.search.driver import Objectives
-from nas_engine.search.initial import first_generation
-from search_spaces import Genome, SearchSpace
+from nas_engine.search.driver import DriverProblem, Objectives, Violations
+from nas_engine.search.initial import first_generation, unseen
+from search_spaces import Genome
 
 
 class RandomDriver:
     """Draws genomes uniformly, each once.
 
     Args:
-        space: what to draw from.
-        objectives: how many there are; random search does not look at them.
-        population: how many genomes a batch has.
-        seed: of the draws.
+        problem: what is searched; a batch has its population.
     """
 
-    def __init__(self, space: SearchSpace, objectives: int, population: int, seed: int) -> None:
-        self._space, self._population = space, population
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, problem: DriverProblem) -> None:
+        self._space, self._population = problem.space, problem.population
+        self._rng = np.random.default_rng(problem.seed)
         self._seen: set[bytes] = set()
 
     def ask(self) -> Genome:
         """The next genomes, none of them asked before; empty once draws find no new one."""
         if self._seen:
-            drawn = self._space.sample(self._rng, 100 * self._population)
+            fresh = unseen(self._space, self._seen, self._population, self._rng)
         else:
-            drawn = first_generation(self._space, self._population, self._rng)
-        fresh: dict[bytes, Genome] = {}
-        for genome in drawn:
-            if len(fresh) < max(self._population, 3) and genome.tobytes() not in self._seen:
-                fresh.setdefault(genome.tobytes(), genome)
-        self._seen |= set(fresh)
-        return np.array(list(fresh.values()), dtype=np.int64).reshape(-1, len(self._space))
+            fresh = first_generation(self._space, self._population, self._rng)
+        self._seen |= {genome.tobytes() for genome in fresh}
+        return fresh
 
-    def tell(self, genomes: Genome, objectives: Objectives) -> None:
+    def tell(self, genomes: Genome, objectives: Objectives, violations: Violations | None = None) -> None:
         """Nothing to learn."""

@@ -1,11 +1,13 @@
 """A linear layer with a low-rank adapter, of which a prefix of the inputs, outputs and ranks is active.
 
-Nothing is masked or copied: active weights are views of the first rows and columns.
+No channel is masked or copied: active weights are views of the first rows and columns.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -13,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
+
+from nas_engine.compression.grid import Grid, dequantize, quantize
+from nas_engine.supernet.combination import Combination, Plain
 
 # What a switch of sub-networks sets, thousands of times a search.
 _SIZES = frozenset({"active_in", "active_out", "active_parts", "active_rank", "_active_parts", "_rows"})
@@ -24,7 +29,7 @@ class ElasticLinear(nn.Module):
     The frozen layer keeps its parameters under their own names, so that a state dict without the adapter is the
     original layer's. Mode A moves the rank alone, Mode B inputs or outputs in step with the frozen weight's
     (LoNAS, section 3). A fused layer, whose outputs are several projections' one after the other, has a prefix of
-    each of them active.
+    each of them active. How weight and adapter combine on a sparse or quantized base is a `Combination`.
 
     Args:
         base: the layer to freeze and adapt; its parameters are taken over, not copied. GPT-2's Conv1D is one too.
@@ -33,6 +38,11 @@ class ElasticLinear(nn.Module):
         dropout: probability on the adapter's input, in training.
         generator: draws the initial `lora_A`; `lora_B` starts at zero.
         parts: outputs of each projection of a fused layer; None for a layer that is one projection.
+        combination: how the adapter acts on the frozen weight.
+        grid: the grid that the frozen weight is quantized on; None where it is in floating point.
+
+    Raises:
+        ValueError: dropout where weight and adapter act as one.
     """
 
     bias: nn.Parameter | None  # (outputs,)
@@ -47,8 +57,16 @@ class ElasticLinear(nn.Module):
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
         parts: tuple[int, ...] | None = None,
+        combination: Combination = Plain(),  # noqa: B008  # without state
+        grid: Grid | None = None,
     ) -> None:
         super().__init__()
+        if dropout and not combination.beside:
+            raise ValueError(
+                f"dropout is {dropout}, but with combination={combination.name!r} weight and adapter are one: what "
+                "training computed would differ from what is merged; set dropout to 0."
+            )
+        self.combination, self.grid = combination, grid
         self.transposed = isinstance(base, Conv1D)
         self.weight = base.weight  # (outputs, inputs); (inputs, outputs) where transposed
         self.register_parameter("bias", base.bias)
@@ -60,6 +78,7 @@ class ElasticLinear(nn.Module):
         self.active_in, self.active_rank = self.in_features, rank
         self.active_parts = self.parts
         self.scaling = alpha / rank if rank else 0.0
+        self._sparsity: tuple[Any, float] = (None, 0.0)  # counted once for each weight and size
         self.dropout = nn.Dropout(dropout)
         if rank:
             lora_A = torch.empty(rank, self.in_features)
@@ -114,8 +133,10 @@ class ElasticLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, active_in) to (…, active_out)."""
+        if self.lora_A is not None and not self.combination.beside:
+            return F.linear(x, self.combined_weight().to(x.dtype), self.active_bias)
         if self._merges(x):
-            return F.linear(x, self._merged_weight(), self.active_bias)
+            return F.linear(x, self._added_weight(), self.active_bias)
         weight = self.matrix
         if self.active_in != self.in_features:
             weight = weight[:, : self.active_in]
@@ -140,7 +161,7 @@ class ElasticLinear(nn.Module):
         # Merging moves the whole weight besides its arithmetic: it has to be twice as cheap.
         return tokens * (self.active_in + self.active_out) > 2 * self.active_in * self.active_out
 
-    def _merged_weight(self) -> Tensor:
+    def _added_weight(self) -> Tensor:
         """``W + s · B A``, shape (active_out, active_in)."""
         assert self.lora_A is not None
         lora_A = self.lora_A[: self.active_rank, : self.active_in]
@@ -165,10 +186,55 @@ class ElasticLinear(nn.Module):
         slices = [tensor[rows] for rows in self._rows]
         return slices[0] if len(slices) == 1 else torch.cat(slices)
 
+    @property
+    def active_grid(self) -> Grid | None:
+        """The grid of `active_weight`.
+
+        Raises:
+            CompressionError: the active inputs are no whole number of groups.
+        """
+        return None if self.grid is None else self.grid.sliced(self._rows, self.active_in)
+
+    def combined_weight(self) -> Tensor:
+        """The frozen weight and the adapter as one, shape (active_out, active_in): all that the layer computes with.
+
+        Raises:
+            ExportError: merging would fill the zeros of a sparse weight, or leave the grid of a quantized one.
+        """
+        if self.lora_A is None:
+            return self.active_weight
+        update = self.scaling * (self._active_lora_B @ self.lora_A[: self.active_rank, : self.active_in])
+        return self.combination.weight(self.active_weight, update, self.active_grid)
+
+    def set_weight(self, weight: Tensor, grid: Grid | None) -> None:
+        """Put another frozen weight of shape (out_features, in_features) in place; nothing is copied."""
+        if grid is not None and self.lora_A is None:
+            weight = dequantize(quantize(weight, grid), grid)
+        self.weight.data = weight.T if self.transposed else weight
+        self.grid = grid
+        self._sparsity = (None, 0.0)
+
+    @property
+    def merges(self) -> bool:
+        """Whether `merged` gives a layer that computes what this one computes, as sparse and on the same grid."""
+        return self.lora_A is None or self.combination.merges(self.sparsity, self.grid)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros in the active slice of the frozen weight."""
+        key = (self.weight.data_ptr(), self.weight._version, self.active_parts, self.active_in)
+        if self._sparsity[0] != key:
+            self._sparsity = key, float((self.active_weight == 0).float().mean())
+        return self._sparsity[1]
+
     @torch.no_grad()
     def merged(self) -> nn.Linear | Conv1D:
-        """A plain layer of the active size and the original's class, with the adapter added: ``W + s · B A``."""
-        weight = self.active_weight.clone() if self.lora_A is None else self._merged_weight().to(self.weight)
+        """A plain layer of the active size and the original's class, its weight the `combined_weight`.
+
+        Raises:
+            ExportError: as `combined_weight`.
+        """
+        weight = self.combined_weight().clone()
         with torch.device("meta"):
             layer: nn.Linear | Conv1D = (
                 Conv1D(self.active_out, self.active_in)
@@ -178,6 +244,23 @@ class ElasticLinear(nn.Module):
         layer.weight = nn.Parameter(weight.T.contiguous() if self.transposed else weight)
         if self.active_bias is not None:
             layer.bias = nn.Parameter(self.active_bias.clone())
+        return layer
+
+    @torch.no_grad()
+    def unmerged(self) -> ElasticLinear:
+        """A layer of the active size on tensors of its own, the adapter beside the weight as it is here."""
+        with torch.device("meta"):
+            base = nn.Linear(self.active_in, self.active_out, bias=self.bias is not None)
+        base.weight = nn.Parameter(self.active_weight.clone())
+        if self.active_bias is not None:
+            base.bias = nn.Parameter(self.active_bias.clone())
+        layer = ElasticLinear(
+            base, self.active_rank, 1.0, self.dropout.p, None, self.active_parts, self.combination, self.active_grid
+        )
+        layer.scaling = self.scaling
+        if self.lora_A is not None:
+            layer.lora_A = nn.Parameter(self.lora_A[: self.active_rank, : self.active_in].clone())
+            layer.lora_B = nn.Parameter(self._active_lora_B.clone())
         return layer
 
     @property
@@ -196,17 +279,35 @@ class ElasticLinear(nn.Module):
         for tensor in (self.matrix, self.bias, self.lora_B):
             if tensor is not None:
                 tensor.copy_(tensor[order])
+        if self.grid is not None:
+            self.grid = self.grid.reordered(order)
 
     @torch.no_grad()
     def permute_inputs(self, order: Tensor) -> None:
-        """Reorder the input channels, adapter included."""
+        """Reorder the input channels, adapter included.
+
+        Raises:
+            ValueError: they are in groups on a grid.
+        """
+        if self.grid is not None and not torch.equal(order.cpu(), torch.arange(self.in_features)):
+            raise ValueError(
+                "the inputs of a quantized layer are in groups that share a scale, so their order is fixed; order the "
+                "model before it is quantized (nas_engine.recipes.ordered)."
+            )
         for tensor in (self.matrix, self.lora_A):
             if tensor is not None:
                 tensor.copy_(tensor[:, order])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ElasticLinear:
+        # A grid is data, no parameter, but it moves and is cast with the weight.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.grid is not None:
+            self.grid = replace(self.grid, scale=fn(self.grid.scale), zero_point=fn(self.grid.zero_point))
+        return self
 
     def extra_repr(self) -> str:
         """Active and full sizes."""
         return (
             f"in={self.active_in}/{self.in_features}, out={self.active_out}/{self.out_features}, "
-            f"rank={self.active_rank}/{self.rank}"
+            f"rank={self.active_rank}/{self.rank}, {self.combination.name}"
         )

@@ -11,12 +11,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from nas_engine.supernet import modeling_subnetwork as runtime
+from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.errors import ExportError
 from nas_engine.supernet.families import Family
 from nas_engine.supernet.layer import BLOCKS, Block, ElasticLayer
 
 
 def extract(
-    model: PreTrainedModel, family: Family, layers: Sequence[ElasticLayer], share_embeddings: bool = False
+    model: PreTrainedModel,
+    family: Family,
+    layers: Sequence[ElasticLayer],
+    share_embeddings: bool = False,
+    merge: bool | None = None,
 ) -> PreTrainedModel:
     """The active sub-network of `model` as an independent model, in evaluation mode.
 
@@ -28,6 +34,10 @@ def extract(
         family: where the projections are.
         layers: its layers, set to the sub-network's sizes.
         share_embeddings: keep the embedding tensors instead of copying them.
+        merge: True merges every adapter, None those that merge without loss; the others stay beside their weights.
+
+    Raises:
+        ExportError: `merge` is True, and an adapter does not merge without loss (the projection is named).
     """
     gone = {layer.index for layer in absent_layers(layers)}
     # `deepcopy` looks objects up in the memo before it copies them: elastic layers turn into their merged slices
@@ -37,7 +47,7 @@ def extract(
         if layer.index in gone:
             memo[id(layer.module)] = nn.Identity()
             continue
-        memo |= {id(linear): linear.merged() for linear in layer.linears.values()}
+        memo |= {id(linear): _deployed(linear, layer, name, merge) for name, linear in layer.linears.items()}
         memo |= {id(m): layer.bypass(block, b) for block, b, m in bypassed(layer)}
     if share_embeddings:
         memo |= {id(p): p for e in _embeddings(model) for p in e.parameters()}
@@ -51,6 +61,15 @@ def extract(
         extracted.requires_grad_(True)
     extracted.eval()
     return extracted
+
+
+def _deployed(linear: ElasticLinear, layer: ElasticLayer, name: str, merge: bool | None) -> nn.Module:
+    if merge is None and not linear.merges:
+        return linear.unmerged()
+    try:
+        return linear.merged()
+    except ExportError as error:
+        raise ExportError(f"layers.{layer.index}.{name} cannot be merged: {error}") from error
 
 
 def absent_layers(layers: Sequence[ElasticLayer]) -> list[ElasticLayer]:

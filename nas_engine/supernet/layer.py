@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from evaluators import LayerSizes
+from nas_engine.compression.grid import Grid
 from nas_engine.supernet import modeling_subnetwork as runtime
+from nas_engine.supernet.combination import Combination
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.families import Bypass, Family, attention_sizes, inputs_of
 
@@ -63,10 +65,16 @@ class ElasticLayer:
 
     @property
     def sizes(self) -> LayerSizes:
-        """What is active, as cost models see it; a block that is left out has size 0."""
+        """What is active, as cost models see it; a block that is left out has size 0, a merged adapter no rank."""
         heads, width = self.heads * self.kept["attention"], self.width * self.kept["mlp"]
         gated = "gate" in self.family.projections or "gate_up" in self.family.projections
-        return LayerSizes(heads, heads // self.group, self.head_size, width, gated=gated)
+        beside = {
+            projection: linear.active_rank
+            for name, linear in self.linears.items()
+            if linear.rank and not linear.merges
+            for projection in self.family.held(name)
+        }
+        return LayerSizes(heads, heads // self.group, self.head_size, width, beside, gated=gated)
 
     @property
     def absent(self) -> bool:
@@ -78,13 +86,31 @@ class ElasticLayer:
         """Whether an adapter of the layer is in a block that is kept."""
         return any(linear.active_rank and self.kept[self._block(name)] for name, linear in self.linears.items())
 
-    def make_elastic(self, name: str, rank: int, alpha: float, dropout: float, generator: torch.Generator) -> None:
+    def make_elastic(
+        self,
+        name: str,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        generator: torch.Generator,
+        combination: Combination,
+        grid: Grid | None = None,
+    ) -> None:
         """Replace the projection `name` by an elastic one."""
         parent, _, attribute = self.family.projections[name].rpartition(".")
         owner = self.module.get_submodule(parent)
         parts = None if name in _READERS else self._parts(name, self.full_kv_heads, self.full_width)
         base = owner.get_submodule(attribute)
-        self.linears[name] = ElasticLinear(base, rank, alpha, dropout, generator, parts)  # type: ignore[arg-type]
+        self.linears[name] = ElasticLinear(
+            base,  # type: ignore[arg-type]
+            rank,
+            alpha,
+            dropout,
+            generator,
+            parts,
+            combination,
+            grid,
+        )
         setattr(owner, attribute, self.linears[name])
         if name not in _READERS:
             self._writers[_unit(self.family, name)].append((name, self.linears[name]))

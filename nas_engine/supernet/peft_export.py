@@ -21,8 +21,14 @@ def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
     PEFT scales by alpha / rank, the super-adapter by alpha / r_max at every rank; `alpha_pattern` makes them equal.
 
     Raises:
-        ExportError: an active width below the layer's own, or a super-network without adapters.
+        ExportError: an active width below the layer's own, a super-network without adapters, or a combination of
+            weight and adapter other than plain.
     """
+    if supernet.adapter.combination != "plain":
+        raise ExportError(
+            f"its adapters act on the weights as {supernet.adapter.combination!r}, which no PEFT adapter can express; "
+            "merge them with save_pretrained, or train with combination='plain'."
+        )
     adapted = {name: layer for name, layer in supernet.elastic_linears.items() if layer.rank}
     _require_full_size(supernet)
     if not adapted:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nas_engine.models import load_model
+from nas_engine.compression.checkpoint import load_base, load_grids, save_grids, save_on_grids
+from nas_engine.compression.quantization import Quantization
 from nas_engine.supernet.errors import CheckpointError
 from nas_engine.supernet.families import family_of
 from nas_engine.supernet.layer import Unit
@@ -37,6 +38,8 @@ class SavedSuperNetwork:
     space: SearchSpace
     adapter: dict[str, Any]
     base: str | None
+    quantization: Quantization | None
+    database: str | None
 
 
 def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
@@ -71,6 +74,10 @@ def fingerprint(supernet: SuperNetwork) -> str:
     """16 hexadecimal digits of base, adapters, their scales and the space."""
     scales = {name: layer.scaling for name, layer in sorted(supernet.elastic_linears.items())}
     parts = [supernet.base_fingerprint, supernet.space.fingerprint(), json.dumps(scales)]
+    if supernet.quantization is not None or supernet.adapter.combination != "plain":
+        parts.append(supernet.adapter.combination)
+    if supernet.database is not None:
+        parts.append(supernet.database.identity)
     digest = hashlib.sha256("\n".join(parts).encode())
     for name, tensor in sorted(adapter_tensors(supernet).items()):
         digest.update(name.encode() + tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
@@ -85,14 +92,30 @@ def save_supernetwork(supernet: SuperNetwork, folder: Path, include_base: bool) 
         "base": None if include_base else supernet.base,
         "base_fingerprint": supernet.base_fingerprint,
         "adapter": asdict(supernet.adapter),
+        "database": None if supernet.database is None else str(supernet.database.folder.resolve()),
         "space": supernet.space.to_json(),
     }
     tensors = {name: tensor.contiguous() for name, tensor in adapter_tensors(supernet).items()}
     save_file(tensors, folder / "adapter.safetensors")
-    if include_base:
+    if supernet.quantization is not None:
+        save_grids(supernet.quantization.grids, folder / "grids.safetensors")
+    supernet.restore_base()
+    if include_base:  # as floating-point weights: those under adapters on a grid are unrounded
         supernet.model.save_pretrained(folder / "base", state_dict=_original_weights(supernet))
         supernet.tokenizer.save_pretrained(folder / "base")
     (folder / "supernet.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def save_base(supernet: SuperNetwork, folder: Path) -> Path:
+    """Write the base model of `supernet`; see `SuperNetwork.save_base`."""
+    weights = _original_weights(supernet)
+    if supernet.quantization is None:
+        supernet.model.save_pretrained(folder, state_dict=weights)
+    else:
+        grids = {supernet.family.path(name): grid for name, grid in supernet.quantization.grids.items()}
+        save_on_grids(supernet.model, grids, folder, weights)
+    supernet.tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -109,14 +132,22 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
         raise CheckpointError(f"{folder} holds no saved super-network: {error}") from error
     if description.get("format") != _FORMAT:
         raise CheckpointError(f"{folder} has the format {description.get('format')!r}; this version reads {_FORMAT}.")
-    model, tokenizer = load_model(description["base"] or str(folder / "base"), dtype=dtype)
+    model, tokenizer, quantization = load_base(description["base"] or str(folder / "base"), dtype)
+    if (folder / "grids.safetensors").exists():
+        quantization = Quantization(load_grids(folder / "grids.safetensors"))
     if base_fingerprint(model, family_of(model).head) != description["base_fingerprint"]:
         raise CheckpointError(
             f"{description['base'] or folder / 'base'} is not the model that {folder} was trained on; "
             "its weights or their type have changed. Load with the dtype that it was saved in."
         )
     saved = SavedSuperNetwork(
-        model, tokenizer, SearchSpace.from_json(description["space"]), description["adapter"], description["base"]
+        model,
+        tokenizer,
+        SearchSpace.from_json(description["space"]),
+        description["adapter"],
+        description["base"],
+        quantization,
+        description.get("database"),
     )
     return saved, tensors
 

@@ -11,6 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import LayerSizes, Operator, decoder_operators
+from nas_engine.compression.checkpoint import save_on_grids
+from nas_engine.supernet.compressed_base import active_grids, as_stored
 from nas_engine.supernet.extraction import extract
 from nas_engine.supernet.peft_export import save_adapter
 from search_spaces import Value
@@ -68,18 +70,26 @@ class Subnetwork:
         self._supernet.activate(self._configuration)
         return tuple(layer.sizes for layer in self._supernet.layers)
 
-    def extract(self, share_embeddings: bool = False) -> PreTrainedModel:
-        """A physically smaller Hugging Face model of its own, adapters merged.
+    def extract(self, share_embeddings: bool = False, merge: bool | None = None) -> PreTrainedModel:
+        """A physically smaller Hugging Face model of its own, adapters merged where they merge without loss.
 
         Args:
             share_embeddings: keep the super-network's embedding tensors instead of a copy; cheaper, for measurements
                 that do not change the model.
+            merge: True insists on merging every adapter; None leaves a plain adapter beside a sparse or quantized
+                weight, as it would be deployed.
+
+        Raises:
+            ExportError: `merge` is True, and merging would fill zeros or leave a grid.
         """
-        return extract(self.model, self._supernet.family, self._supernet.layers, share_embeddings)
+        return extract(self.model, self._supernet.family, self._supernet.layers, share_embeddings, merge)
 
     def operators(self, batch: int, tokens: int, past: int = 0) -> list[Operator]:
         """Every matrix product of one forward pass over `tokens` new tokens after `past` cached ones, logits for the
         last position only, as generation computes them.
+
+        Projections carry the bits that they are stored in and the fraction of zeros of the frozen weight, which merging
+        keeps; an adapter that does not merge has products of its own.
 
         Raises:
             ValueError: `batch` or `tokens` below 1, or `past` below 0.
@@ -87,7 +97,7 @@ class Subnetwork:
         config = self.model.config
         head = self._supernet.model.get_output_embeddings()
         bits = self._supernet.model.dtype.itemsize * 8
-        return decoder_operators(
+        operators = decoder_operators(
             [layer.sizes for layer in self._supernet.layers],
             hidden_size=config.hidden_size,
             # An encoder ends in a classifier instead of a vocabulary.
@@ -98,9 +108,13 @@ class Subnetwork:
             weight_bits=bits,
             activation_bits=bits,
         )
+        return as_stored(self._supernet, operators)
 
     def parameter_count(self, merged: bool = True) -> int:
-        """Parameters of the extracted model, tied ones once; with ``merged=False``, the active adapters' besides."""
+        """Parameters of the extracted model, tied ones once; with ``merged=False``, the active adapters' besides.
+
+        Adapters that do not merge without loss count in either case.
+        """
         self._supernet.activate(self._configuration)
         return self._supernet.active_parameters(adapters=not merged)
 
@@ -108,10 +122,19 @@ class Subnetwork:
         """Extract and save as a Hugging Face folder with its tokenizer, and `subnetwork.json` beside them.
 
         Load it with ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)``; where all layers have
-        equal widths, without `trust_remote_code`.
+        equal widths, without `trust_remote_code`. Quantized weights are stored as integers, in compressed-tensors'
+        pack-quantized format, which transformers loads where that package is installed.
+
+        Raises:
+            ExportError: an adapter does not merge without loss; `save_adapter` saves it beside its base.
         """
         folder = Path(folder)
-        self.extract(share_embeddings=True).save_pretrained(folder)
+        extracted = self.extract(share_embeddings=True, merge=True)
+        grids = active_grids(self._supernet)
+        if grids:
+            save_on_grids(extracted, grids, folder)
+        else:
+            extracted.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         description = {
             "configuration": self._configuration,

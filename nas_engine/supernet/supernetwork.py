@@ -12,11 +12,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nas_engine.models import load_model
+from nas_engine.compression.checkpoint import load_base
+from nas_engine.compression.database import LayerDatabase
+from nas_engine.compression.quantization import Quantization
+from nas_engine.supernet.combination import COMBINATIONS
+from nas_engine.supernet.compressed_base import prepare_base
+from nas_engine.supernet.dimensions import BITS, DENSITY, HEADS, RANK, SKIP, WIDTH
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.extraction import absent_layers, bypassed
 from nas_engine.supernet.families import Family, family_of
 from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer, Unit
+from nas_engine.supernet.levels import Levels
 from nas_engine.supernet.ordering import Batch, final_states, input_norms
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.storage import (
@@ -25,12 +31,11 @@ from nas_engine.supernet.storage import (
     base_fingerprint,
     fingerprint,
     read_supernetwork,
+    save_base,
     save_supernetwork,
 )
 from nas_engine.supernet.subnetwork import Subnetwork
 from search_spaces import Choice, Configuration, SearchSpace, SpaceTemplate, Value
-
-RANK, WIDTH, HEADS, SKIP = "lora_rank", "mlp_width", "attention_heads", "layer_skip"
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,21 @@ class AdapterSettings:
         alpha: LoRA's alpha; None takes twice each adapter's largest rank. The scale is alpha / r_max at every rank.
         dropout: probability on the adapter's input, in training.
         seed: of the initial `lora_A`.
+        combination: how they act on the frozen weights: ``plain``, ``masked`` (SparsePEFT) or ``quantized``
+            (QA-SparsePEFT); see `nas_engine.supernet.combination`.
+
+    Raises:
+        ValueError: another combination, or dropout with one that acts on the weights.
     """
 
     alpha: float | None = None
     dropout: float = 0.0
     seed: int = 0
+    combination: str = "plain"
+
+    def __post_init__(self) -> None:
+        if self.combination not in COMBINATIONS:
+            raise ValueError(f"combination is {self.combination!r}; choose one of {', '.join(COMBINATIONS)}.")
 
 
 class SuperNetwork:
@@ -62,6 +77,9 @@ class SuperNetwork:
         head: modules that are new for the task and train whole, such as BERT's classifier, by path.
         elastic_linears: every elastic projection by the space's name, such as ``layers.3.up``.
         base_fingerprint: 16 hexadecimal digits of the original model's weights.
+        quantization: the grids that the original model's weights lie on; None where they are in floating point.
+        database: the versions of each projection that its bits and density choose from; None where they do not vary.
+        levels: the bits and density of each projection that are active.
         base: name or folder of the original model; None where it was given as an object.
     """
 
@@ -72,16 +90,25 @@ class SuperNetwork:
         space: SearchSpace,
         adapter: AdapterSettings | None = None,
         base: str | None = None,
+        quantization: Quantization | None = None,
+        database: LayerDatabase | None = None,
     ) -> None:
         self.model, self.tokenizer, self.space, self.base = model, tokenizer, space, base
         self.adapter = adapter or AdapterSettings()
         self.family: Family = family_of(model)
+        self.quantization = quantization
+        self.database = database
+        self.combination = COMBINATIONS[self.adapter.combination]
+        prepare_base(model, space, self._ranks(), self.adapter.combination, quantization, database)
         self.base_fingerprint = base_fingerprint(model, self.family.head)
         model.requires_grad_(False)
         self.head = {path: model.get_submodule(path).requires_grad_(True) for path in self.family.head}
         modules = model.get_submodule(self.family.layers).children()
         self.layers = [ElasticLayer(self.family, i, module, model.config) for i, module in enumerate(modules)]
         self.elastic_linears = self._make_elastic()
+        self.levels = Levels(space, database, self.base_fingerprint, self.adapter.combination)
+        self._fix_orders()
+        self._rigid_linears: dict[str, ElasticLinear] = {}  # views of the others, to be asked what they hold
         self._resizers = {choice.name: self._resizers_of(choice) for choice in space.choices}
         self._genome: tuple[int, ...] | None = None  # what is active; only changed genes are applied
         for choice in space.fixed:
@@ -99,6 +126,9 @@ class SuperNetwork:
         dropout: float = 0.0,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        combination: str = "plain",
+        quantization: Quantization | None = None,
+        database: LayerDatabase | None = None,
     ) -> SuperNetwork:
         """Freeze `model` and make it elastic in what `space` varies.
 
@@ -111,8 +141,15 @@ class SuperNetwork:
             dropout: on the adapters' inputs, in training.
             seed: of the adapters' start.
             dtype: to load a named model in.
+            combination: how adapters act on a sparse or quantized base: ``"plain"``, beside it; ``"masked"``, on its
+                nonzeros (SparsePEFT); ``"quantized"``, on its nonzeros and its grid (QA-SparsePEFT).
+            quantization: what `nas_engine.compression.quantize_model` gave for `model`; a folder that
+                `nas_engine.compression.save_quantized` wrote brings its own.
+            database: what `nas_engine.compression.database.build_database` made of `model`, for a space with
+                `weight_bits` or `sparsity`, which needs ``combination="quantized"``.
 
         Raises:
+            CompressionError: the model is quantized in another format, or a width cuts a group of a grid.
             FamilyError: the model's family is not supported (the message names those that are).
             SpaceError: the space does not fit the model, such as a width larger than a layer.
             ValueError: a model object without a tokenizer.
@@ -120,7 +157,8 @@ class SuperNetwork:
         base = None
         if isinstance(model, str | Path):
             base = str(model)
-            loaded, own_tokenizer = load_model(base, dtype=dtype)
+            loaded, own_tokenizer, own_quantization = load_base(base, dtype)
+            quantization = quantization or own_quantization
             tokenizer = tokenizer or own_tokenizer
         elif tokenizer is None:
             raise ValueError("a model given as an object needs its tokenizer: pass tokenizer=...")
@@ -128,7 +166,8 @@ class SuperNetwork:
             loaded = model
         shape = family_of(loaded).shape(loaded)
         bound = space.bind(shape) if isinstance(space, SpaceTemplate) else space
-        return cls(loaded, tokenizer, bound, AdapterSettings(alpha, dropout, seed), base)
+        settings = AdapterSettings(alpha, dropout, seed, combination)
+        return cls(loaded, tokenizer, bound, settings, base, quantization, database)
 
     def save(self, folder: str | Path, include_base: bool | None = None) -> Path:
         """Save adapters, channel order and space; the base model's weights only where needed.
@@ -140,6 +179,14 @@ class SuperNetwork:
         """
         return save_supernetwork(self, Path(folder), self.base is None if include_base is None else include_base)
 
+    def save_base(self, folder: str | Path) -> Path:
+        """Save the frozen base alone with its tokenizer, for an adapter beside it; quantized weights as integers.
+
+        Raises:
+            CompressionError: its weights are off their grids, because ``combination="quantized"`` trains on them.
+        """
+        return save_base(self, Path(folder))
+
     @classmethod
     def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SuperNetwork:
         """The super-network that `save` wrote.
@@ -149,7 +196,9 @@ class SuperNetwork:
         """
         saved, state = read_supernetwork(Path(folder), dtype)
         adapter = AdapterSettings(**saved.adapter)
-        supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, saved.base or str(Path(folder) / "base"))
+        base = saved.base or str(Path(folder) / "base")
+        database = None if saved.database is None else LayerDatabase(saved.database)
+        supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, saved.quantization, database)
         supernet.load_state(state)
         return supernet
 
@@ -201,6 +250,7 @@ class SuperNetwork:
         for gene, index, old in zip(self.space.genes, wanted, active, strict=True):
             if index != old:
                 self._apply(gene, gene.values[index])
+        self.levels.switch(self.elastic_linears)
         self._genome = wanted
 
     def subnetwork(self, configuration: Configuration) -> Subnetwork:
@@ -225,8 +275,26 @@ class SuperNetwork:
         linears = [linear for linear in self.elastic_linears.values() if id(linear.weight) not in without]
         elastic = {id(p) for linear in self.elastic_linears.values() for p in linear.parameters()}
         rest = sum(p.numel() for p in self.model.parameters() if id(p) not in without | elastic)
-        extra = sum(linear.active_adapter_parameters for linear in linears) if adapters else 0
+        extra = sum(linear.active_adapter_parameters for linear in linears if adapters or not linear.merges)
         return rest + sum(linear.active_parameters for linear in linears) + extra
+
+    def linear(self, module: str) -> ElasticLinear:
+        """The projection `module`, such as ``layers.3.up``; one that is not elastic is shown as if it were."""
+        if module not in self.elastic_linears and module not in self._rigid_linears:
+            base = self.model.get_submodule(self.family.path(module))
+            grid = self.quantization.grids.get(module) if self.quantization else None
+            self._rigid_linears[module] = ElasticLinear(base, 0, 0.0, grid=grid)  # type: ignore[arg-type]
+        return self.elastic_linears.get(module) or self._rigid_linears[module]
+
+    def restore_base(self) -> None:
+        """Put the original weights back where a database has switched them; `activate` switches again."""
+        if not self.levels:
+            return
+        self.levels.reset()
+        self.levels.switch(self.elastic_linears)
+        self._genome = None
+        for choice in self.space.fixed:
+            self._apply(choice, choice.values[0])
 
     @property
     def ordered(self) -> bool:
@@ -315,7 +383,16 @@ class SuperNetwork:
         choices = (choice for choice in self.space.choices if choice.dimension in units)
         return sorted({(int(m.split(".")[1]), units[c.dimension]) for c in choices for m in c.modules})
 
-    def _make_elastic(self) -> dict[str, ElasticLinear]:
+    def _fix_orders(self) -> None:
+        """Inputs of a quantized layer are in groups, versions on disk in an order: the base's units keep theirs."""
+        for layer in self.layers:
+            for unit, reader in READERS.items():
+                linear = layer.linears.get(reader)
+                if linear is not None and (linear.grid is not None or self.database is not None):
+                    layer.orders[unit] = torch.arange(layer.full_kv_heads if unit == "heads" else layer.full_width)
+
+    def _ranks(self) -> dict[str, int]:
+        """The largest rank of every elastic module; 0 where its width alone is elastic."""
         ranks: dict[str, int] = {}
         for choice in self.space.choices:
             if choice.dimension != SKIP:
@@ -323,11 +400,17 @@ class SuperNetwork:
                     ranks.setdefault(module, 0)
                     if choice.dimension == RANK:
                         ranks[module] = int(choice.values[-1])
+        return ranks
+
+    def _make_elastic(self) -> dict[str, ElasticLinear]:
+        grids = self.quantization.grids if self.quantization else {}
         generator = torch.Generator().manual_seed(self.adapter.seed)
-        for module, rank in ranks.items():
+        for module, rank in self._ranks().items():
             alpha = self.adapter.alpha if self.adapter.alpha is not None else 2.0 * rank
             _, layer, name = module.split(".")
-            self.layers[int(layer)].make_elastic(name, rank, alpha, self.adapter.dropout, generator)
+            self.layers[int(layer)].make_elastic(
+                name, rank, alpha, self.adapter.dropout, generator, self.combination, grids.get(module)
+            )
         for index, unit in self._elastic_units():
             if unit == "heads":
                 self.layers[index].watch_head_bias()
@@ -338,6 +421,9 @@ class SuperNetwork:
         }
 
     def _apply(self, choice: Choice, value: Value) -> None:
+        if choice.dimension in (BITS, DENSITY):
+            self.levels.set(choice, value)
+            return
         for resize in self._resizers[choice.name]:
             resize(int(value))
 

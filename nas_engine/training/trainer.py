@@ -222,6 +222,7 @@ class _Run:
             "train_set": digest,
             "space": supernet.space.fingerprint(),
             "base": supernet.base_fingerprint,
+            "combination": supernet.adapter.combination,
         }
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:

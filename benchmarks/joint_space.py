@@ -1,0 +1,150 @@
+"""One space of width, bits and sparsity against each of them alone, at equal evaluations.
+
+Perplexity on texts that the calibration did not see, against the bytes of the layers' weights: nonzeros at their bits,
+and a bit a weight that says which are zero where any is. SmolLM2-135M is ordered, its versions are put on disk, and
+NSGA-II searches each space with the same number of evaluations and the same seed. A front's point is dominated where
+the joint front has one that is no worse in both and better in one.
+
+Run as ``python -m benchmarks.joint_space [--quick] [--evaluations N] [--folder FOLDER] [--figure FILE.png]``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks._common import arguments, load, print_json, texts
+from benchmarks.quantization_error import batched, perplexity
+from evaluators import Measurement, Operator, Subnetwork, cost_model
+from nas_engine import SuperNetwork, search
+from nas_engine.compression.calibration import Batch
+from nas_engine.compression.database import LayerDatabase, build_database
+from nas_engine.recipes import ordered
+from search_spaces import SpaceTemplate, mlp_width, sparsity, weight_bits
+
+LEVELS = {"bits": (16, 8, 4), "sparsities": (0.0, 0.2, 0.4, 0.6)}
+
+
+def stored_bytes(operator: Operator) -> float:
+    """Bytes of a weight whose zeros are left out, a bit a weight saying which; of the dense one where that is less."""
+    elements = operator.k * operator.n
+    dense = elements * operator.weight_bits / 8
+    return min(dense, dense * (1 - operator.sparsity) + elements / 8)
+
+
+@cost_model(unit="bytes")
+def layer_bytes(subnet: Subnetwork) -> float:
+    """Stored bytes of the layers' weights."""
+    return sum(
+        stored_bytes(op)
+        for op in subnet.operators(batch=1, tokens=1)
+        if op.kind == "weight" and op.name.startswith("layers.")
+    )
+
+
+class Perplexity:
+    """Perplexity on the evaluation texts, as an objective."""
+
+    name, direction, unit = "perplexity", "minimize", ""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def settings(self) -> dict[str, int]:
+        """How many texts."""
+        return {"texts": sum(len(batch["input_ids"]) for batch in self.batches)}
+
+    def __call__(self, subnet: Subnetwork) -> Measurement:
+        """Measure the active sub-network."""
+        return Measurement(perplexity(subnet.model, self.batches))
+
+
+def spaces(per_gene: int, group_size: int) -> dict[str, SpaceTemplate]:
+    """The single dimensions and their sum."""
+    width = mlp_width((1.0, 0.875, 0.75, 0.5), multiple_of=group_size, layers_per_gene=per_gene)
+    bits = weight_bits(LEVELS["bits"], layers_per_gene=per_gene)  # type: ignore[arg-type]
+    zeros = sparsity(LEVELS["sparsities"], layers_per_gene=per_gene)
+    return {"width": width, "bits": bits, "sparsity": zeros, "joint": width + bits + zeros}
+
+
+def dominated(points: pd.DataFrame, by: pd.DataFrame) -> float:
+    """The fraction of `points` that some row of `by` dominates; both have the columns perplexity and layer_bytes."""
+    ours, theirs = (frame[["perplexity", "layer_bytes"]].to_numpy() for frame in (by, points))
+    no_worse = (ours[:, None] <= theirs[None]).all(2)
+    better = (ours[:, None] < theirs[None]).any(2)
+    return float(np.mean((no_worse & better).any(0)))
+
+
+def draw(fronts: dict[str, pd.DataFrame], file: Path) -> None:
+    """The fronts as step lines."""
+    figure = Figure(figsize=(5, 3.5))
+    axes = figure.add_subplot()
+    for name, front in fronts.items():
+        front = front.sort_values("layer_bytes")
+        axes.step(
+            front["layer_bytes"] / 1e6,
+            front["perplexity"],
+            where="post",
+            label=name,
+            linewidth=2.2 if name == "joint" else 1.2,
+            linestyle="-" if name == "joint" else "--",
+        )
+    axes.set(xlabel="bytes of the layers' weights (MB)", ylabel="perplexity", yscale="log")
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=200, bbox_inches="tight")
+
+
+def main() -> None:
+    """Search each space, and print one JSON object."""
+    parser = arguments(__doc__)
+    parser.add_argument("--evaluations", type=int, default=0, help="of each space; default 60")
+    parser.add_argument("--folder", type=Path, default=Path("runs/joint_space"), help="for the database and ledgers")
+    parser.add_argument("--figure", type=Path, help="default: fronts.png in the folder")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if given.quick else given.folder
+        model, tokenizer = load(given.quick)
+        calibration, evaluation = (
+            batched(part, tokenizer) for part in texts(None, *((8, 8) if given.quick else (64, 32)))
+        )
+        group_size, evaluations = (32, 6) if given.quick else (64, 60)
+        model = ordered(model, tokenizer, calibration)
+        build_database(model, calibration, folder / "database", group_size=group_size, **LEVELS)  # type: ignore[arg-type]
+        fronts = {}
+        for name, space in spaces(2 if given.quick else 5, group_size).items():
+            base = load(given.quick)[0]
+            base = ordered(base, tokenizer, calibration)
+            supernet = SuperNetwork.from_pretrained(
+                base, space, tokenizer, combination="quantized", database=LayerDatabase(folder / "database")
+            )
+            objectives = [Perplexity(evaluation), layer_bytes]
+            result = search(
+                supernet,
+                objectives,
+                "nsga2",
+                given.evaluations or evaluations,
+                4 if given.quick else 12,
+                storage=folder / name,
+            )
+            fronts[name] = result.front
+        draw(fronts, given.figure or folder / "fronts.png")
+    joint = fronts["joint"]
+    print_json(
+        {
+            "evaluations": given.evaluations or evaluations,
+            "dominated_by_joint": {n: round(dominated(f, joint), 3) for n, f in fronts.items() if n != "joint"},
+            "joint_dominated_by": {n: round(dominated(joint, f), 3) for n, f in fronts.items() if n != "joint"},
+            "fronts": {
+                n: f[["layer_bytes", "perplexity"]].round(3).sort_values("layer_bytes").to_numpy().tolist()
+                for n, f in fronts.items()
+            },
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

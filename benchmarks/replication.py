@@ -1,0 +1,202 @@
+"""The papers' systems side by side on one model: accuracy, size and arithmetic of LoRA, LoNAS, Shears and SQFT's three.
+
+SmolLM2-135M learns ARC-Easy and OpenBookQA (train), sub-adapters are compared on questions cut from train, and the
+chosen one is judged by test questions of both. Every line is kept in the run folder when it is done, and training goes
+on where it stopped, so that the same command continues. Bytes are those of half-precision weights, integers with their
+half-precision scales; MACs are those of the layers' weights at 256 tokens, as LoNAS counts them.
+
+Run as ``python -m benchmarks.replication --data FOLDER [--quick] [--steps N] [--methods NAME …] [--folder FOLDER]``;
+FOLDER holds ``arc_easy/`` and ``openbookqa/`` with ``train.jsonl`` and ``test.jsonl``, and defaults to ``$NAS_DATA``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks._common import arguments, load, print_json
+from evaluators import Macs, MultipleChoiceAccuracy, Question, load_questions
+from nas_engine import SuperNetwork, heuristics, train
+from nas_engine.compression import sparsity_report
+from nas_engine.recipes import SearchPlan, TrainingPlan, shears, sqft
+from nas_engine.supernet import Subnetwork
+from nas_engine.supernet.compressed_base import active_grids
+from nas_engine.tasks import chain_sum
+from search_spaces import lonas, lora_rank
+from search_spaces import shears as shears_space
+
+TARGETS = ("q", "k", "v", "up", "down")
+METHODS = (
+    "dense_lora",
+    "lonas",
+    "shears_40",
+    "shears_50",
+    "sqft",
+    "sqft_sparsepeft",
+    "sqft_qa_sparsepeft",
+)
+# Published means, from the papers: LLaMA-7B, for LoNAS and Shears over eight commonsense sets.
+PUBLISHED = (
+    {"method": "dense_lora", "paper": "Shears", "model": "LLaMA-7B", "accuracy": 74.7, "sparsity": 0.0},
+    {"method": "shears_40", "paper": "Shears", "model": "LLaMA-7B", "accuracy": 74.9, "sparsity": 0.4},
+    {"method": "shears_50", "paper": "Shears", "model": "LLaMA-7B", "accuracy": 72.5, "sparsity": 0.5},
+    {
+        "method": "dense_lora",
+        "paper": "LoNAS",
+        "model": "LLaMA-7B",
+        "accuracy": 65.8,
+        "macs": 1.7e12,
+        "parameters": 6.7e9,
+    },
+    {"method": "lonas", "paper": "LoNAS", "model": "LLaMA-7B", "accuracy": 65.2, "macs": 1.4e12, "parameters": 5.6e9},
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every line is given."""
+
+    train: list[Question]
+    validation: list[Question]
+    test: list[Question]
+    steps: int
+    evaluations: int
+    folder: Path
+    quick: bool
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """The same training for all lines."""
+        return TrainingPlan(self.steps, 4 if self.quick else 16, 3e-4)
+
+    def fresh(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model as it was."""
+        return load(self.quick)
+
+
+def questions(data: Path | None, quick: bool, seed: int = 0) -> tuple[list[Question], list[Question], list[Question]]:
+    """Training, validation and test questions."""
+    if quick:
+        made = chain_sum(60, seed)
+        return made[:30], made[30:44], made[44:]
+    assert data is not None
+    learn: list[Question] = []
+    judge: list[Question] = []
+    for name in ("arc_easy", "openbookqa"):
+        part = load_questions(data / name / "test.jsonl")
+        judge += random.Random(seed).sample(part, 500)
+        learn += load_questions(data / name / "train.jsonl")
+    held_out = {question.question for question in judge}
+    learn = [question for question in learn if question.question not in held_out]
+    random.Random(seed).shuffle(learn)
+    return learn[300:], learn[:300], judge
+
+
+def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFrame | None, float]:
+    """The trained super-network, the chosen sub-network, the candidates and the seconds of a training step."""
+    model, tokenizer = work.fresh()
+    folder = work.folder / method
+    if method == "lonas":
+        supernet = SuperNetwork.from_pretrained(model, lonas(32 if not work.quick else 8), tokenizer, alpha=64.0)
+        plan = work.plan
+        training = train(
+            supernet,
+            work.train,
+            plan.steps,
+            batch_size=plan.batch_size,
+            learning_rate=plan.learning_rate,
+            checkpoint=folder / "training",
+        )
+        chosen = supernet.subnetwork(heuristics.median(supernet.space))
+        return supernet, chosen, None, training.seconds / max(1, plan.steps - training.resumed_at)
+    common: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "training": work.plan,
+        "folder": folder,
+        "space": lora_rank((32,), TARGETS) if method == "dense_lora" else shears_space(),
+        "searching": SearchPlan(("nsga2",) if work.evaluations else (), work.evaluations, 4 if work.quick else 10),
+    }
+    validation = MultipleChoiceAccuracy(work.validation)
+    if method in ("dense_lora", "shears_40", "shears_50"):
+        sparsity = {"dense_lora": 0.0, "shears_40": 0.4, "shears_50": 0.5}[method]
+        result = shears(model, work.train, validation, sparsity=sparsity, **common)
+    else:
+        adapter = method.removeprefix("sqft_").replace("_", "-")
+        grid = {"group_size": 32 if work.quick else 64}
+        result = sqft(model, work.train, validation, sparsity=0.5, adapter=adapter, **grid, **common)  # type: ignore[arg-type]
+    seconds = result.training.seconds / max(1, work.steps - result.training.resumed_at)
+    return result.supernet, result.chosen, result.candidates, seconds
+
+
+def row(method: str, work: Work) -> dict[str, Any]:
+    """One line of the table, kept on disk once it is known."""
+    file = work.folder / f"{method}.json"
+    if file.exists():
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if known["steps"] == work.steps:
+            return known
+    supernet, chosen, candidates, seconds = made(method, work)
+    test = MultipleChoiceAccuracy(work.test)
+    accuracy = test(chosen)
+    median = test(supernet.subnetwork(heuristics.median(supernet.space))) if len(supernet.space) else accuracy
+    chosen_parameters, macs = chosen.parameter_count(), int(Macs(tokens=256, layer_weights_only=True)(chosen).value)
+    report = sparsity_report(supernet.model)
+    grids = active_grids(supernet)
+    on_grids = sum(grid.scale.shape[0] * grid.inputs for grid in grids.values())
+    figures: dict[str, Any] = {
+        "method": method,
+        "sub_adapter": None if candidates is None else candidates.loc[0, "sub_adapter"],
+        "accuracy": round(accuracy.value, 4),
+        "stderr": round(accuracy.stderr, 4),
+        "median_accuracy": round(median.value, 4),
+        "sparsity": round(float(report["zeros"].sum() / report["weights"].sum()), 4),
+        "bits": next((grid.settings.bits for grid in grids.values()), 16),
+        "bytes": 2 * (chosen_parameters - on_grids) + sum(g.to_half().stored_bytes for g in grids.values()),
+        "parameters": chosen_parameters,
+        "macs": macs,
+        "steps": work.steps,
+        "mergeable": all(linear.merges for linear in supernet.elastic_linears.values()),
+        "seconds_per_step": round(seconds, 3),
+    }
+    work.folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(figures) + "\n", encoding="utf-8")
+    return figures
+
+
+def main() -> None:
+    """Measure the lines, and print one JSON object."""
+    parser: argparse.ArgumentParser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("NAS_DATA"), help="folder of the question sets")
+    parser.add_argument("--steps", type=int, default=0, help="training steps of each line; default 160")
+    parser.add_argument("--evaluations", type=int, default=0, help="of NSGA-II over sub-adapters; default none")
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
+    parser.add_argument("--folder", type=Path, default=Path("runs/replication"))
+    given = parser.parse_args()
+    data = None if given.data is None else Path(given.data)
+    if not given.quick and (data is None or not (data / "arc_easy" / "train.jsonl").exists()):
+        print_json({"rows": [], "skipped": f"no question sets in {data}; name their folder by --data or NAS_DATA"})
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if given.quick else given.folder
+        steps = given.steps or (3 if given.quick else 160)
+        evaluations = given.evaluations or (6 if given.quick else 0)
+        work = Work(*questions(data, given.quick), steps, evaluations, folder, given.quick)
+        rows = [row(method, work) for method in given.methods]
+    plain = next((r["seconds_per_step"] for r in rows if r["method"] == "dense_lora"), None)
+    for line in rows:
+        line["training_ratio"] = None if plain is None else round(line["seconds_per_step"] / plain, 3)
+    print(pd.DataFrame(rows).to_string(index=False))
+    print_json({"rows": rows, "published": list(PUBLISHED)})
+
+
+if __name__ == "__main__":
+    main()

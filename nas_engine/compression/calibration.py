@@ -1,0 +1,193 @@
+"""The layers of a model one after the other on calibration texts, each fed by the layers before it as they are now.
+
+A layer is changed between being observed and being run: what the next one sees has passed through the changed ones, as
+Wanda and GPTQ want it. The layers' own forward code runs, with the arguments that the model gave them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nas_engine.compression.errors import CompressionError
+from nas_engine.supernet.families import Family, family_of
+
+Batch = Mapping[str, Tensor]
+Observer = Callable[[str, Tensor], None]
+"""Is given a projection's name in its layer, such as ``up``, and its inputs without padding, shape (tokens, inputs)."""
+_HIDDEN = "hidden_states"
+
+
+@dataclass
+class _Call:
+    """How a model calls one layer on one batch; the hidden states are kept apart."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    by_keyword: bool
+
+    def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        if self.by_keyword:
+            output = layer(*self.args, **{_HIDDEN: hidden}, **self.kwargs)
+        else:
+            output = layer(hidden, *self.args, **self.kwargs)
+        result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+
+class CalibratedLayer:
+    """One layer with all that reaches it; made by `calibrated_layers`.
+
+    Attributes:
+        index: its number in the model.
+        projections: its linear layers by the space's names, such as ``up`` or ``qkv``.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        index: int,
+        module: nn.Module,
+        calls: list[_Call],
+        hidden: list[Tensor],
+        mask: list[Tensor],
+    ) -> None:
+        self.index = index
+        self.projections = {name: module.get_submodule(path) for name, path in family.projections.items()}
+        self._module, self._calls, self._hidden, self._mask = module, calls, hidden, mask
+
+    def name(self, projection: str) -> str:
+        """The space's name of a projection, such as ``layers.3.up``."""
+        return f"layers.{self.index}.{projection}"
+
+    @torch.no_grad()
+    def observe(self, observer: Observer) -> None:
+        """Run the layer as it is on every batch, and show `observer` what each projection reads."""
+        for call, hidden, mask in zip(self._calls, self._hidden, self._mask, strict=True):
+            with _listening(self.projections, mask, observer):
+                call(self._module, hidden)
+
+    @torch.no_grad()
+    def outputs(self) -> list[Tensor]:
+        """What the layer as it is gives on every batch."""
+        return [call(self._module, hidden) for call, hidden in zip(self._calls, self._hidden, strict=True)]
+
+
+@torch.no_grad()
+def calibrated_layers(model: PreTrainedModel, batches: Iterable[Batch]) -> Iterator[CalibratedLayer]:
+    """The layers of `model` in turn; whoever iterates may change a layer's weights before asking for the next one.
+
+    Args:
+        model: of a known family; its linear layers may be elastic ones.
+        batches: `input_ids` and `attention_mask` of shape (rows, tokens).
+
+    Raises:
+        CompressionError: there is no batch, or nothing but padding.
+        FamilyError: the model's family is not supported.
+    """
+    family = family_of(model)
+    layers = list(model.get_submodule(family.layers).children())
+    given = list(batches)
+    if not sum(int(batch["attention_mask"].sum()) for batch in given):
+        raise CompressionError("the calibration data is empty; give at least one batch with a token in it.")
+    calls: list[list[_Call]] = [[] for _ in layers]
+    hidden: list[Tensor] = []
+    was_training = model.training
+    model.eval()
+    try:
+        with _recording(layers, calls, hidden):
+            for batch in given:
+                model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        masks = [batch["attention_mask"].bool().flatten() for batch in given]
+        for index, module in enumerate(layers):
+            layer = CalibratedLayer(family, index, module, calls[index], hidden, masks)
+            yield layer
+            if index + 1 < len(layers):
+                hidden = layer.outputs()
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _recording(layers: list[nn.Module], calls: list[list[_Call]], hidden: list[Tensor]) -> Iterator[None]:
+    """Keep how every layer is called: masks and positions, which the layers share, and the first one's inputs."""
+
+    def record(index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        by_keyword = _HIDDEN in kwargs
+        first = kwargs[_HIDDEN] if by_keyword else args[0]
+        rest = {name: value for name, value in kwargs.items() if name != _HIDDEN}
+        calls[index].append(_Call(args if by_keyword else args[1:], rest, by_keyword))
+        if index == 0:
+            hidden.append(first)
+
+    handles = [layer.register_forward_pre_hook(partial(record, i), with_kwargs=True) for i, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _listening(projections: Mapping[str, nn.Module], mask: Tensor, observer: Observer) -> Iterator[None]:
+    def listen(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        observer(name, args[0].flatten(0, -2)[mask])  # OPT flattens its rows itself
+
+    handles = [module.register_forward_pre_hook(partial(listen, name)) for name, module in projections.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class InputNorms:
+    """An observer that keeps the L2 norm of every input of every projection."""
+
+    def __init__(self) -> None:
+        self._squares: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, inputs: Tensor) -> None:
+        """Add the squares of `inputs`, shape (tokens, inputs)."""
+        total = inputs.float().pow(2).sum(0)
+        self._squares[name] = self._squares[name] + total if name in self._squares else total
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The norms of a projection, shape (inputs,)."""
+        return self._squares[name].sqrt()
+
+
+class Hessians:
+    """An observer that keeps ``Xᵀ X`` of the inputs X of every projection, of shape (inputs, inputs), in fp32.
+
+    Half the Hessian of a layer's squared output error in its weights (GPTQ, section 3). Projections that read the same
+    tensor, such as q, k and v, share one.
+    """
+
+    def __init__(self) -> None:
+        self._products: dict[str, Tensor] = {}
+        self._shared: dict[str, str] = {}  # the projection whose inputs another one reads too
+        self._last: tuple[str, Tensor] | None = None
+
+    def __call__(self, name: str, inputs: Tensor) -> None:
+        """Add the products of `inputs`, shape (tokens, inputs)."""
+        if name not in self._products and name not in self._shared and self._last is not None:
+            owner, seen = self._last
+            if seen.shape == inputs.shape and torch.equal(seen, inputs):
+                self._shared[name] = owner
+        if name in self._shared:
+            return
+        self._last = (name, inputs)
+        product = inputs.float().T @ inputs.float()
+        self._products[name] = self._products[name] + product if name in self._products else product
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The product of a projection, shape (inputs, inputs)."""
+        return self._products[self._shared.get(name, name)]

@@ -1,0 +1,255 @@
+"""Quantized models on disk in compressed-tensors' pack-quantized format, which transformers and vLLM load.
+
+Written from a model whose weights lie on their grids; anything that does not is refused, so that what loads computes
+exactly what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nas_engine.compression.errors import CompressionError
+from nas_engine.compression.grid import Grid, GridSettings, dequantize, quantize
+from nas_engine.compression.quantization import Quantization
+from nas_engine.models import load_model
+from nas_engine.supernet.families import family_of
+
+FORMAT = "pack-quantized"
+_METHOD = "compressed-tensors"
+_INSTALL = "INT4 and INT8 files need compressed-tensors; install it with: pip install 'nas-engine[quantized]'"
+
+
+def save_quantized(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, quantization: Quantization, folder: str | Path
+) -> Path:
+    """Write a model that `quantize_model` changed; ``AutoModelForCausalLM.from_pretrained(folder)`` loads it.
+
+    Args:
+        model: its weights lie on the grids of `quantization`.
+        tokenizer: is saved beside it.
+        quantization: the grids.
+        folder: is made.
+
+    Raises:
+        CompressionError: a weight is off its grid, a quantized layer is no plain linear layer, or compressed-tensors is
+            not installed.
+    """
+    family = family_of(model)
+    grids = {family.path(name): grid for name, grid in quantization.grids.items()}
+    save_on_grids(model, grids, Path(folder))
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
+def save_on_grids(
+    model: PreTrainedModel, grids: Mapping[str, Grid], folder: Path, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """As `save_quantized`, for grids by the paths of their layers; no tokenizer is saved.
+
+    Args:
+        model: its architecture, and its weights unless `weights` are given.
+        grids: of the quantized layers, by path.
+        folder: is made.
+        weights: the state dict to save instead of the model's own.
+
+    Raises:
+        CompressionError: as `save_quantized`.
+    """
+    state = {name: tensor.detach() for name, tensor in (weights or model.state_dict()).items()}
+    for path, grid in grids.items():
+        _require_linear(model.get_submodule(path), path)
+        state |= {f"{path}.{name}": t for name, t in packed(state.pop(f"{path}.weight"), grid, path).items()}
+    model.save_pretrained(folder, state_dict=state)
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["quantization_config"] = quantization_config(model, grids)
+    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def packed(weight: Tensor, grid: Grid, where: str = "a weight") -> dict[str, Tensor]:
+    """The tensors that a checkpoint holds instead of `weight`, by their names in the layer.
+
+    Raises:
+        CompressionError: `weight` is off `grid`, or compressed-tensors is not installed.
+    """
+    pack_to_int32, _ = _packing()
+    integers = quantize(weight, grid)
+    off = int((dequantize(integers, grid) != weight).sum())
+    if off:
+        raise CompressionError(
+            f"{where} has {off} of {weight.numel()} weights off its {grid.settings.bits}-bit grid, which "
+            "integers cannot express; merge its adapter with combination='quantized', or save the model unquantized."
+        )
+    tensors = {
+        "weight_packed": pack_to_int32(integers, grid.settings.bits),
+        "weight_scale": grid.scale.contiguous(),
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    if not grid.settings.symmetric:
+        zero_point = pack_to_int32(grid.zero_point.contiguous(), grid.settings.bits, packed_dim=0)
+        tensors["weight_zero_point"] = zero_point.contiguous()
+    return tensors
+
+
+def unpacked(tensors: Mapping[str, Tensor], settings: GridSettings) -> tuple[Tensor, Grid]:
+    """The integers and the grid of what `packed` gave."""
+    _, unpack_from_int32 = _packing()
+    shape = torch.Size(tensors["weight_shape"].tolist())
+    scale = tensors["weight_scale"]
+    zero_point = torch.zeros_like(scale, dtype=torch.int8)
+    if not settings.symmetric:
+        zero_point = unpack_from_int32(tensors["weight_zero_point"], settings.bits, scale.shape, packed_dim=0)
+    return unpack_from_int32(tensors["weight_packed"], settings.bits, shape), Grid(settings, scale, zero_point)
+
+
+def quantization_config(model: PreTrainedModel, grids: Mapping[str, Grid]) -> dict[str, Any]:
+    """What `config.json` says of `grids`, by the paths of their layers: one group for each kind of grid."""
+    groups: dict[GridSettings, list[str]] = {}
+    for path, grid in grids.items():
+        groups.setdefault(grid.settings, []).append(path)
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return {
+        "quant_method": _METHOD,
+        "format": FORMAT,
+        "quantization_status": "compressed",
+        "ignore": [name for name in linears if name not in grids],
+        "config_groups": {
+            f"group_{i}": {
+                "targets": paths,
+                "weights": {
+                    "num_bits": settings.bits,
+                    "type": "int",
+                    "symmetric": settings.symmetric,
+                    "strategy": "group",
+                    "group_size": settings.group_size,
+                    "dynamic": False,
+                },
+                "input_activations": None,
+                "output_activations": None,
+            }
+            for i, (settings, paths) in enumerate(groups.items())
+        },
+    }
+
+
+def load_quantized(
+    folder: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Quantization]:
+    """A model that `save_quantized` wrote, its weights dequantized, with the grids that they lie on.
+
+    Raises:
+        CompressionError: the folder holds no INT4 or INT8 groups in the pack-quantized format.
+        ModelError: nothing that loads is there.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+        given = {k: config[k] for k in ("quant_method", "format")}
+    except (OSError, ValueError, KeyError) as error:
+        raise CompressionError(f"{folder} holds no quantized model: {error!r}.") from error
+    if given != {"quant_method": _METHOD, "format": FORMAT}:
+        raise CompressionError(
+            f"{folder} is quantized as {given['quant_method']} {given['format']}; only {_METHOD} {FORMAT} can be read."
+        )
+    by_target = {
+        target: _settings_of(group, folder) for group in config["config_groups"].values() for target in group["targets"]
+    }
+    with warnings.catch_warnings():
+        # transformers says that the folder's own settings are used beside the one given: as they should be.
+        warnings.filterwarnings("ignore", "You passed `quantization_config`")
+        model, tokenizer = load_model(str(folder), dtype, dequantize=True)
+    family = family_of(model)
+    tensors = _quantized_tensors(folder)
+    grids = {}
+    for index in range(len(list(model.get_submodule(family.layers).children()))):
+        for projection in family.projections:
+            name = f"layers.{index}.{projection}"
+            path = family.path(name)
+            if path in tensors:
+                _, grid = unpacked(tensors[path], by_target.get(path) or by_target["Linear"])
+                grids[name] = Grid(grid.settings, grid.scale.to(dtype), grid.zero_point)
+    return model, tokenizer, Quantization(grids)
+
+
+def load_base(
+    name_or_folder: str, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Quantization | None]:
+    """A model by name, as `nas_engine.models.load_model`; one that `save_quantized` wrote comes with its grids.
+
+    Raises:
+        CompressionError: as `load_quantized`.
+        ModelError: nothing that loads is there.
+    """
+    config_file = Path(name_or_folder) / "config.json"
+    if config_file.is_file():
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        if (config.get("quantization_config") or {}).get("quant_method") == _METHOD:
+            return load_quantized(name_or_folder, dtype)
+    model, tokenizer = load_model(name_or_folder, dtype)
+    return model, tokenizer, None
+
+
+def save_grids(grids: Mapping[str, Grid], path: Path) -> None:
+    """Write grids by name as safetensors, their settings in its header."""
+    tensors = {f"{name}.scale": grid.scale.contiguous() for name, grid in grids.items()}
+    tensors |= {f"{name}.zero_point": grid.zero_point.contiguous() for name, grid in grids.items()}
+    settings = {name: asdict(grid.settings) for name, grid in grids.items()}
+    save_file(tensors, path, metadata={"settings": json.dumps(settings)})
+
+
+def load_grids(path: Path) -> dict[str, Grid]:
+    """The grids that `save_grids` wrote."""
+    with safe_open(path, framework="pt") as file:
+        settings = json.loads(file.metadata()["settings"])
+        return {
+            name: Grid(GridSettings(**s), file.get_tensor(f"{name}.scale"), file.get_tensor(f"{name}.zero_point"))
+            for name, s in settings.items()
+        }
+
+
+def _settings_of(group: Mapping[str, Any], folder: Path) -> GridSettings:
+    weights = group["weights"]
+    if weights["type"] != "int" or weights["strategy"] != "group" or group.get("input_activations"):
+        raise CompressionError(f"{folder} has a group that is no plain grid of integers in groups: {weights}.")
+    return GridSettings(weights["num_bits"], weights["group_size"], weights["symmetric"])
+
+
+def _quantized_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors of every packed layer, by its path and their names in it."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            packed_layers = {key.rpartition(".")[0] for key in opened.keys() if key.endswith(".weight_packed")}  # noqa: SIM118
+        for key, tensor in load_file(file).items():
+            path, _, name = key.rpartition(".")
+            if path in packed_layers:
+                found.setdefault(path, {})[name] = tensor
+    return found
+
+
+def _require_linear(module: nn.Module, path: str) -> None:
+    elastic = getattr(module, "transposed", None)  # None where the layer is not elastic
+    if not isinstance(module, nn.Linear) and elastic is not False:
+        raise CompressionError(
+            f"{path} is a {type(module).__name__}, and the {FORMAT} format holds linear layers alone; "
+            "save this model unquantized."
+        )
+
+
+def _packing() -> tuple[Any, Any]:
+    try:
+        from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+    except ImportError as error:
+        raise CompressionError(_INSTALL) from error
+    return pack_to_int32, unpack_from_int32

@@ -1,0 +1,251 @@
+"""Every projection at every level of bits and density, computed once and kept on disk for sub-networks to switch.
+
+One safetensors file a layer, read through a memory map; what was read lately stays in memory within a budget (EvoPress,
+arXiv 2410.14649, section 3, keeps such a database). Each version is computed from what the dense model shows the layer,
+since a search may put any version of the others before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nas_engine.compression.calibration import Batch, CalibratedLayer, Hessians, calibrated_layers
+from nas_engine.compression.errors import CompressionError
+from nas_engine.compression.gptq import gptq
+from nas_engine.compression.grid import Grid, GridSettings
+from nas_engine.compression.quantization import require_unquantized
+from nas_engine.compression.sparsify import matrix_of
+from nas_engine.compression.sparsity import Unstructured, wanda_mask
+from nas_engine.supernet.families import family_of
+from nas_engine.supernet.storage import base_fingerprint
+
+_FORMAT = 1
+FULL_BITS = 16
+_BUDGET_BYTES = 2**30
+
+
+@dataclass(frozen=True, order=True)
+class Level:
+    """What a projection is compressed to.
+
+    Args:
+        bits: of a weight: 16 for half precision, 8 or 4 for a grid.
+        density: fraction of the weights that is kept.
+    """
+
+    bits: int = FULL_BITS
+    density: float = 1.0
+
+    @property
+    def key(self) -> str:
+        """Its name on disk."""
+        return f"{self.bits}/{self.density:g}"
+
+
+DENSE = Level()
+"""The original weight, in its own type."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A projection at a level.
+
+    Args:
+        weight: shape (outputs, inputs); where there is a grid, as it was before it was rounded.
+        grid: None at 16 bits.
+    """
+
+    weight: Tensor
+    grid: Grid | None
+
+
+class LayerDatabase:
+    """The versions that `build_database` wrote.
+
+    Args:
+        folder: holds `database.json` and a file a layer.
+        budget_bytes: of versions kept in memory; the least recently used go first.
+
+    Attributes:
+        levels: that every projection has.
+        modules: the projections, by the space's names, such as ``layers.3.up``.
+        group_size: inputs that share a scale.
+        base_fingerprint: of the model that the versions are of.
+        identity: text that differs where model, levels or grids do.
+
+    Raises:
+        CompressionError: the folder holds no complete database.
+    """
+
+    def __init__(self, folder: str | Path, budget_bytes: int = _BUDGET_BYTES) -> None:
+        self.folder = Path(folder)
+        try:
+            described = json.loads((self.folder / "database.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CompressionError(f"{folder} holds no database of layers: {error}.") from error
+        if described["format"] != _FORMAT:
+            raise CompressionError(f"{folder} has the format {described['format']}; this version reads {_FORMAT}.")
+        self.levels = tuple(Level(**level) for level in described["levels"])
+        self.modules: tuple[str, ...] = tuple(described["modules"])
+        self.base_fingerprint: str = described["base_fingerprint"]
+        self.identity = json.dumps(described, sort_keys=True)
+        self._grid = GridSettings(**{"bits": 8} | described["grid"])
+        self.group_size = self._grid.group_size
+        self.budget_bytes = budget_bytes
+        self._files: dict[int, Any] = {}
+        self._kept: OrderedDict[tuple[str, Level, torch.dtype], Version] = OrderedDict()
+        missing = {module.split(".")[1] for module in self.modules if not _layer_file(self.folder, module).exists()}
+        if missing:
+            raise CompressionError(
+                f"{folder} lacks layers {', '.join(sorted(missing, key=int))}; call build_database again to go on."
+            )
+
+    def version(self, module: str, level: Level, dtype: torch.dtype = torch.float32) -> Version:
+        """The projection `module` at `level`, in `dtype`; not to be written to.
+
+        Raises:
+            CompressionError: the database has no such version.
+        """
+        key = (module, level, dtype)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        if module not in self.modules or level not in self.levels:
+            raise CompressionError(
+                f"{self.folder} has no {module} at {level.bits} bits and density {level.density:g}; its levels are "
+                f"{', '.join(known.key for known in self.levels)}."
+            )
+        version = self._read(module, level, dtype)
+        self._kept[key] = version
+        while len(self._kept) > 1 and self.kept_bytes > self.budget_bytes:
+            self._kept.popitem(last=False)
+        return version
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the weights kept in memory."""
+        return sum(version.weight.nbytes for version in self._kept.values())
+
+    def _read(self, module: str, level: Level, dtype: torch.dtype) -> Version:
+        index, projection = int(module.split(".")[1]), module.split(".")[2]
+        if index not in self._files:
+            self._files[index] = safe_open(_layer_file(self.folder, module), framework="pt")
+        file, prefix = self._files[index], f"{projection}/{level.key}"
+        weight = file.get_tensor(f"{prefix}/weight").to(dtype)
+        if level.bits == FULL_BITS:
+            return Version(weight, None)
+        settings = GridSettings(level.bits, self._grid.group_size, self._grid.symmetric)
+        scale, zero_point = file.get_tensor(f"{prefix}/scale"), file.get_tensor(f"{prefix}/zero_point")
+        return Version(weight, Grid(settings, scale.to(dtype), zero_point))
+
+
+def build_database(
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    folder: str | Path,
+    bits: Sequence[int] = (16, 8, 4),
+    sparsities: Sequence[float] = (0.0, 0.25, 0.5),
+    group_size: int = 64,
+    symmetric: bool = False,
+    budget_bytes: int = _BUDGET_BYTES,
+) -> LayerDatabase:
+    """Compute every projection of `model` at every level, by Wanda and GPTQ, and write it to `folder`.
+
+    Interrupted, the same call goes on with the next layer. A model whose widths are to be searched is ordered first
+    (`nas_engine.recipes.ordered`): versions are of channels in a fixed order, of which a sub-network takes a prefix.
+
+    Args:
+        model: of a known family; stays as it is.
+        batches: calibration texts as `input_ids` and `attention_mask` of shape (rows, tokens).
+        folder: is made.
+        bits: of the levels: 16, 8, 4.
+        sparsities: fractions of zeros of the levels.
+        group_size: inputs that share a scale; prefixes of a projection's inputs must be whole groups.
+        symmetric: no zero points.
+        budget_bytes: as `LayerDatabase`.
+
+    Raises:
+        CompressionError: bits other than 16, 8 and 4, a sparsity out of range, a group size that does not divide, an
+            empty calibration, a quantized model, or a folder with another database.
+    """
+    require_unquantized(model)
+    unknown = [b for b in bits if b not in (FULL_BITS, 8, 4)]
+    if unknown or not bits or not sparsities:
+        raise CompressionError(f"bits are {tuple(bits)} and sparsities {tuple(sparsities)}; give 16, 8 or 4 bits.")
+    levels = sorted({DENSE} | {Level(b, density_of(s)) for b in bits for s in sparsities}, reverse=True)
+    grid = GridSettings(8, group_size, symmetric)
+    folder = Path(folder)
+    _describe(folder, model, levels, grid)
+    for layer in calibrated_layers(model, batches):
+        file = folder / f"layers.{layer.index}.safetensors"
+        for projection, linear in layer.projections.items():
+            grid.require_dividing(matrix_of(linear).shape[1], layer.name(projection))
+        if not file.exists():
+            tensors = _versions(layer, levels, grid)
+            temporary = file.with_suffix(".tmp")
+            save_file(tensors, temporary)
+            os.replace(temporary, file)
+    return LayerDatabase(folder, budget_bytes)
+
+
+def density_of(sparsity: float) -> float:
+    """The fraction that is kept.
+
+    Raises:
+        CompressionError: `sparsity` is not from 0 to below 1.
+    """
+    return round(1.0 - Unstructured(sparsity).ratio, 6)
+
+
+def _versions(layer: CalibratedLayer, levels: Sequence[Level], grid: GridSettings) -> dict[str, Tensor]:
+    hessians = Hessians()
+    layer.observe(hessians)
+    tensors: dict[str, Tensor] = {}
+    for projection, linear in layer.projections.items():
+        weight, hessian = matrix_of(linear), hessians[projection]
+        for level in levels:
+            kept = weight * wanda_mask(weight, hessian.diagonal().sqrt(), Unstructured(1 - level.density))
+            prefix = f"{projection}/{level.key}"
+            if level == DENSE:
+                tensors[f"{prefix}/weight"] = weight.contiguous().clone()
+            elif level.bits == FULL_BITS:
+                tensors[f"{prefix}/weight"] = kept.half().contiguous()
+            else:
+                found = gptq(kept, hessian, GridSettings(level.bits, grid.group_size, grid.symmetric))
+                tensors[f"{prefix}/weight"] = found.unrounded.half().contiguous()
+                tensors[f"{prefix}/scale"] = found.grid.scale.half().contiguous()
+                tensors[f"{prefix}/zero_point"] = found.grid.zero_point.contiguous()
+    return tensors
+
+
+def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], grid: GridSettings) -> None:
+    family = family_of(model)
+    layers = range(len(list(model.get_submodule(family.layers).children())))
+    description = {
+        "format": _FORMAT,
+        "base_fingerprint": base_fingerprint(model, family.head),
+        "levels": [asdict(level) for level in levels],
+        "grid": {"group_size": grid.group_size, "symmetric": grid.symmetric},
+        "modules": [f"layers.{i}.{name}" for i in layers for name in family.projections],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "database.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != description:
+        raise CompressionError(f"{folder} holds a database of another model or other levels; use another folder.")
+    file.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def _layer_file(folder: Path, module: str) -> Path:
+    return folder / f"layers.{module.split('.')[1]}.safetensors"

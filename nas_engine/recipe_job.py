@@ -1,0 +1,117 @@
+"""A recipe from the command line: questions by name in, a compressed model and its figures on disk out."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from evaluators import MultipleChoiceAccuracy
+from nas_engine.progress import say
+from nas_engine.recipes import Adapter, CompressedModel, SearchPlan, TrainingPlan, shears, sqft
+from nas_engine.tasks import task_splits
+
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """What to compress and how; the rest is as in `nas_engine.recipes`.
+
+    Args:
+        folder: of the run; everything made is below it.
+        model: Hugging Face id or folder, or ``smollm2``.
+        task: ``chain_sum``, a JSONL file or a folder of questions, or ``hf:<dataset>``.
+        train: questions to train on; likewise `validation`, which compares sub-adapters, and `test`, held out.
+        steps: of training; likewise `batch_size` and `learning_rate`.
+        drivers: of the searches beside the heuristics; likewise `evaluations`.
+        sparsity: fraction of zeros, or ``2:4`` or ``4:8``.
+        merge: Shears alone: train on the nonzeros, so that the adapter merges.
+        bits: SQFT alone; likewise `group_size`, `symmetric` and `adapter`.
+        seed: of everything random.
+    """
+
+    folder: Path = Path("runs/recipe")
+    model: str = "smollm2"
+    task: str = "chain_sum"
+    train: int = 4000
+    validation: int = 240
+    test: int = 800
+    steps: int = 200
+    batch_size: int = 16
+    learning_rate: float = 3e-4
+    drivers: tuple[str, ...] = ()
+    evaluations: int = 30
+    sparsity: str = "0.5"
+    merge: bool = False
+    bits: int = 4
+    group_size: int = 64
+    symmetric: bool = False
+    adapter: Adapter = "qa-sparsepeft"
+    seed: int = 0
+
+
+def run_recipe(
+    recipe: Literal["shears", "sqft"], settings: RecipeSettings, progress: bool = True
+) -> tuple[CompressedModel, dict[str, Any]]:
+    """Run a recipe; leaves `compressed/`, `candidates.csv`, `sparsity.csv` and `summary.json` in the run folder.
+
+    Returns:
+        what the recipe made, and the content of `summary.json`.
+
+    Raises:
+        ValueError: a model, task or setting that cannot be used; the message says which and what to do.
+    """
+    started = time.perf_counter()
+    splits = task_splits(settings.task, settings.train, settings.validation, settings.test, settings.seed)
+    validation = MultipleChoiceAccuracy(splits.validation)
+    training = TrainingPlan(settings.steps, settings.batch_size, settings.learning_rate)
+    searching = SearchPlan(settings.drivers, settings.evaluations)
+    if recipe == "shears":
+        made = shears(
+            settings.model,
+            splits.train,
+            validation,
+            sparsity=settings.sparsity,
+            merge=settings.merge,
+            training=training,
+            searching=searching,
+            seed=settings.seed,
+            folder=settings.folder,
+            progress=progress,
+        )
+    else:
+        made = sqft(
+            settings.model,
+            splits.train,
+            validation,
+            sparsity=settings.sparsity,
+            bits=settings.bits,
+            group_size=settings.group_size,
+            symmetric=settings.symmetric,
+            adapter=settings.adapter,
+            training=training,
+            searching=searching,
+            seed=settings.seed,
+            folder=settings.folder,
+            progress=progress,
+        )
+    made.save(settings.folder / "compressed")
+    made.candidates.to_csv(settings.folder / "candidates.csv", index=False)
+    made.sparsity.to_csv(settings.folder / "sparsity.csv", index=False)
+    say(f"Measuring the chosen one on {len(splits.test)} held-out questions", enabled=progress)
+    accuracy = MultipleChoiceAccuracy(splits.test)(made.chosen)
+    report = made.sparsity
+    summary = {
+        "recipe": recipe,
+        "sub_adapter": made.candidates.loc[0, "sub_adapter"],
+        "configuration": dict(made.chosen.configuration),
+        "accuracy": {"value": accuracy.value, "stderr": accuracy.stderr, "n": accuracy.n},
+        "sparsity": float(report["zeros"].sum() / report["weights"].sum()),
+        "bits": settings.bits if made.supernet.quantization is not None else 8 * made.supernet.model.dtype.itemsize,
+        "merged": made.merges,
+        "bytes": sum(file.stat().st_size for file in (settings.folder / "compressed").rglob("*.safetensors")),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    (settings.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return made, summary

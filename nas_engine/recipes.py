@@ -1,0 +1,376 @@
+"""Shears and SQFT from a model to a compressed one in one call: compress, train, choose a sub-adapter, save.
+
+The base is made sparse, quantized for SQFT, and carries an elastic adapter. Sub-adapters that cost no search stand
+beside searched ones in one table, compared on validation questions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluators import Evaluator, Measurement, ParameterCount
+from nas_engine import heuristics
+from nas_engine.compression.calibration import Batch
+from nas_engine.compression.errors import CompressionError
+from nas_engine.compression.quantization import Quantization, quantize_model, require_unquantized
+from nas_engine.compression.sparsify import sparsify, sparsity_report
+from nas_engine.models import load_model
+from nas_engine.progress import say
+from nas_engine.search.loop import search
+from nas_engine.supernet import Subnetwork, SuperNetwork
+from nas_engine.supernet.extraction import extract
+from nas_engine.training import TrainingReport, train
+from nas_engine.training.data import TextPair, batch_of, tokenize
+from search_spaces import Configuration, SearchSpace, SpaceTemplate, attention_heads, mlp_width
+from search_spaces import shears as shears_space
+from search_spaces import sqft as sqft_space
+
+Adapter = Literal["sqft", "sparsepeft", "qa-sparsepeft"]
+_COMBINATIONS: Mapping[str, str] = {"sqft": "plain", "sparsepeft": "masked", "qa-sparsepeft": "quantized"}
+_CALIBRATION_ROWS = 16
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How the adapter is trained; see `nas_engine.train`."""
+
+    steps: int = 200
+    batch_size: int = 16
+    learning_rate: float = 3e-4
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Which sub-adapters are looked for beside the heuristic ones.
+
+    Args:
+        drivers: of `nas_engine.search`, one row of the table each; none by default.
+        evaluations: of each.
+        population: of a generation.
+    """
+
+    drivers: tuple[str, ...] = ()
+    evaluations: int = 50
+    population: int = 10
+
+
+@dataclass(frozen=True)
+class CompressedModel:
+    """What a recipe made.
+
+    Args:
+        supernet: the trained super-network on the compressed base.
+        candidates: one row a sub-adapter, the best first: `sub_adapter` (how it was found), the evaluator's column and
+            its `_stderr`, `adapter_parameters` and `configuration`.
+        chosen: the best one.
+        training: what training did.
+    """
+
+    supernet: SuperNetwork
+    candidates: pd.DataFrame
+    chosen: Subnetwork
+    training: TrainingReport
+
+    @property
+    def sparsity(self) -> pd.DataFrame:
+        """Zeros of each projection of the base; see `nas_engine.compression.sparsity_report`."""
+        return sparsity_report(self.supernet.model)
+
+    @property
+    def merges(self) -> bool:
+        """Whether the adapter becomes part of the weights, without loss."""
+        return all(linear.merges for linear in self.supernet.elastic_linears.values())
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the merged model to `folder`; or, where it does not merge, the base to ``base/`` and a PEFT adapter to
+        ``adapter/`` below it.
+        """
+        folder = Path(folder)
+        if self.merges:
+            return self.chosen.save_pretrained(folder)
+        self.supernet.save_base(folder / "base")
+        self.chosen.save_adapter(folder / "adapter")
+        return folder
+
+
+def shears(
+    model: str | Path | PreTrainedModel,
+    train_set: Sequence[TextPair],
+    validation: Evaluator,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    sparsity: float | str = 0.5,
+    merge: bool = False,
+    space: SpaceTemplate | SearchSpace | None = None,
+    training: TrainingPlan = TrainingPlan(),
+    searching: SearchPlan = SearchPlan(),
+    calibration: int = 128,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> CompressedModel:
+    """Shears (arXiv 2404.10934): Wanda's zeros, an elastic adapter on the frozen sparse base, a sub-adapter.
+
+    Args:
+        model: a Hugging Face id or folder, ``"smollm2"``, or a model, which is changed in place.
+        train_set: prompts with completions, which the adapter learns; the first `calibration` of them show Wanda what
+            each layer reads.
+        validation: what compares sub-adapters, such as ``MultipleChoiceAccuracy(questions)``.
+        tokenizer: needed where `model` is an object.
+        sparsity: fraction of zeros, or ``"2:4"`` or ``"4:8"``.
+        merge: train the adapter on the nonzeros alone (SparsePEFT), so that it merges and every zero stays; False
+            keeps it beside the base, as the paper does.
+        space: of the adapter; by default the paper's, ranks 32, 24 and 16.
+        training: how long.
+        searching: what is searched; nothing by default.
+        calibration: examples.
+        seed: of everything random.
+        folder: for what an interrupted run goes on from.
+        progress: show bars.
+
+    Raises:
+        CompressionError: the model is quantized already, the training set is empty, or the pattern fits no layer.
+    """
+    base, tokenizer = _loaded(model, tokenizer)
+    batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
+    say(f"Making {sparsity} of the weights zero", enabled=progress)
+    sparsify(base, batches, sparsity)
+    supernet = SuperNetwork.from_pretrained(
+        base, space or shears_space(), tokenizer, seed=seed, combination="masked" if merge else "plain"
+    )
+    return _trained(supernet, train_set, validation, training, searching, seed, folder, progress)
+
+
+def sqft(
+    model: str | Path | PreTrainedModel,
+    train_set: Sequence[TextPair],
+    validation: Evaluator,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    sparsity: float | str = 0.5,
+    bits: int = 4,
+    group_size: int = 64,
+    symmetric: bool = False,
+    adapter: Adapter = "qa-sparsepeft",
+    space: SpaceTemplate | SearchSpace | None = None,
+    training: TrainingPlan = TrainingPlan(),
+    searching: SearchPlan = SearchPlan(),
+    calibration: int = 128,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> CompressedModel:
+    """SQFT (arXiv 2410.03750): Wanda's zeros, GPTQ's integers, an elastic adapter, a sub-adapter.
+
+    Args:
+        model: a Hugging Face id or folder, ``"smollm2"``, or a model, which is changed in place.
+        train_set: prompts with completions, which the adapter learns; the first `calibration` of them show Wanda and
+            GPTQ what each layer reads.
+        validation: what compares sub-adapters, such as ``MultipleChoiceAccuracy(questions)``.
+        tokenizer: needed where `model` is an object.
+        sparsity: fraction of zeros, 0 for a dense base, or ``"2:4"`` or ``"4:8"``.
+        bits: of the base, 4 or 8; with ``adapter="sparsepeft"`` the base stays in floating point.
+        group_size: inputs of an output that share a scale; it must divide the inputs of every projection.
+        symmetric: no zero points.
+        adapter: ``"qa-sparsepeft"`` trains on the base's grid and merges to the same kind of integers;
+            ``"sparsepeft"`` trains on the nonzeros of an unquantized base and merges to it; ``"sqft"`` keeps the
+            adapter beside the quantized base.
+        space: of the adapter; by default the paper's, ranks 32, 24 and 16 on q, k and v.
+        training: how long.
+        searching: what is searched; nothing by default.
+        calibration: examples.
+        seed: of everything random.
+        folder: for what an interrupted run goes on from.
+        progress: show bars.
+
+    Raises:
+        CompressionError: an unknown adapter, a model that is quantized already, a group size that does not divide, an
+            empty training set, or a pattern that fits no layer.
+    """
+    if adapter not in get_args(Adapter):
+        raise CompressionError(f"adapter is {adapter!r}; choose one of {', '.join(get_args(Adapter))}.")
+    base, tokenizer = _loaded(model, tokenizer)
+    batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
+    if sparsity:
+        say(f"Making {sparsity} of the weights zero", enabled=progress)
+        sparsify(base, batches, sparsity)
+    quantization: Quantization | None = None
+    if adapter != "sparsepeft":
+        say(f"Quantizing to {bits} bits in groups of {group_size}", enabled=progress)
+        quantization = quantize_model(base, batches, bits, group_size, symmetric)
+    supernet = SuperNetwork.from_pretrained(
+        base,
+        space or sqft_space(),
+        tokenizer,
+        seed=seed,
+        combination=_COMBINATIONS[adapter],
+        quantization=quantization,
+    )
+    return _trained(supernet, train_set, validation, training, searching, seed, folder, progress)
+
+
+def calibration_batches(
+    examples: Sequence[TextPair],
+    tokenizer: PreTrainedTokenizerBase,
+    count: int = 128,
+    device: torch.device | None = None,
+    max_tokens: int = 1024,
+) -> Iterator[Batch]:
+    """The first `count` examples, prompts and completions, as batches of similar lengths.
+
+    Raises:
+        CompressionError: there is no example, or `count` is below 1.
+    """
+    if not examples or count < 1:
+        raise CompressionError(
+            f"the calibration data is empty ({count} of {len(examples)} examples); give at least one example."
+        )
+    tokenized = sorted(tokenize(examples[:count], tokenizer, max_tokens), key=lambda example: len(example.tokens))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    for start in range(0, len(tokenized), _CALIBRATION_ROWS):
+        yield batch_of(tokenized[start : start + _CALIBRATION_ROWS], pad, device or torch.device("cpu"))
+
+
+def ordered(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batches: Sequence[Batch], heads: bool = False
+) -> PreTrainedModel:
+    """`model` with its MLP channels, and with `heads` its KV groups, sorted by importance; it computes the same.
+
+    A base whose widths are to be searched is ordered first, then made sparse and quantized: groups of inputs share
+    scales, and n:m patterns consecutive inputs, so neither can be reordered later.
+
+    Raises:
+        CompressionError: the model is quantized already.
+    """
+    require_unquantized(model)
+    space = mlp_width((1.0, 0.5)) + (attention_heads((1.0, 0.5)) if heads else SpaceTemplate(()))
+    supernet = SuperNetwork.from_pretrained(model, space, tokenizer)
+    supernet.order_by_importance(batches)
+    return extract(supernet.largest.model, supernet.family, supernet.layers)
+
+
+def compare_sub_adapters(
+    supernet: SuperNetwork,
+    training: TrainingReport,
+    validation: Evaluator,
+    searching: SearchPlan = SearchPlan(),
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Largest, heuristic and searched sub-adapters in one table, the best first; ties go to the smaller one.
+
+    The heuristics are SQFT's seven: the median, the most active, and the five of the lowest mean training loss.
+
+    Args:
+        supernet: trained.
+        training: what `train` returned.
+        validation: what they are compared by; never the questions that judge the chosen one.
+        searching: the drivers, each of which looks for accuracy and few adapter parameters.
+        seed: of the drivers.
+        folder: for their ledgers; None keeps them in memory.
+        progress: show bars.
+    """
+    space = supernet.space
+    found: dict[str, Configuration] = {"largest": space.configuration(space.largest)}
+    if len(space):
+        found |= {"median": heuristics.median(space), "most active": heuristics.most_active(training.visits)}
+        losses = heuristics.lowest_loss(training.visits)
+        found |= {f"lowest loss {i}": configuration for i, configuration in enumerate(losses, start=1)}
+    measured = {name: validation(supernet.subnetwork(configuration)) for name, configuration in found.items()}
+    for driver in searching.drivers if len(space) else ():
+        found[driver], measured[driver] = _searched(
+            supernet, validation, driver, searching, seed, None if folder is None else Path(folder) / driver, progress
+        )
+    rows = [
+        {
+            "sub_adapter": name,
+            validation.name: measurement.value,
+            f"{validation.name}_stderr": measurement.stderr,
+            "adapter_parameters": _adapter_parameters(supernet, found[name]),
+            "configuration": dict(found[name]),
+        }
+        for name, measurement in measured.items()
+    ]
+    frame = pd.DataFrame(rows)
+    ascending = [validation.direction == "minimize", True]
+    return frame.sort_values([validation.name, "adapter_parameters"], ascending=ascending, ignore_index=True)
+
+
+def _searched(
+    supernet: SuperNetwork,
+    validation: Evaluator,
+    driver: str,
+    searching: SearchPlan,
+    seed: int,
+    folder: Path | None,
+    progress: bool,
+) -> tuple[Configuration, Measurement]:
+    result = search(
+        supernet,
+        [validation, ParameterCount(merged=False, name="adapted_parameters")],
+        driver,
+        searching.evaluations,
+        searching.population,
+        seed,
+        storage=folder,
+        progress=progress,
+    )
+    table = result.frame[result.frame["error"] == ""]
+    ascending = [validation.direction == "minimize", True]
+    best = table.sort_values([validation.name, "adapted_parameters"], ascending=ascending).iloc[0]
+    value, stderr = float(best[validation.name]), float(best[f"{validation.name}_stderr"])
+    return result.subnetwork(best).configuration, Measurement(value, stderr)
+
+
+def _adapter_parameters(supernet: SuperNetwork, configuration: Configuration) -> int:
+    supernet.activate(configuration)
+    return sum(linear.active_adapter_parameters for linear in supernet.elastic_linears.values())
+
+
+def _loaded(
+    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if isinstance(model, str | Path):
+        loaded, own = load_model(model)
+        tokenizer = tokenizer or own
+    elif tokenizer is None:
+        raise ValueError("a model given as an object needs its tokenizer: pass tokenizer=...")
+    else:
+        loaded = model
+    require_unquantized(loaded)
+    return loaded, tokenizer
+
+
+def _trained(
+    supernet: SuperNetwork,
+    train_set: Sequence[TextPair],
+    validation: Evaluator,
+    plan: TrainingPlan,
+    searching: SearchPlan,
+    seed: int,
+    folder: str | Path | None,
+    progress: bool,
+) -> CompressedModel:
+    training = train(
+        supernet,
+        train_set,
+        plan.steps,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        seed=seed,
+        checkpoint=None if folder is None else Path(folder) / "training",
+        progress=progress,
+    )
+    candidates = compare_sub_adapters(
+        supernet, training, validation, searching, seed, None if folder is None else Path(folder) / "search", progress
+    )
+    chosen = supernet.subnetwork(candidates.loc[0, "configuration"])
+    return CompressedModel(supernet, candidates, chosen, training)

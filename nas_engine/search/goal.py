@@ -1,0 +1,140 @@
+"""What a search is after: which scores are to be optimized, what they must keep, and what a driver is told of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluators import Evaluator
+from nas_engine.search.computed import LayerTables, Score, tabulate
+from nas_engine.search.constraints import Constraint, parse_constraint, violations
+from nas_engine.search.driver import DriverProblem, Objectives, Violations
+from nas_engine.search.errors import SearchError
+from search_spaces import Genome, SearchSpace
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Objectives and constraints over the scores of all evaluators.
+
+    Scores come as rows of shape (batch, evaluators), all to be minimized: a score to be large is negated.
+
+    Args:
+        evaluators: in the order of the scores.
+        optimized: positions of those that are to be optimized; the others only bound.
+        constraints: what must be kept.
+    """
+
+    evaluators: tuple[Evaluator, ...]
+    optimized: tuple[int, ...]
+    constraints: tuple[Constraint, ...] = ()
+
+    @classmethod
+    def of(
+        cls, evaluators: Sequence[Evaluator], objectives: Sequence[str] | None = None, constraints: Sequence[str] = ()
+    ) -> Goal:
+        """The goal that names and texts describe.
+
+        Args:
+            evaluators: what measures.
+            objectives: names of those to be optimized; None takes all.
+            constraints: as `parse_constraint` reads them.
+
+        Raises:
+            SearchError: an objective that no evaluator has, none at all, or a constraint that cannot be read.
+        """
+        names = [evaluator.name for evaluator in evaluators]
+        wanted = names if objectives is None else list(objectives)
+        unknown = [name for name in wanted if name not in names]
+        if unknown or not wanted:
+            what = f"{unknown[0]!r}" if unknown else "nothing"
+            raise SearchError(f"objectives names {what}; choose among the evaluators: {', '.join(names)}.")
+        if isinstance(constraints, str):
+            constraints = [constraints]
+        optimized = tuple(i for i, name in enumerate(names) if name in wanted)
+        return cls(tuple(evaluators), optimized, tuple(parse_constraint(text, names) for text in constraints))
+
+    @property
+    def signs(self) -> npt.NDArray[np.float64]:
+        """What turns each evaluator's score into one to be minimized, shape (evaluators,)."""
+        return np.array([1.0 if e.direction == "minimize" else -1.0 for e in self.evaluators])
+
+    def told(self, scores: Objectives, reference: Objectives | None) -> tuple[Objectives, Violations | None]:
+        """What a driver is told of `scores`: objectives, and violations where there are constraints.
+
+        Args:
+            scores: shape (batch, evaluators).
+            reference: of the largest sub-network, shape (evaluators,).
+
+        Raises:
+            SearchError: a constraint refers to the largest sub-network, whose evaluation failed.
+        """
+        objectives = scores[:, list(self.optimized)]
+        if not self.constraints:
+            return objectives, None
+        if reference is None:
+            if any(constraint.reference for constraint in self.constraints):
+                raise SearchError(
+                    "constraints refer to the largest sub-network, whose evaluation failed; mend the evaluator and use "
+                    "another run folder, or give bounds as numbers."
+                )
+            reference = np.full(len(self.evaluators), np.nan)
+        names = [evaluator.name for evaluator in self.evaluators]
+        values = dict(zip(names, (self.signs * scores).T, strict=True))
+        largest = dict(zip(names, (self.signs * reference).tolist(), strict=True))
+        return objectives, violations(self.constraints, values, largest)
+
+    def problem(
+        self, space: SearchSpace, score: Callable[[Evaluator, Genome], float], population: int, seed: int, budget: int
+    ) -> DriverProblem:
+        """The driver's problem.
+
+        Args:
+            space: what genomes belong to.
+            score: calls an evaluator that computes.
+            population: of a generation.
+            seed: of the driver.
+            budget: evaluations at most.
+        """
+        computing = [i for i, e in enumerate(self.evaluators) if getattr(e, "computed", False)]
+        computed = _Computed(self, space, {i: _scored(score, self.evaluators[i]) for i in computing})
+        return DriverProblem(
+            space,
+            len(self.optimized),
+            population,
+            seed,
+            len(self.constraints),
+            computed if computing else None,
+            budget,
+        )
+
+
+class _Computed:
+    """Objectives and violations that follow from sizes, tabulated when a driver first asks for them."""
+
+    def __init__(self, goal: Goal, space: SearchSpace, scores: dict[int, Score]) -> None:
+        self._goal, self._space, self._scores = goal, space, scores
+        self._tables: dict[int, LayerTables] | None = None
+
+    def __call__(self, genomes: Genome) -> Objectives:
+        """Shape (batch, objectives + constraints); NaN where it has to be measured."""
+        if self._tables is None:
+            made = {i: tabulate(score, self._space) for i, score in self._scores.items()}
+            self._tables = {i: table for i, table in made.items() if table is not None}
+        rows = self._rows(genomes)
+        objectives, missed = self._goal.told(rows, self._rows(self._space.largest[None])[0])
+        return objectives if missed is None else np.column_stack([objectives, missed])
+
+    def _rows(self, genomes: Genome) -> Objectives:
+        assert self._tables is not None
+        rows = np.full((len(genomes), len(self._goal.evaluators)), np.nan)
+        for i, table in self._tables.items():
+            rows[:, i] = self._goal.signs[i] * table(genomes)
+        return rows
+
+
+def _scored(score: Callable[[Evaluator, Genome], float], evaluator: Evaluator) -> Score:
+    return lambda genome: score(evaluator, genome)

@@ -1,0 +1,146 @@
+"""The recipes on a tiny model, from a call and from the command line."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from evaluators import MultipleChoiceAccuracy, save_questions
+from nas_engine.cli import app
+from nas_engine.compression import CompressionError, load_quantized
+from nas_engine.recipes import SearchPlan, TrainingPlan, ordered, shears, sqft
+from nas_engine.supernet import SuperNetwork
+from nas_engine.tasks import chain_sum
+from search_spaces import lora_rank, mlp_width
+from tests.compressed import zeros
+from tests.supernets import CALIBRATION, FAMILIES, logits
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+QUESTIONS = chain_sum(60, seed=0)
+VALIDATION = MultipleChoiceAccuracy(QUESTIONS[40:])
+QUICK = {
+    "tokenizer": tiny_tokenizer(),
+    "space": lora_rank((4, 3, 2)),
+    "training": TrainingPlan(steps=6, batch_size=4, learning_rate=1e-2),
+    "searching": SearchPlan(("nsga2",), evaluations=8, population=4),
+    "calibration": 16,
+    "progress": False,
+}
+
+
+def test_shears_leaves_a_sparse_base_and_a_peft_adapter(tmp_path) -> None:
+    made = shears(tiny_llama(), QUESTIONS[:40], VALIDATION, sparsity=0.5, **QUICK)
+    assert not made.merges
+    made.save(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    assert sum(zeros(base).values()) >= made.sparsity["zeros"].sum() == made.sparsity["weights"].sum() // 2
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    assert (logits(loaded) - logits(made.chosen.model)).abs().max() < 1e-4
+
+
+def test_shears_that_merges_leaves_one_sparse_model(tmp_path) -> None:
+    made = shears(tiny_llama(), QUESTIONS[:40], VALIDATION, sparsity="2:4", merge=True, **QUICK)
+    made.save(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert zeros(loaded) == zeros(made.chosen.extract())
+    assert (logits(loaded) - logits(made.chosen.model)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("adapter", ["sqft", "sparsepeft", "qa-sparsepeft"])
+def test_sqft_leaves_what_its_adapter_allows(tmp_path, adapter: str) -> None:
+    made = sqft(tiny_llama(), QUESTIONS[:40], VALIDATION, group_size=16, adapter=adapter, **QUICK)
+    made.save(tmp_path)
+    expected = logits(made.chosen.model)
+    if adapter == "sqft":
+        base, _, quantization = load_quantized(tmp_path / "base")
+        loaded = PeftModel.from_pretrained(base, tmp_path / "adapter")
+        assert len(quantization.grids) == 21
+    elif adapter == "sparsepeft":
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    else:
+        loaded, _, quantization = load_quantized(tmp_path)
+        assert len(quantization.grids) == 21
+    assert (logits(loaded) - expected).abs().max() < 1e-4
+
+
+def test_candidates_are_measured_with_the_same_questions_and_the_best_is_chosen() -> None:
+    made = sqft(tiny_llama(), QUESTIONS[:40], VALIDATION, group_size=16, **QUICK)
+    table = made.candidates
+    assert {"largest", "median", "most active", "lowest loss 1", "nsga2"} <= set(table["sub_adapter"])
+    for _, row in table.iterrows():
+        subnet = made.supernet.subnetwork(row["configuration"])
+        assert VALIDATION(subnet).value == row["accuracy"]
+        adapters = subnet.parameter_count(merged=False) - subnet.parameter_count()
+        assert row["adapter_parameters"] == adapters
+    assert table["accuracy"].is_monotonic_decreasing
+    assert made.chosen.configuration == table.loc[0, "configuration"]
+    assert table.loc[0, "accuracy"] >= table.set_index("sub_adapter").loc["median", "accuracy"]
+
+
+def test_interrupted_recipe_ends_as_an_uninterrupted_one(tmp_path) -> None:
+    def run(folder, steps: int = 6):
+        quick = QUICK | {"training": TrainingPlan(steps, 4, 1e-2)}
+        return sqft(tiny_llama(), QUESTIONS[:40], VALIDATION, group_size=16, folder=folder, **quick)
+
+    first = run(tmp_path)
+    again = run(tmp_path)
+    assert again.training.resumed_at == 6
+    pd.testing.assert_frame_equal(again.candidates, first.candidates)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
+def test_ordered_model_computes_the_same_with_its_important_channels_first(family: str) -> None:
+    model = FAMILIES[family]()
+    before = logits(model)
+    sorted_model = ordered(model, tiny_tokenizer(), CALIBRATION)
+    torch.testing.assert_close(logits(sorted_model), before, atol=1e-5, rtol=1e-4)
+    supernet = SuperNetwork.from_pretrained(sorted_model, mlp_width((1.0, 0.5)), tiny_tokenizer())
+    supernet.order_by_importance(CALIBRATION)
+    for layer in supernet.layers:
+        assert torch.equal(layer.orders["channels"], torch.arange(layer.full_width))
+
+
+def test_bad_input_is_refused_with_what_to_do() -> None:
+    with pytest.raises(CompressionError, match="calibration data is empty"):
+        shears(tiny_llama(), [], VALIDATION, **QUICK)
+    with pytest.raises(CompressionError, match="adapter is 'lora'; choose one of sqft, sparsepeft, qa-sparsepeft"):
+        sqft(tiny_llama(), QUESTIONS[:40], VALIDATION, adapter="lora", **QUICK)  # type: ignore[arg-type]
+    quantized = tiny_llama()
+    quantized.config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    with pytest.raises(CompressionError, match="already quantized in the format 'gptq'"):
+        sqft(quantized, QUESTIONS[:40], VALIDATION, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "file"),
+    [("shears", ["--merge"], "model.safetensors"), ("sqft", ["--group-size", "16"], "model.safetensors")],
+)
+def test_command_leaves_model_table_and_summary(tmp_path, command: str, flags: list[str], file: str) -> None:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    save_questions(QUESTIONS, tmp_path / "questions.jsonl")
+    given = {"model": tmp_path / "model", "task": tmp_path / "questions.jsonl", "folder": tmp_path / "run"}
+    given |= {"validation": 20, "test": 10, "steps": 3, "batch-size": 4}
+    arguments = [command, *(p for name, value in given.items() for p in (f"--{name}", str(value))), *flags]
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["merged"]
+    assert summary["sparsity"] == pytest.approx(0.5, abs=0.01)
+    assert summary["accuracy"]["n"] == 10
+    assert summary["sub_adapter"] in done.output
+    assert (tmp_path / "run" / "compressed" / file).exists()
+    assert len(pd.read_csv(tmp_path / "run" / "candidates.csv")) >= 3
+
+
+def test_command_says_what_is_wrong(tmp_path) -> None:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    arguments = ["sqft", "--model", str(tmp_path / "model"), "--group-size", "31", "--folder", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, [*arguments, "--train", "40", "--validation", "10", "--test", "10"])
+    assert done.exit_code == 1
+    assert "group_size is 31, which does not divide the 32 inputs of layers.0.q" in done.output
