@@ -203,7 +203,7 @@ def plot_confirmed(rows: pd.DataFrame, x: Column, y: Column, ax: Axes | None = N
         linewidth=0.7,
         zorder=1,
     )
-    hollow = {"s": 12, "facecolors": "white", "edgecolors": _DOMINATED, "linewidths": 0.8}
+    hollow: dict[str, Any] = {"s": 12, "facecolors": "white", "edgecolors": _DOMINATED, "linewidths": 0.8}
     ax.scatter(before[x.name], before[y.name], zorder=2, label="in the search", **hollow)
     still, beyond = rows["on_front"], rows["dominated_beyond_error"]
     for mask, marker, colour, label in (

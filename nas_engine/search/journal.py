@@ -65,7 +65,7 @@ class Journal(BaseJournalBackend):
             path.touch()
             _mend(path)
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The operations from line `log_number_from` on; an unfinished last line belongs to who is writing it.
 
         Raises:

@@ -171,9 +171,10 @@ def read_ledger(storage: Storage, study: str = SEARCH_STUDY) -> LedgerContents:
     Raises:
         LedgerError: there is none, or it cannot be read.
     """
-    if _is_missing(storage):
+    if storage is None or _is_missing(storage):
         raise LedgerError(f"there is no ledger in {_shown(storage)}; give the storage= that a search was run with.")
     opened, _ = _open(storage)
+    assert opened is not None, "only records in memory are opened by None"
     try:
         loaded = optuna.load_study(storage=opened, study_name=study)
         identity = loaded.user_attrs[_IDENTITY]
@@ -278,10 +279,8 @@ def _is_url(storage: Storage) -> bool:
     return "://" in str(storage)
 
 
-def _is_missing(storage: Storage) -> bool:
+def _is_missing(storage: str | Path) -> bool:
     """Whether there is nothing to read, so that reading does not make it."""
-    if storage is None:
-        return True
     if not _is_url(storage):
         return not (Path(storage) / JOURNAL).is_file()
     url = make_url(str(storage))
