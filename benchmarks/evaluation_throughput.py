@@ -31,6 +31,7 @@ from evaluators import MultipleChoiceAccuracy, ParameterCount, Question, Racing
 from nas_engine import Subnetwork, SuperNetwork
 from nas_engine.front import non_dominated
 from nas_engine.search import Record, make_driver
+from nas_engine.search.driver import DriverProblem
 from nas_engine.search.executor import InProcess
 from nas_engine.search.measuring import Job
 from nas_engine.tasks import task_splits
@@ -107,7 +108,7 @@ def generation(
     supernet: SuperNetwork, executor: InProcess[Subnetwork], seed: int = 0
 ) -> tuple[list[Genome], list[Record]]:
     """The second generation of a search, and the front of the first."""
-    driver = make_driver("nsga2", supernet.space, 2, GENERATION, seed)
+    driver = make_driver("nsga2", DriverProblem(supernet.space, 2, GENERATION, seed))
     first = driver.ask()
     records = {record.genome: record for record in executor.evaluate(list(first), [])}
     found = [records[tuple(genome.tolist())] for genome in first]

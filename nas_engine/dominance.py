@@ -33,8 +33,9 @@ def dominated_beyond_error(values: Values, stderrs: Values, errors: float = 1.0)
     """
     lost = values[:, None, :] - values[None, :, :]  # (b, a, objectives): what b loses to a
     least = errors * np.sqrt(stderrs[:, None, :] ** 2 + stderrs[None, :, :] ** 2)
-    dominates = (lost >= least).all(axis=2) & (lost > 0).any(axis=2)
-    return np.asarray(np.any(dominates, axis=1))
+    dominates: Mask = np.all(lost >= least, axis=2) & np.any(lost > 0, axis=2)
+    mask: Mask = np.any(dominates, axis=1)
+    return mask
 
 
 def covered(values: Values, by: Values) -> float:
@@ -43,4 +44,5 @@ def covered(values: Values, by: Values) -> float:
     """
     if not len(values):
         return float("nan")
-    return float(np.any((by[None, :, :] <= values[:, None, :]).all(axis=2), axis=1).mean())
+    weakly = np.all(by[None, :, :] <= values[:, None, :], axis=2)  # (rows, rows of by)
+    return float(np.mean(np.any(weakly, axis=1)))

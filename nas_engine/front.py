@@ -336,7 +336,7 @@ class SearchResult(Generic[S]):
     def _exported(self, rows: Rows) -> pd.DataFrame:
         if rows not in ("front", "all"):
             raise SelectionError(f"rows is {rows!r}; choose 'front' or 'all'.")
-        return self.frame if rows == "all" else self.front.drop(columns=["error", "on_front"])
+        return self.frame if rows == "all" else self.front.drop(columns=["error", "feasible", "on_front"])
 
     def _objective(self, name: str) -> Objective:
         by_name = {o.name: o for o in self.objectives}

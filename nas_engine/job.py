@@ -55,9 +55,9 @@ class JobSettings:
     task: str = "chain_sum"
     train: int = 4000
     validation: int = 240
-    selection: int = 320
+    selection: int = 240
     test: int = 800
-    steps: int = 200
+    steps: int = 150
     batch_size: int = 16
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
@@ -173,7 +173,7 @@ def _search(
     evaluators: list[Evaluator] = [
         validation,
         # A ratio to the largest, timed in turns with it: the machine's drift, between runs too, cancels.
-        Latency(batch=1, tokens=settings.tokens, reference=supernet.largest),
+        Latency(batch=1, tokens=settings.tokens, repeats=6, warmup=1, reference=supernet.largest),
         ParameterCount(),
     ]
     return search(

@@ -171,7 +171,7 @@ def plot_importance(table: pd.DataFrame, objective: str, ax: Axes | None = None)
     ax.set_yticks(range(len(table)), labels=list(table.index), fontsize=8)
     ax.set_xticks(np.arange(-0.5, len(table.columns)), minor=True)
     ax.set_yticks(np.arange(-0.5, len(table)), minor=True)
-    ax.grid(which="minor", color="white", linewidth=0.6)
+    ax.grid(which="minor", color="#d8d8d8", linewidth=0.5)  # shows cells that are all but white
     ax.tick_params(which="minor", length=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
     ax.set_xlabel("layer", fontsize=9)

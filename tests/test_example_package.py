@@ -53,22 +53,11 @@ def test_evaluators_of_an_installed_package_are_found_and_searched_for(installed
         assert result.frame.abacus_energy.between(0, largest, inclusive="right").all()
         assert result.frame.abacus_latency.nunique() > 1
         print("searched", len(result.frame))
-        """,
-    )
-    assert out.startswith("searched 6")
-
-
-def test_a_name_that_no_package_gives_is_told_with_those_there_are(installed: Path) -> None:
-    out = run(
-        installed,
-        """
-        from evaluators import load_evaluator
-
         try:
             load_evaluator("abacus_noise")
         except ValueError as error:
             print(error)
         """,
     )
-    assert "no evaluator is named 'abacus_noise'" in out
-    assert "abacus_energy, abacus_latency" in out
+    assert out.startswith("searched 6")
+    assert "no evaluator is named 'abacus_noise'; installed are abacus_energy, abacus_latency" in out

@@ -20,7 +20,9 @@ from search_spaces import (
     lora_rank,
     mlp_width,
     shears,
+    sparsity,
     sqft,
+    weight_bits,
 )
 
 SHAPE = ModelShape((48, 48, 48), heads=(9, 9, 9), kv_heads=(3, 3, 3))
@@ -204,3 +206,18 @@ def test_bad_configuration_is_refused() -> None:
         space.genome({n: v for n, v in good.items() if "1" not in n})
     with pytest.raises(ConfigurationError, match="'depth' is no gene"):
         space.genome(good | {"depth": 3})
+
+
+def test_bits_and_density_have_a_gene_a_layer_or_one_a_group() -> None:
+    shape = ModelShape((64, 64), (4, 4), (2, 2))
+    space = (weight_bits((4, 16, 8)) + sparsity((0.5, 0.0), share=(("q", "k", "v", "o"), ("gate", "up", "down")))).bind(
+        shape
+    )
+    assert [gene.name for gene in space.genes if gene.dimension == "weight_bits"] == [
+        "layers.0.weight_bits",
+        "layers.1.weight_bits",
+    ]
+    assert space.configuration(space.largest)["layers.1.gate_up_down.density"] == 1.0
+    assert space.configuration(space.smallest)["layers.0.q_k_v_o.density"] == 0.5
+    assert space.configuration(space.largest)["layers.0.weight_bits"] == 16
+    assert SearchSpace.from_json(space.to_json()) == space

@@ -15,6 +15,7 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _REFERENCE = r"reference(?:\.(?P<other>\w+))?"
 _BOUND = re.compile(rf"(?:(?P<factor>{_NUMBER})\s*\*\s*)?{_REFERENCE}(?:\s*(?P<sign>[-+])\s*(?P<offset>{_NUMBER}))?")
 _CONSTRAINT = re.compile(r"(?P<name>\w+)\s*(?P<sense><=|>=)\s*(?P<bound>.+)")
+_TINY = 1e-9  # bounds below it set no scale of their own
 _HELP = (
     'Write an objective, <= or >=, and a number or a multiple of the largest sub-network\'s value: "accuracy >= 0.5", '
     '"latency <= 0.7 * reference", "accuracy >= reference - 0.01", "latency <= 0.5 * reference.energy".'
@@ -91,6 +92,6 @@ def violations(
         if constraint.reference:
             bound += constraint.factor * reference[constraint.reference]
         excess = values[constraint.name] - bound
-        columns.append((excess if constraint.at_most else -excess) / (abs(bound) or 1.0))
+        columns.append((excess if constraint.at_most else -excess) / (abs(bound) if abs(bound) > _TINY else 1.0))
     batch = len(next(iter(values.values())))
     return np.stack(columns, axis=1) if columns else np.empty((batch, 0))
