@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluators import Measurement
 from nas_engine.search import SearchError
 from nas_engine.search.executor import InProcess
 from nas_engine.search.foreman import Foreman, Lost
@@ -19,7 +20,7 @@ from nas_engine.search.loop import search
 from nas_engine.search.measuring import Began, Job
 from nas_engine.search.shares import Shares
 from nas_engine.search.worker import Arrived, Ready, Refused, Worker, shipment
-from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
+from tests.ordered import EVALUATORS, Configured, Cost, Ordered, Quality, space_of
 
 
 @settings(deadline=None)
@@ -150,6 +151,55 @@ def rows_of_one_process() -> pd.DataFrame:
 @given(st.integers(1, 5), st.integers(0, 10_000), st.integers(0, 2), st.integers(1, 3))
 def test_rows_do_not_depend_on_workers_their_order_or_their_loss(workers, seed, losses, places) -> None:
     pd.testing.assert_frame_equal(rows(executor=InlineWorkers(workers, seed, losses, places)), rows_of_one_process())
+
+
+@dataclass(frozen=True)
+class Layered(Configured):
+    @property
+    def layer_signatures(self) -> tuple[tuple[int], ...]:
+        return tuple((value,) for value in self.configuration.values())
+
+
+class OfLayers(Ordered):
+    def subnetwork(self, configuration) -> Layered:
+        return Layered(configuration)
+
+
+class Racer(Quality):
+    """Its score tells its rival's."""
+
+    races = True
+
+    def session(self, subnets) -> "RacerSession":
+        return RacerSession(subnets)
+
+
+@dataclass(frozen=True)
+class RacerSession:
+    subnets: list[Layered]
+
+    def measure(self, position: int, rival: Measurement | None = None) -> Measurement:
+        own = Quality()(self.subnets[position])
+        return replace(own, value=own.value + (0.001 * rival.value if rival else 0.0))
+
+
+class Narrowness(Cost):
+    """Only bounds: small where the last layer is wide."""
+
+    def __call__(self, subnet):
+        return Measurement(float(-subnet.configuration["layers.7.width"]))
+
+
+@pytest.mark.parametrize("objectives", [None, ("accuracy", "latency")])
+def test_who_races_has_the_rivals_of_one_process(objectives) -> None:
+    arguments = {"driver": "random", "evaluations": 60, "population": 10, "progress": False, "objectives": objectives}
+    evaluators = [Racer(), Narrowness("narrowness"), Cost()]
+    found, expected, unraced = (
+        search(OfLayers(space_of()), [racer, *evaluators[1:]], **arguments, executor=executor).frame
+        for racer, executor in [(Racer(), InlineWorkers(3)), (Racer(), None), (Quality(), None)]
+    )
+    pd.testing.assert_frame_equal(found, expected)
+    assert not found["accuracy"].equals(unraced["accuracy"])
 
 
 def test_evaluators_that_all_run_alone_are_measured_one_after_another() -> None:

@@ -38,6 +38,7 @@ class Shipment:
         dtype: to load it in, such as ``float32``.
         device: to load it on.
         seconds: the time limit of an evaluator.
+        optimized: positions of the evaluators that the front is about; None for all of them.
         threads: CPU threads of the worker.
         threads_alone: CPU threads where it has the machine to itself: those of the process that runs the search.
     """
@@ -48,6 +49,7 @@ class Shipment:
     dtype: str
     device: str
     seconds: float | None
+    optimized: tuple[int, ...] | None
     threads: int
     threads_alone: int
 
@@ -127,7 +129,8 @@ class Worker(Generic[S]):
                 "the super-network that a worker loaded is not the one that is searched: its base model has changed, "
                 f"or differs on this machine (fingerprint {supernet.fingerprint()} there, {shipment.fingerprint} here)."
             )
-        self.job: Job[S] = Job(supernet, _unpacked(shipment.evaluators, supernet), shipment.seconds)
+        evaluators = _unpacked(shipment.evaluators, supernet)
+        self.job: Job[S] = Job(supernet, evaluators, shipment.seconds, shipment.optimized)
         self._lot: Lot[S] | None = None
         self._lot_threads: int | None = None
 
@@ -219,6 +222,7 @@ def shipment(job: Job[S], threads: int, device: str | None = None) -> Shipment:
         str(getattr(model, "dtype", torch.float32)).removeprefix("torch."),
         device or device_of(supernet),
         job.seconds,
+        None if job.optimized is None else tuple(job.optimized),
         threads,
         torch.get_num_threads(),
     )
