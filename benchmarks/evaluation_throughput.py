@@ -33,6 +33,7 @@ from nas_engine.front import non_dominated
 from nas_engine.search import Record, make_driver
 from nas_engine.search.driver import DriverProblem
 from nas_engine.search.executor import InProcess
+from nas_engine.search.measuring import Job
 from nas_engine.tasks import task_splits
 from search_spaces import Genome, lonas
 
@@ -163,7 +164,7 @@ def main() -> None:
     supernet = SuperNetwork.from_pretrained(model, lonas(multiple_of=8), tokenizer)
     supernet.order_by_importance([batch_of([q.prompt + q.completion for q in splits.train], tokenizer)])
     racing, alone = MultipleChoiceAccuracy(questions, racing=Racing()), MultipleChoiceAccuracy(questions)
-    executor = InProcess(supernet, [racing, ParameterCount()])
+    executor = InProcess(Job(supernet, [racing, ParameterCount()]))
     genomes, front = generation(supernet, executor)
     subnets = [supernet.subnetwork(supernet.space.configuration(genome)) for genome in genomes]
 

@@ -4,6 +4,8 @@ from nas_engine.comparison import Comparison, compare
 from nas_engine.confirmation import ConfirmedFront
 from nas_engine.front import SearchResult
 from nas_engine.search.loop import search
+from nas_engine.search.pool import WorkerPool
+from nas_engine.search.ray_executor import RayCluster
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.training import Example, TrainingReport, train
 
@@ -11,10 +13,12 @@ __all__ = [
     "Comparison",
     "ConfirmedFront",
     "Example",
+    "RayCluster",
     "SearchResult",
     "Subnetwork",
     "SuperNetwork",
     "TrainingReport",
+    "WorkerPool",
     "compare",
     "search",
     "train",

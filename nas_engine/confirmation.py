@@ -20,6 +20,7 @@ from nas_engine.search.errors import SelectionError
 from nas_engine.search.executor import InProcess
 from nas_engine.search.identity import identity_of
 from nas_engine.search.ledger import Ledger, Record, Storage
+from nas_engine.search.measuring import Job
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,7 +135,7 @@ def confirm(
     genomes = [np.array(result.records[number - 1].genome) for number in rows.index]
     missing = [genome for genome in genomes if ledger.get(genome) is None]
     with progress_bar("Confirming", len(genomes), enabled=progress, completed=len(genomes) - len(missing)) as bar:
-        for record in InProcess(supernet, evaluators).evaluate(missing, ()) if missing else ():
+        for record in InProcess(Job(supernet, evaluators)).evaluate(missing, ()) if missing else ():
             ledger.append(record)
             bar.advance()
     records = [ledger.get(genome) for genome in genomes]

@@ -46,6 +46,9 @@ class Driver(Protocol):
     A driver is deterministic: the same problem and the same objectives give the same genomes, which is what makes a
     replayed search continue as an uninterrupted one would have. It begins with the largest, the smallest and the median
     sub-network, and asks for no genome twice.
+
+    One with an attribute `asynchronous` that is True may be asked several times before it is told; it is then told all
+    answers at once, in the order asked for.
     """
 
     def ask(self) -> Genome:

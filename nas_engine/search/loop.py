@@ -16,12 +16,13 @@ from evaluators import Evaluator
 from nas_engine.dominance import non_dominated
 from nas_engine.front import Objective, SearchResult
 from nas_engine.progress import progress_bar
-from nas_engine.search.driver import Objectives
+from nas_engine.search.driver import Driver, Objectives
 from nas_engine.search.drivers import DriverFactory, make_driver
 from nas_engine.search.errors import SearchError
-from nas_engine.search.executor import Executor, InProcess, S, Searchable
+from nas_engine.search.executor import Executor, ThisProcess, Workplace
 from nas_engine.search.goal import Goal
 from nas_engine.search.ledger import Ledger, Record
+from nas_engine.search.measuring import Job, S, Searchable
 from search_spaces import Genome, SearchSpace
 
 _BATCHES_WITHOUT_NEWS = 200  # after so many batches of known genomes the space counts as exhausted
@@ -40,6 +41,7 @@ def search(
     progress: bool = True,
     constraints: Sequence[str] = (),
     objectives: Sequence[str] | None = None,
+    executor: Workplace | None = None,
 ) -> SearchResult[S]:
     """Look for the sub-networks that are worth deploying.
 
@@ -59,6 +61,7 @@ def search(
         constraints: what a sub-network must keep to be on the front, such as ``"latency <= 0.7 * reference"``, where
             `reference` is the largest sub-network's value; drivers prefer what comes nearer to keeping them.
         objectives: names of the evaluators that are to be optimized, where others only bound; None takes all.
+        executor: where sub-networks are measured: ``WorkerPool(2)``, ``RayCluster(8)``; None measures in this process.
 
     Raises:
         SearchError: bad arguments, or the first evaluations all failed (with the message of the first).
@@ -73,12 +76,13 @@ def search(
 
     chosen = make_driver(driver, goal.problem(space, score, population, seed, evaluations))
     ledger = Ledger(storage, supernet.space, supernet.fingerprint(), evaluators)
-    run = _Run(supernet, goal, ledger, InProcess(supernet, evaluators, time_limit_seconds, goal.optimized))
     evaluations = min(evaluations, supernet.space.size())
     idle = 0
-    with progress_bar("Searching", evaluations, enabled=progress) as bar:
+    opened = (executor or ThisProcess()).open(Job(supernet, evaluators, time_limit_seconds, goal.optimized))
+    with opened as measuring, progress_bar("Searching", evaluations, enabled=progress) as bar:
+        run = _Run(supernet, goal, ledger, measuring)
         while len(run.records) < evaluations and idle < _BATCHES_WITHOUT_NEWS:
-            genomes = chosen.ask()
+            genomes = _asked(chosen, measuring.parallel)
             if not len(genomes):
                 break
             new = run.unmeasured(genomes)
@@ -91,6 +95,15 @@ def search(
     return run.result()
 
 
+def _asked(driver: Driver, parallel: int) -> Genome:
+    """The next batch: one answer of `driver`, or `parallel` of them from one that does not wait to be told."""
+    batches = [driver.ask()]
+    if getattr(driver, "asynchronous", False):
+        while len(batches) < parallel and len(batches[-1]):
+            batches.append(driver.ask())
+    return np.concatenate(batches)
+
+
 class _Run(Generic[S]):
     """The records of this run, in the order in which the driver asked for them."""
 
@@ -99,7 +112,8 @@ class _Run(Generic[S]):
         self.records: dict[tuple[int, ...], Record] = {}
         self._rows: dict[tuple[int, ...], Objectives] = {}
         self._front: list[Record] = []  # of those that keep the constraints, as of the last whole batch
-        self._first: list[Record] = []  # to see whether anything works
+        # By genome, in the order asked for and not of arrival: failures are often the first to arrive.
+        self._first: dict[tuple[int, ...], Record | None] = {}
 
     def unmeasured(self, genomes: Genome) -> list[Genome]:
         """Those of `genomes` that have no record in this run, each once."""
@@ -114,6 +128,8 @@ class _Run(Generic[S]):
         """
         found: dict[tuple[int, ...], Record] = {}
         missing = []
+        for genome in genomes[: _FAILURES_TO_GIVE_UP - len(self._first)]:
+            self._first[tuple(genome.tolist())] = None
         for genome in genomes:
             record = self.ledger.get(genome)
             if record is None:
@@ -164,12 +180,13 @@ class _Run(Generic[S]):
         return [records[i] for i in positions[non_dominated(objectives[keeps])]]
 
     def _give_up_if_nothing_works(self, record: Record) -> None:
-        if len(self._first) == _FAILURES_TO_GIVE_UP:
+        if record.genome not in self._first:
             return
-        self._first.append(record)
-        if len(self._first) == _FAILURES_TO_GIVE_UP and all(r.error for r in self._first):
+        self._first[record.genome] = record
+        errors = [r.error for r in self._first.values() if r is not None]
+        if len(errors) == _FAILURES_TO_GIVE_UP and all(errors):
             raise SearchError(
-                f"the first {_FAILURES_TO_GIVE_UP} evaluations all failed, the first with: {self._first[0].error}. "
+                f"the first {_FAILURES_TO_GIVE_UP} evaluations all failed, the first with: {errors[0]}. "
                 "Mend the evaluator and use another run folder: failures are kept in the ledger too."
             )
 

@@ -41,10 +41,15 @@ def gp_sampler(population: int, seed: int) -> BaseSampler:
 class OptunaDriver:
     """One genome at a time from an Optuna sampler, after the common first generation.
 
+    Attributes:
+        asynchronous: several may be asked for before the first is told.
+
     Args:
         problem: what is searched; its population and seed are the sampler's too.
         sampler: makes the sampler of population and seed.
     """
+
+    asynchronous = True
 
     def __init__(self, problem: DriverProblem, sampler: SamplerFactory) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -62,7 +67,7 @@ class OptunaDriver:
             self._study.enqueue_trial(self._parameters(genome))
         self._rng = np.random.default_rng([problem.seed, 1])
         self._told: dict[bytes, tuple[Objectives, Violations]] = {}
-        self._trial: Trial | None = None
+        self._waiting: dict[bytes, list[Trial]] = {}  # of genomes asked for and not told yet
 
     def ask(self) -> Genome:
         """One genome that was not asked before; empty once draws find none.
@@ -71,34 +76,39 @@ class OptunaDriver:
         told the same again a few times; then a random genome takes the turn.
         """
         for _ in range(_PATIENCE):
-            genome = self._next()
-            if genome.tobytes() not in self._told:
+            trial, genome = self._next()
+            key = genome.tobytes()
+            if key in self._told:
+                self._learn(trial, *self._told[key])
+                continue
+            self._waiting.setdefault(key, []).append(trial)
+            if len(self._waiting[key]) == 1:
                 return genome[None]
-            self._learn(*self._told[genome.tobytes()])
-        fresh = unseen(self._space, self._told, 1, self._rng)
+        fresh = unseen(self._space, {**self._told, **self._waiting}, 1, self._rng)
         if len(fresh):
             self._study.enqueue_trial(self._parameters(fresh[0]))
-            self._next()
+            self._waiting[fresh[0].tobytes()] = [self._next()[0]]
         return fresh
 
     def tell(self, genomes: Genome, objectives: Objectives, violations: Violations | None = None) -> None:
-        """Learn the genome asked last."""
-        missed = np.empty(0) if violations is None else violations[0]
-        self._told[genomes[0].tobytes()] = objectives[0], missed
-        self._learn(objectives[0], missed)
+        """Learn genomes that were asked for, in that order."""
+        for i, genome in enumerate(genomes):
+            missed = np.empty(0) if violations is None else violations[i]
+            self._told[genome.tobytes()] = objectives[i], missed
+            for trial in self._waiting.pop(genome.tobytes()):
+                self._learn(trial, objectives[i], missed)
 
-    def _next(self) -> Genome:
-        self._trial = self._study.ask(self._distributions)  # type: ignore[arg-type]
-        return np.array([self._trial.params[name] for name in self._space.names], dtype=np.int64)
+    def _next(self) -> tuple[Trial, Genome]:
+        trial: Trial = self._study.ask(self._distributions)  # type: ignore[arg-type]
+        return trial, np.array([trial.params[name] for name in self._space.names], dtype=np.int64)
 
-    def _learn(self, values: Objectives, missed: Violations) -> None:
-        assert self._trial is not None, "tell comes after ask"
+    def _learn(self, trial: Trial, values: Objectives, missed: Violations) -> None:
         if np.isnan(values).any():
-            self._study.tell(self._trial, state=TrialState.FAIL)
+            self._study.tell(trial, state=TrialState.FAIL)
             return
         for i, violation in enumerate(missed.tolist()):
-            self._trial.set_constraint(str(i), violation)
-        self._study.tell(self._trial, values.tolist())
+            trial.set_constraint(str(i), violation)
+        self._study.tell(trial, values.tolist())
 
     def _parameters(self, genome: Genome) -> dict[str, int]:
         return dict(zip(self._space.names, genome.tolist(), strict=True))
