@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from evaluators import LatencyComparison, MultipleChoiceAccuracy, compare_latency
+from evaluators import LatencyComparison, Measurement, MultipleChoiceAccuracy, compare_latency
 from nas_engine.front import SearchResult
 from nas_engine.supernet import Subnetwork
 
@@ -22,7 +22,7 @@ class Shortlisted:
     Args:
         row: of the search's frame.
         speedup: over the largest sub-network, timed in turns with it.
-        accuracy: on the selection questions.
+        accuracy: on the search's questions and the selection's together.
     """
 
     row: pd.Series
@@ -40,8 +40,9 @@ def choose(
 ) -> Shortlisted:
     """The fastest sub-network that keeps the largest one's accuracy less `tolerance`, measured twice.
 
-    The `count` fastest rows that do so in the search are measured again. Where none of them does so again, the most
-    accurate of them is taken.
+    The search's accuracy alone would turn down what only fell behind by chance: the `count` fastest of the front
+    within a standard error of the bound are measured again, and compared on all questions together. Where none of them
+    keeps the bound, the most accurate is taken.
 
     Args:
         result: with the objectives `accuracy` and `latency`.
@@ -51,16 +52,19 @@ def choose(
         tokens: prompt length at which prefill is timed, batch 1.
 
     Raises:
-        SelectionError: no row of the search keeps the accuracy.
+        SelectionError: no sub-network is accurate enough to be measured again.
     """
-    rows = result.candidates(f"accuracy >= reference.accuracy - {tolerance!r}").nsmallest(count, "latency")
+    reference = result.reference
+    bound = float(reference["accuracy"]) - tolerance - float(reference["accuracy_stderr"])
+    rows = result.candidates(f"accuracy >= {bound!r}")
+    rows = rows[rows["on_front"]].nsmallest(count, "latency")
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
     speedups = speedups_over(largest, subnets, tokens).speedups[1:]
     listed = [
-        Shortlisted(row, speedup, selection(subnet).value)
+        Shortlisted(row, speedup, _pooled(row, selection(subnet)))
         for (_, row), subnet, speedup in zip(rows.iterrows(), subnets, speedups, strict=True)
     ]
-    least = selection(largest).value - tolerance
+    least = _pooled(reference, selection(largest)) - tolerance
     kept = [entry for entry in listed if entry.accuracy >= least]
     if kept:
         return max(kept, key=lambda entry: entry.speedup)
@@ -71,3 +75,9 @@ def speedups_over(largest: Subnetwork, subnets: list[Subnetwork], tokens: int) -
     """Prefill of the extracted models timed in turns, the largest first."""
     models = [subnet.extract(share_embeddings=True) for subnet in [largest, *subnets]]
     return compare_latency(models, batch=1, tokens=tokens)
+
+
+def _pooled(row: pd.Series, again: Measurement) -> float:
+    """The accuracy on the questions of the search and on those of `again`."""
+    n = int(row["accuracy_n"])
+    return float((n * row["accuracy"] + again.n * again.value) / (n + again.n))

@@ -42,7 +42,7 @@ class JobSettings:
             are compared again, and `test`, held out.
         steps: of training; likewise `batch_size`, `learning_rate` and `strategy`.
         driver: of the search; likewise `evaluations` and `population`.
-        tolerance: what the chosen sub-network may lose of the largest one's validation accuracy, as a fraction of 1.
+        tolerance: what the chosen sub-network may lose of the largest one's accuracy, as a fraction of 1.
         ranks: adapter ranks to choose from.
         widths: fractions of the MLPs' intermediate sizes to choose from.
         layers_per_gene: consecutive layers that share a rank and a width.
@@ -64,7 +64,7 @@ class JobSettings:
     driver: str = "nsga2"
     evaluations: int = 30
     population: int = 12
-    tolerance: float = 0.0
+    tolerance: float = 0.01
     ranks: tuple[int, ...] = (32, 16)
     widths: tuple[float, ...] = (1.0, 0.7, 0.5)
     layers_per_gene: int = 3
