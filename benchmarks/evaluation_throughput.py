@@ -1,22 +1,29 @@
 """How many sub-networks a minute are scored on multiple-choice questions: the engine, a plain loop, and the harness.
 
-The generation is the second one of an NSGA-II search for accuracy and parameters over LoNAS's genes: 20 sub-networks,
-and the front of the first generation is known. The plain loop gives every option a padded row of its own and computes
-all logits; the lm-evaluation-harness is called as it ships; "no racing, no reuse" is the engine with one sub-network at
-a time and all questions. These are timed on a sample of the generation, the engine with everything on the whole of it.
+A super-network over LoNAS's genes is trained for a few steps (or loaded), and searched by the driver that keeps layer
+prefixes for accuracy and parameters, 20 sub-networks a generation. Timed is the last generation, in the middle of a
+search: there is a front to race against, and earlier layers to share. The plain loop gives every option a padded row
+of its own and computes all logits; the lm-evaluation-harness is called as it ships; "no racing, no reuse" is the engine
+with one sub-network at a time and all questions. These are timed on a sample of the generation.
 
-Run as ``python -m benchmarks.evaluation_throughput [--quick] [--questions N] [--sample N] [--data FOLDER]``.
+Scores are compared with the plain loop's in fp64: in fp32 its own rounding is larger than the engine's, which
+`error_fp32` shows.
+
+Run as ``python -m benchmarks.evaluation_throughput [--quick] [--questions N] [--generations N] [--sample N]
+[--steps N] [--folder RUN] [--data FOLDER]``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +33,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks._common import arguments, batch_of, load, print_json
+from benchmarks._common import arguments, load, print_json
 from evaluators import MultipleChoiceAccuracy, ParameterCount, Question, Racing
-from nas_engine import Subnetwork, SuperNetwork
-from nas_engine.front import non_dominated
+from nas_engine import SuperNetwork, train
+from nas_engine.dominance import non_dominated
 from nas_engine.search import Record, make_driver
-from nas_engine.search.driver import DriverProblem
+from nas_engine.search.driver import DriverProblem, Objectives
 from nas_engine.search.executor import InProcess
 from nas_engine.search.measuring import Job
 from nas_engine.tasks import task_splits
@@ -59,7 +66,7 @@ def plain(
         for row, (tokens, _) in enumerate(batch):
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = 1
-        likelihoods: Tensor = model(ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
+        likelihoods: Tensor = model(ids, attention_mask=mask, use_cache=False).logits.log_softmax(-1)
         scores += [
             likelihoods[row, torch.arange(start - 1, len(tokens) - 1), torch.tensor(tokens[start:])].sum().item()
             for row, (tokens, start) in enumerate(batch)
@@ -104,17 +111,59 @@ def harness(
     return seconds, [[float(likelihood) for likelihood, _ in sample["filtered_resps"]] for sample in samples]
 
 
-def generation(
-    supernet: SuperNetwork, executor: InProcess[Subnetwork], seed: int = 0
-) -> tuple[list[Genome], list[Record]]:
-    """The second generation of a search, and the front of the first."""
-    driver = make_driver("nsga2", DriverProblem(supernet.space, 2, GENERATION, seed))
-    first = driver.ask()
-    records = {record.genome: record for record in executor.evaluate(list(first), [])}
-    found = [records[tuple(genome.tolist())] for genome in first]
-    objectives = np.array([[-r.measurements[0].value, r.measurements[1].value] for r in found])
-    driver.tell(first, objectives)
-    return list(driver.ask()), [r for r, kept in zip(found, non_dominated(objectives), strict=True) if kept]
+def trained(given: argparse.Namespace, learn: Sequence[Question]) -> SuperNetwork:
+    """The super-network; kept in the folder of `given`, if there is one."""
+    folder: Path | None = given.folder
+    if folder and (folder / "supernet").is_dir():
+        return SuperNetwork.load(folder / "supernet")
+    model, tokenizer = load(given.quick)
+    supernet = SuperNetwork.from_pretrained(model, lonas(multiple_of=8), tokenizer)
+    train(supernet, learn, given.steps or (3 if given.quick else 120), checkpoint=folder and folder / "training")
+    if folder:
+        supernet.save(folder / "supernet")
+    return supernet
+
+
+@dataclass
+class Generation:
+    """One generation of the search.
+
+    Args:
+        genomes: of its sub-networks.
+        records: what was measured.
+        seconds: of all of them.
+        layers: run and reused, of all its forward passes.
+    """
+
+    genomes: list[Genome]
+    records: list[Record]
+    seconds: float
+    layers: tuple[int, int]
+
+
+def generations(supernet: SuperNetwork, accuracy: MultipleChoiceAccuracy, count: int) -> Iterator[Generation]:
+    """The first generations of a search."""
+    executor = InProcess(Job(supernet, [accuracy, ParameterCount()]))
+    driver = make_driver("nsga2-layers", DriverProblem(supernet.space, 2, GENERATION, seed=0))
+    everything: list[Record] = []
+    run = reused = 0
+    for _ in range(count):
+        genomes = list(driver.ask())
+        front = [everything[i] for i in non_dominated(objectives_of(everything)).nonzero()[0]] if everything else []
+        seconds, records = timed(lambda g=genomes, f=front: list(executor.evaluate(g, f)))  # type: ignore[misc]
+        by_genome = {record.genome: record for record in records}
+        records = [by_genome[tuple(genome.tolist())] for genome in genomes]
+        everything += records
+        driver.tell(np.array(genomes), objectives_of(records))
+        assert executor.lot is not None
+        reuse = executor.lot.sessions[accuracy.name].reuse  # type: ignore[attr-defined]
+        yield Generation(genomes, records, seconds, (reuse.layers_run - run, reuse.layers_reused - reused))
+        run, reused = reuse.layers_run, reuse.layers_reused
+
+
+def objectives_of(records: Sequence[Record]) -> Objectives:
+    """Accuracy, negated, and parameters, shape (records, 2)."""
+    return np.array([[-r.measurements[0].value, r.measurements[1].value] for r in records])
 
 
 def timed(action: Callable[[], Any]) -> tuple[float, Any]:
@@ -133,17 +182,20 @@ def ranking(scores: Sequence[Any], questions: Sequence[Question]) -> list[int]:
     return np.argsort(accuracies, kind="stable").tolist()
 
 
-def differences(ours: Tensor, expected: list[list[float]]) -> list[float]:
-    """How far the engine's scores, shape (questions, choices), are from the plain loop's."""
-    pairs = zip(ours.tolist(), expected, strict=True)
-    return [abs(a - b) for row, wanted in pairs for a, b in zip(row, wanted, strict=False)]
+def largest_difference(scores: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> float:
+    """Between two scores of an option, over all questions."""
+    pairs = zip(scores, expected, strict=True)
+    return max(abs(a - b) for row, wanted in pairs for a, b in zip(row, wanted, strict=False) if math.isfinite(a))
 
 
 def given_arguments() -> argparse.Namespace:
     """The command line."""
     parser = arguments(__doc__)
     parser.add_argument("--questions", type=int, help="validation questions (300; 40 with --quick)")
+    parser.add_argument("--generations", type=int, default=3, help="of the search; the last one is timed")
     parser.add_argument("--sample", type=int, default=4, help="sub-networks on which the plain loop is timed")
+    parser.add_argument("--steps", type=int, help="of training (120; 3 with --quick)")
+    parser.add_argument("--folder", type=Path, help="where the trained super-network is kept")
     parser.add_argument(
         "--data",
         type=Path,
@@ -158,27 +210,24 @@ def main() -> None:
     given = given_arguments()
     count = given.questions or (40 if given.quick else 300)
     task = "chain_sum" if given.quick or not given.data.is_dir() else str(given.data)
-    splits = task_splits(task, 64, count, 2, seed=0)
+    splits = task_splits(task, 64 if given.quick else 5000, count, 2, seed=0)
     questions = splits.validation
-    model, tokenizer = load(given.quick)
-    supernet = SuperNetwork.from_pretrained(model, lonas(multiple_of=8), tokenizer)
-    supernet.order_by_importance([batch_of([q.prompt + q.completion for q in splits.train], tokenizer)])
+    supernet = trained(given, splits.train)
+    tokenizer = supernet.tokenizer
     racing, alone = MultipleChoiceAccuracy(questions, racing=Racing()), MultipleChoiceAccuracy(questions)
-    executor = InProcess(Job(supernet, [racing, ParameterCount()]))
-    genomes, front = generation(supernet, executor)
-    subnets = [supernet.subnetwork(supernet.space.configuration(genome)) for genome in genomes]
-
-    everything, raced = timed(lambda: list(executor.evaluate(genomes, front)))
-    sample = subnets[:: max(1, len(subnets) // given.sample)]
+    searched = list(generations(supernet, racing, given.generations))
+    last = searched[-1]
+    subnets = [supernet.subnetwork(supernet.space.configuration(genome)) for genome in last.genomes]
+    sample = subnets[:: max(1, len(subnets) // given.sample)][: given.sample]
     engine = [timed(partial(alone, subnet)) for subnet in sample]
     plain_loop = [timed(lambda s=s: plain(s.model, tokenizer, questions)) for s in sample]  # type: ignore[misc]
     harnessed = [found for s in sample[:2] if (found := harness(s.model, tokenizer, questions))]
 
-    scores = [alone.scores(s.model, tokenizer) for s in sample]
-    expected = [scored for _, scored in plain_loop]
-    asked = [record.measurements[0].n for record in raced]
+    scores = [alone.scores(s.model, tokenizer).tolist() for s in sample]
+    in_fp32 = [scored for _, scored in plain_loop]
+    exact = plain(sample[0].extract().double(), tokenizer, questions)
     seconds = {
-        "everything": everything / len(subnets),
+        "everything": last.seconds / len(subnets),
         "no_racing_no_reuse": statistics.fmean(s for s, _ in engine),
         "plain": statistics.fmean(s for s, _ in plain_loop),
         "harness": statistics.fmean(s for s, _ in harnessed) if harnessed else None,
@@ -187,18 +236,50 @@ def main() -> None:
         "speedup_vs_plain": seconds["plain"] / seconds["everything"],
         "speedup_vs_plain_no_racing_no_reuse": seconds["plain"] / seconds["no_racing_no_reuse"],
         "speedup_vs_harness": seconds["harness"] and seconds["harness"] / seconds["everything"],
-        "max_score_difference": max(max(differences(a, b)) for a, b in zip(scores, expected, strict=True)),
+        "max_score_difference": largest_difference(scores[0], exact),
+        "error_fp32": {
+            "plain": largest_difference(in_fp32[0], exact),
+            "harness": largest_difference(harnessed[0][1], exact) if harnessed else None,
+        },
+        "max_difference_from_plain_fp32": max(map(largest_difference, scores, in_fp32)),
         "max_difference_from_harness": max(
-            (max(differences(a, b)) for a, (_, b) in zip(scores, harnessed, strict=False)), default=None
+            (largest_difference(a, b) for a, (_, b) in zip(scores, harnessed, strict=False)), default=None
         ),
-        "same_ranking": ranking(scores, questions) == ranking(expected, questions),
-        "dropped": sum(n < count for n in asked),
-        "questions_asked": statistics.fmean(asked) / count,
-        "subnetworks_a_minute": {name: s and round(60 / s, 2) for name, s in seconds.items()},
+        "answers_unlike_harness": sum(
+            int(np.argmax(a)) != int(np.argmax(b))
+            for ours, (_, theirs) in zip(scores, harnessed, strict=False)
+            for a, b in zip(ours, theirs, strict=True)
+        ),
+        "same_ranking": ranking(scores, questions) == ranking(in_fp32, questions),
+        "generations": [summary(generation, count) for generation in searched],
+        "subnetworks_a_minute": {name: s and 60 / s for name, s in seconds.items()},
         "questions": count,
         "task": Path(task).name,
     }
-    print_json({name: round(v, 6) if isinstance(v, float) else v for name, v in figures.items()})
+    print_json(rounded(figures))
+
+
+def summary(generation: Generation, questions: int) -> dict[str, float]:
+    """What a generation cost, and where it saved."""
+    asked = [record.measurements[0].n for record in generation.records]
+    run, reused = generation.layers
+    return {
+        "seconds": generation.seconds,
+        "dropped": sum(n < questions for n in asked),
+        "questions_asked": statistics.fmean(asked) / questions,
+        "layers_reused": reused / (run + reused),
+        "lowest": min(record.measurements[0].value for record in generation.records),
+        "highest": max(record.measurements[0].value for record in generation.records),
+    }
+
+
+def rounded(figures: Any) -> Any:
+    """Six digits behind the point, at any depth."""
+    if isinstance(figures, dict):
+        return {name: rounded(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [rounded(value) for value in figures]
+    return round(figures, 6) if isinstance(figures, float) else figures
 
 
 if __name__ == "__main__":

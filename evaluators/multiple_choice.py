@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluators.checks import require_at_least, require_one_of
 from evaluators.likelihoods import TOKEN_BUDGET, Around, log_likelihoods
 from evaluators.memory import Halving
-from evaluators.prefix_reuse import MEMORY_BYTES, PrefixReuse
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.prefix_reuse import PrefixReuse, free_memory_share
+from evaluators.protocol import Direction, Measurement, Session, Subnetwork
 from evaluators.questions import Question
 from evaluators.racing import Outcomes, Racing, dropped, packed_outcomes, verdict
 
@@ -27,7 +27,7 @@ from evaluators.racing import Outcomes, Racing, dropped, packed_outcomes, verdic
 class MultipleChoiceAccuracy:
     """Fraction of questions whose right option has the largest log-likelihood, as the lm-evaluation-harness scores.
 
-    In a search, sub-networks of a batch share the layers on which they agree, with the same scores as alone.
+    In a search, sub-networks share the first layers on which they agree, with the same scores as alone.
 
     Args:
         questions: two or more.
@@ -36,7 +36,8 @@ class MultipleChoiceAccuracy:
         token_budget: tokens of one batch, padding included; more memory for larger ones. Halved where memory runs out.
             Does not change scores.
         racing: drop a sub-network early that cannot enter the front any more; None asks all questions of each.
-        memory_bytes: for the outputs of shared layers; 0 shares nothing. Does not change scores.
+        memory_bytes: for the outputs of shared layers; 0 shares nothing, None takes a quarter of what is free when a
+            search begins. Does not change scores.
         name: column name of the score.
 
     Raises:
@@ -52,7 +53,7 @@ class MultipleChoiceAccuracy:
         normalize: Literal[False, "characters"] = False,
         token_budget: int = TOKEN_BUDGET,
         racing: Racing | None = None,
-        memory_bytes: int = MEMORY_BYTES,
+        memory_bytes: int | None = None,
         name: str = "accuracy",
     ) -> None:
         self.questions = tuple(questions)
@@ -64,7 +65,8 @@ class MultipleChoiceAccuracy:
                 f"questions holds {len(self.questions)}; give two or more, so that errors can be estimated."
             )
         require_one_of((False, "characters"), normalize=normalize)
-        require_at_least(0, memory_bytes=memory_bytes)
+        if memory_bytes is not None:
+            require_at_least(0, memory_bytes=memory_bytes)
 
     def __repr__(self) -> str:
         return f"MultipleChoiceAccuracy({len(self.questions)} questions, normalize={self.normalize!r})"
@@ -85,9 +87,9 @@ class MultipleChoiceAccuracy:
         """Accuracy of `subnet` as it runs in the super-network."""
         return self.measure(subnet.model, subnet.tokenizer)
 
-    def session(self, subnets: Sequence[Subnetwork]) -> ChoiceSession:
+    def session(self, subnets: Sequence[Subnetwork], before: Session | None = None) -> ChoiceSession:
         """Begin to measure `subnets`, in the order of `evaluators.depth_first`."""
-        return ChoiceSession(self, subnets)
+        return ChoiceSession(self, subnets, before.reuse if isinstance(before, ChoiceSession) else None)
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Measurement:
         """Accuracy of any Hugging Face causal language model, on all questions.
@@ -158,12 +160,22 @@ class ChoiceSession:
 
     Attributes:
         reuse: the layers that they share, and how many were run and how many were not.
+
+    Args:
+        accuracy: what is measured.
+        subnets: one or more, in the order of `evaluators.depth_first`.
+        reuse: of a session before this one, whose sub-networks' layers these may share; None begins anew.
     """
 
-    def __init__(self, accuracy: MultipleChoiceAccuracy, subnets: Sequence[Subnetwork]) -> None:
+    def __init__(
+        self, accuracy: MultipleChoiceAccuracy, subnets: Sequence[Subnetwork], reuse: PrefixReuse | None = None
+    ) -> None:
         self._accuracy, self._subnets = accuracy, subnets
-        signatures = [subnet.layer_signatures for subnet in subnets]
-        self.reuse = PrefixReuse(subnets[0].layers, signatures, accuracy.memory_bytes)
+        if reuse is None:
+            given, device = accuracy.memory_bytes, subnets[0].model.device
+            reuse = PrefixReuse(subnets[0].layers, free_memory_share(device) if given is None else given)
+        reuse.begin([subnet.layer_signatures for subnet in subnets])
+        self.reuse = reuse
         self._token_budget = accuracy.budget.budget
 
     def measure(self, position: int, rival: Measurement | None = None) -> Measurement:

@@ -1,24 +1,29 @@
 """Sub-networks that agree on their first layers compute those layers once.
 
-The sub-networks of a batch form a trie by what is active in their layers. They run depth first, and the outputs at
-which later ones branch off are kept until the last of those has run. A kept output is the one that the layer gave, so
-that every sub-network computes what it would compute alone, bit for bit.
+The sub-networks of a search form a trie by what is active in their layers. Outputs of layers are kept at its nodes: at
+those where a later sub-network of the batch branches off, until the last of them has run, and beyond these at every few
+layers for batches to come, whose sub-networks are children of earlier ones. A kept output is the one that the layer
+gave, so that every sub-network computes what it would compute alone, bit for bit.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import psutil
+import torch
 from torch import Tensor, nn
 
 from evaluators.protocol import Subnetwork
 
 Signature = tuple[Hashable, ...]  # what is active in each layer
-MEMORY_BYTES = 2**30
+_SHARE_OF_FREE_MEMORY = 0.25
+_STRIDE = 3  # layers between outputs that are kept for later batches
 
 
 def depth_first(subnets: Sequence[Subnetwork]) -> list[int]:
@@ -27,47 +32,61 @@ def depth_first(subnets: Sequence[Subnetwork]) -> list[int]:
     return sorted(range(len(subnets)), key=signatures.__getitem__)
 
 
+def free_memory_share(device: torch.device) -> int:
+    """A quarter of the memory that is free on `device` now, in bytes."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(_SHARE_OF_FREE_MEMORY * free)
+
+
 class PrefixReuse:
-    """The layers of one model, run by sub-networks in turns on the same inputs.
+    """The layers of one model, run by sub-networks in turns on the same inputs, batch after batch.
+
+    Nothing but what is active in the layers may change meanwhile: neither weights nor inputs.
 
     Args:
         layers: the model's layers.
-        signatures: of every sub-network, in the order of their turns; see `depth_first`.
         memory_bytes: kept outputs take no more than this; what does not fit is computed again.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], signatures: Sequence[Signature], memory_bytes: int) -> None:
-        self._layers, self._signatures = layers, signatures
-        self._branches = _branches(signatures)
+    def __init__(self, layers: Sequence[nn.Module], memory_bytes: int) -> None:
+        self._layers = layers
         self._room = memory_bytes
-        # For every input: the signature that ran on it last, and outputs along its path by the number of layers run.
-        self._paths: dict[Hashable, Signature] = {}
-        self._kept: dict[Hashable, dict[int, Any]] = {}
+        self._nodes: dict[tuple[int, Hashable], int] = {}  # of the trie, by parent and what is active in the layer
+        self._kept: OrderedDict[tuple[Hashable, int], Any] = OrderedDict()  # by inputs and node, the stalest first
+        self.begin([])
         self.layers_run = 0
         self.layers_reused = 0
+
+    def begin(self, signatures: Sequence[Signature]) -> None:
+        """Turn to a new batch.
+
+        Args:
+            signatures: of every sub-network, in the order of their turns; see `depth_first`.
+        """
+        self._paths = [self._path(signature) for signature in signatures]
+        self._branches = _branches(signatures)
+        self._last = {node: turn for turn, path in enumerate(self._paths) for node in path}
+        for key in [key for key in self._kept if key[1] in self._last]:
+            self._kept.move_to_end(key)  # what is of use again is not stale
 
     @contextmanager
     def turn(self, position: int, inputs: Hashable) -> Iterator[None]:
         """While open, one forward pass of the model is the sub-network's at `position`, on the inputs of that name.
 
-        Turns on the same inputs come in the order of positions; some may be left out.
+        Positions come in ascending order; some may be left out.
         """
-        signature = self._signatures[position]
-        kept = self._kept.setdefault(inputs, {})
-        shared = _common(self._paths.get(inputs, ()), signature)
-        for depth in [depth for depth in kept if depth > shared]:
-            self._room += _bytes(kept.pop(depth))
-        start = max(kept, default=0)
-        self._paths[inputs] = signature
+        path = self._paths[position]
+        start = next((d for d in range(len(path), 0, -1) if (inputs, path[d - 1]) in self._kept), 0)
         originals = [layer.forward for layer in self._layers]
 
         def forward(index: int, *args: Any, **kwargs: Any) -> Any:
             if index < start:
-                return kept[start]  # all layers up to the branch give its output; what follows reads the last one's
+                # All layers up to there give its output; what follows reads the last one's.
+                return self._kept[inputs, path[start - 1]]
             output = originals[index](*args, **kwargs)
-            if index + 1 in self._branches[position] and _bytes(output) <= self._room:
-                kept[index + 1] = output
-                self._room -= _bytes(output)
+            for_later = (index + 1) % _STRIDE == 0 and index + 1 < len(self._layers)
+            if for_later or index + 1 in self._branches[position]:
+                self._keep((inputs, path[index]), output, position)
             return output
 
         self.layers_reused += start
@@ -79,9 +98,26 @@ class PrefixReuse:
 
     def clear(self) -> None:
         """Forget all outputs."""
-        self._room += sum(_bytes(output) for kept in self._kept.values() for output in kept.values())
+        self._room += sum(map(_bytes, self._kept.values()))
         self._kept.clear()
-        self._paths.clear()
+
+    def _path(self, signature: Signature) -> tuple[int, ...]:
+        """The nodes of the trie that a sub-network passes, one a layer."""
+        node, path = 0, []
+        for active in signature:
+            node = self._nodes.setdefault((node, active), len(self._nodes) + 1)
+            path.append(node)
+        return tuple(path)
+
+    def _keep(self, key: tuple[Hashable, int], output: Any, position: int) -> None:
+        size = _bytes(output)
+        # What a later turn of this batch passes is of certain use; what is kept for other batches makes room.
+        stale = (k for k in list(self._kept) if self._last.get(k[1], -1) <= position)
+        while size > self._room and (oldest := next(stale, None)) is not None:
+            self._room += _bytes(self._kept.pop(oldest))
+        if size <= self._room:
+            self._kept[key] = output
+            self._room -= size
 
 
 @contextmanager

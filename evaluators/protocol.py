@@ -138,6 +138,10 @@ class BatchEvaluator(Evaluator, Protocol):
         """Whether it makes use of rivals."""
         ...
 
-    def session(self, subnets: Sequence[Subnetwork]) -> Session:
-        """Begin with `subnets`, all of one super-network, in the order of `evaluators.depth_first`."""
+    def session(self, subnets: Sequence[Subnetwork], before: Session | None = None) -> Session:
+        """Begin with `subnets`, all of one super-network, in the order of `evaluators.depth_first`.
+
+        Args:
+            before: the session of an earlier batch of the same search, whose work may be of use.
+        """
         ...

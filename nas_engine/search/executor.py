@@ -52,17 +52,22 @@ class ThisProcess:
 
 
 class InProcess(Generic[S]):
-    """Measures here, one sub-network after another; made by `ThisProcess`."""
+    """Measures here, one sub-network after another; made by `ThisProcess`.
+
+    Attributes:
+        lot: the latest one.
+    """
 
     parallel = 1
 
     def __init__(self, job: Job[S]) -> None:
         self._job = job
+        self.lot: Lot[S] | None = None
 
     def evaluate(self, genomes: Sequence[Genome], front: Sequence[Record]) -> Iterator[Record]:
         """As `Executor` says; an evaluator that fails on a sub-network concerns that one alone."""
         ordered = self._job.depth_first(genomes)
-        lot = Lot(self._job, [*self._job.alone, *self._job.shared], ordered, front)
+        self.lot = lot = Lot(self._job, [*self._job.alone, *self._job.shared], ordered, front, self.lot)
         for position, genome in enumerate(ordered):
             *_, outcome = lot.measure(position, {})
             assert isinstance(outcome, Outcome)

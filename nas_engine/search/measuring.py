@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from evaluators import BatchEvaluator, BusyError, Evaluator, Measurement, computing, depth_first
+from evaluators import BatchEvaluator, BusyError, Evaluator, Measurement, Session, computing, depth_first
 from evaluators import Subnetwork as SubnetworkProtocol
 from nas_engine.search.driver import Objectives
 from nas_engine.search.errors import SearchError
@@ -108,14 +108,24 @@ class Lot(Generic[S]):
         evaluators: those of the job that measure them here, in this order.
         genomes: in the order in which they share the most.
         front: the records that no other dominates, for evaluators that race.
+        before: an earlier lot of this job in this process, whose work may be of use.
     """
 
     def __init__(
-        self, job: Job[S], evaluators: Sequence[Evaluator], genomes: Sequence[Genome], front: Sequence[Record]
+        self,
+        job: Job[S],
+        evaluators: Sequence[Evaluator],
+        genomes: Sequence[Genome],
+        front: Sequence[Record],
+        before: Lot[S] | None = None,
     ) -> None:
         self._job, self._evaluators, self._front = job, evaluators, front
         self._subnets = job.subnetworks(genomes)
-        self._sessions = {e.name: e.session(self._subnets) for e in evaluators if isinstance(e, BatchEvaluator)}
+        earlier = {} if before is None else before.sessions
+        # By evaluator; those of an evaluator that does not measure here wait for a lot in which it does.
+        self.sessions: dict[str, Session] = earlier | {
+            e.name: e.session(self._subnets, earlier.get(e.name)) for e in evaluators if isinstance(e, BatchEvaluator)
+        }
 
     def measure(self, position: int, known: Mapping[str, Measurement]) -> Iterator[Began | Outcome]:
         """Measure the sub-network at `position`: each evaluator as it begins, and at last the outcome.
@@ -146,10 +156,10 @@ class Lot(Generic[S]):
         yield Outcome(measured)
 
     def _measurement(self, evaluator: Evaluator, position: int, measured: Mapping[str, Measurement]) -> Measurement:
-        if evaluator.name not in self._sessions:
+        if not isinstance(evaluator, BatchEvaluator):
             return evaluator(self._subnets[position])
         rival = best_rival(self._job.evaluators, evaluator, measured, self._front, self._job.optimized)
-        return self._sessions[evaluator.name].measure(position, rival)
+        return self.sessions[evaluator.name].measure(position, rival)
 
     def _shared_device(self, evaluator: Evaluator) -> AbstractContextManager[None]:
         """Whoever times waits until this is over; an evaluator that times sees to it itself."""

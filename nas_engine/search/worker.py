@@ -162,7 +162,7 @@ class Worker(Generic[S]):
     def _begin(self, share: Share) -> None:
         genomes = [np.array(key, dtype=np.int64) for key in share.genomes]
         evaluators = self.job.alone if share.alone else self.job.shared
-        self._lot = Lot(self.job, evaluators, genomes, share.front)
+        self._lot = Lot(self.job, evaluators, genomes, share.front, self._lot)
         self._lot_threads = self._threads_alone if share.alone else None
 
 
