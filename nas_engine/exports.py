@@ -41,14 +41,32 @@ class WithoutSupernet:
         )
 
 
-def write_json(contents: LedgerContents, path: str | Path) -> Path:
+@dataclass(frozen=True)
+class Saved:
+    """A search as it lies in a ledger or file.
+
+    Args:
+        contents: what was measured.
+        objectives: names of what was to be optimized; None where that was not kept.
+        constraints: as they were written.
+    """
+
+    contents: LedgerContents
+    objectives: tuple[str, ...] | None = None
+    constraints: tuple[str, ...] = ()
+
+
+def write_json(saved: Saved, path: str | Path) -> Path:
     """Write a search as one JSON object; floats keep every digit."""
+    contents = saved.contents
     data = {
         "format": _FORMAT,
         "version": _VERSION,
         "model": contents.model,
         "space": contents.space.to_json(),
         "objectives": [dict(zip(("name", "direction", "unit"), o, strict=True)) for o in contents.objectives],
+        "optimized": saved.objectives,
+        "constraints": saved.constraints,
         "evaluations": [
             {
                 "genome": list(record.genome),
@@ -63,7 +81,7 @@ def write_json(contents: LedgerContents, path: str | Path) -> Path:
     return Path(path)
 
 
-def read_json(path: str | Path) -> LedgerContents:
+def read_json(path: str | Path) -> Saved:
     """The search that `write_json` wrote.
 
     Raises:
@@ -73,7 +91,7 @@ def read_json(path: str | Path) -> LedgerContents:
         data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
         if data["format"] != _FORMAT or data["version"] != _VERSION:
             raise ValueError(f"its format is {data['format']!r}, version {data['version']!r}")
-        return LedgerContents(
+        contents = LedgerContents(
             SearchSpace.from_json(data["space"]),
             data["model"],
             tuple((o["name"], o["direction"], o["unit"]) for o in data["objectives"]),
@@ -82,6 +100,8 @@ def read_json(path: str | Path) -> LedgerContents:
                 for e in data["evaluations"]
             ),
         )
+        optimized = data.get("optimized")
+        return Saved(contents, None if optimized is None else tuple(optimized), tuple(data.get("constraints", ())))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LedgerError(
             f"{path} cannot be read as a result ({type(error).__name__}: {error}); give a file that to_json wrote."

@@ -20,8 +20,9 @@ from nas_engine import exports, plots
 from nas_engine.confirmation import ConfirmedFront, confirm
 from nas_engine.dominance import non_dominated
 from nas_engine.importance import gene_importance, layer_table
-from nas_engine.search.constraints import Constraint, violations
+from nas_engine.search.constraints import Constraint, parse_constraints, violations
 from nas_engine.search.errors import SelectionError
+from nas_engine.search.goal import positions_of
 from nas_engine.search.ledger import LedgerContents, Record, Storage, read_ledger
 from search_spaces import Configuration, SearchSpace
 
@@ -95,24 +96,38 @@ class SearchResult(Generic[S]):
         self.frame = self._table(records)
 
     @classmethod
-    def load(cls, storage: str | Path, supernet: Searched[S] | None = None) -> SearchResult[S]:
+    def load(
+        cls,
+        storage: str | Path,
+        supernet: Searched[S] | None = None,
+        objectives: Sequence[str] | None = None,
+        constraints: Sequence[str] | None = None,
+    ) -> SearchResult[S]:
         """A search as its ledger or a file of `to_json` holds it, its rows in the order in which they were measured.
 
         Args:
             storage: the run folder or database URL that the search was given, or a ``.json`` file.
             supernet: the one that was searched; without it there are the table, the front and the figures, and no
                 sub-networks.
+            objectives: as `search` takes them; None takes those of the file, and all of a ledger, which holds
+                measurements and not what they were for.
+            constraints: likewise; None takes those of the file, and none of a ledger.
 
         Raises:
             LedgerError: nothing to read there, or another super-network's.
+            SearchError: an unknown objective, or a constraint that cannot be read.
         """
-        saved = exports.read_json(storage) if str(storage).endswith(".json") else read_ledger(storage)
-        if supernet is not None:
-            exports.require_same(saved, supernet.space, supernet.fingerprint(), storage)
-        searched = exports.WithoutSupernet(saved.space, saved.model) if supernet is None else supernet
-        objectives = [Objective(*described) for described in saved.objectives]
         is_file = str(storage).endswith(".json")
-        return cls(searched, objectives, saved.records, storage=None if is_file else storage)
+        saved = exports.read_json(storage) if is_file else exports.Saved(read_ledger(storage))
+        found = saved.contents
+        if supernet is not None:
+            exports.require_same(found, supernet.space, supernet.fingerprint(), storage)
+        searched = exports.WithoutSupernet(found.space, found.model) if supernet is None else supernet
+        names = [name for name, _, _ in found.objectives]
+        optimized = positions_of(saved.objectives if objectives is None else objectives, names)
+        columns = [Objective(*described, i in optimized) for i, described in enumerate(found.objectives)]
+        kept = parse_constraints(saved.constraints if constraints is None else constraints, names)
+        return cls(searched, columns, found.records, kept, None if is_file else storage)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -328,10 +343,11 @@ class SearchResult(Generic[S]):
         return exports.write_parquet(self._exported(rows), path)
 
     def to_json(self, path: str | Path) -> Path:
-        """Write everything as JSON: space, objectives and records, from which `load` makes the result again."""
+        """Write everything as JSON: space, objectives, constraints and records, from which `load` makes it again."""
         objectives = tuple((o.name, o.direction, o.unit) for o in self.objectives)
-        saved = LedgerContents(self.supernet.space, self.supernet.fingerprint(), objectives, self.records)
-        return exports.write_json(saved, path)
+        contents = LedgerContents(self.supernet.space, self.supernet.fingerprint(), objectives, self.records)
+        optimized, constraints = (o.name for o in self._optimized), (c.text for c in self.constraints)
+        return exports.write_json(exports.Saved(contents, tuple(optimized), tuple(constraints)), path)
 
     def _exported(self, rows: Rows) -> pd.DataFrame:
         if rows not in ("front", "all"):

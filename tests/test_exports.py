@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from nas_engine.front import SearchResult
-from nas_engine.search import LedgerError, SelectionError
+from nas_engine.search import LedgerError, SearchError, SelectionError
 from nas_engine.search.loop import search
 from tests.ordered import Cost, Ordered, Quality, space_of
 from tests.test_search import Failing, raising
@@ -98,3 +98,17 @@ def test_hypervolume_figure_states_its_reference_point() -> None:
     told = result.plot_hypervolume().texts[0].get_text()
     point = result.reference_point()
     assert told == f"from the point\naccuracy {point['accuracy']:.4g}\nlatency {point['latency']:.4g} ms"
+
+
+@pytest.mark.parametrize("kind", ["journal", "json"])
+def test_bounds_and_objectives_are_those_of_the_search(tmp_path, kind: str) -> None:
+    goal = {"objectives": ["accuracy"], "constraints": ["latency <= 0.6 * reference"]}
+    arguments = {"evaluations": 40, "population": 10, "storage": tmp_path, "progress": False}
+    result = search(Ordered(space_of()), [Failing(raising), Cost()], **arguments, **goal)
+    path = result.to_json(tmp_path / "result.json")
+    opened = SearchResult.load(path) if kind == "json" else SearchResult.load(tmp_path, **goal)
+    assert (opened.objectives, opened.constraints) == (result.objectives, result.constraints)
+    pd.testing.assert_frame_equal(opened.frame, result.frame)
+    assert 0 < opened.frame["feasible"].sum() < len(opened)
+    with pytest.raises(SearchError, match="'memory'; choose among the evaluators: accuracy, latency"):
+        SearchResult.load(path, objectives=["memory"])

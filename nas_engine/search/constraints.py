@@ -43,6 +43,15 @@ class Constraint:
     reference: str = ""
 
 
+def parse_constraints(texts: Sequence[str], names: Sequence[str]) -> tuple[Constraint, ...]:
+    """Read constraints, or a single text.
+
+    Raises:
+        SearchError: as `parse_constraint`.
+    """
+    return tuple(parse_constraint(text, names) for text in ([texts] if isinstance(texts, str) else texts))
+
+
 def parse_constraint(text: str, names: Sequence[str]) -> Constraint:
     """Read a constraint.
 

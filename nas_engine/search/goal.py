@@ -10,10 +10,24 @@ import numpy.typing as npt
 
 from evaluators import Evaluator
 from nas_engine.search.computed import LayerTables, Score, tabulate
-from nas_engine.search.constraints import Constraint, parse_constraint, violations
+from nas_engine.search.constraints import Constraint, parse_constraints, violations
 from nas_engine.search.driver import DriverProblem, Objectives, Violations
 from nas_engine.search.errors import SearchError
 from search_spaces import Genome, SearchSpace
+
+
+def positions_of(objectives: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...]:
+    """Where the objectives are among the evaluators' names; None takes all.
+
+    Raises:
+        SearchError: an objective that no evaluator has, or none at all.
+    """
+    wanted = list(names) if objectives is None else list(objectives)
+    unknown = [name for name in wanted if name not in names]
+    if unknown or not wanted:
+        what = f"{unknown[0]!r}" if unknown else "nothing"
+        raise SearchError(f"objectives names {what}; choose among the evaluators: {', '.join(names)}.")
+    return tuple(i for i, name in enumerate(names) if name in wanted)
 
 
 @dataclass(frozen=True)
@@ -47,15 +61,7 @@ class Goal:
             SearchError: an objective that no evaluator has, none at all, or a constraint that cannot be read.
         """
         names = [evaluator.name for evaluator in evaluators]
-        wanted = names if objectives is None else list(objectives)
-        unknown = [name for name in wanted if name not in names]
-        if unknown or not wanted:
-            what = f"{unknown[0]!r}" if unknown else "nothing"
-            raise SearchError(f"objectives names {what}; choose among the evaluators: {', '.join(names)}.")
-        if isinstance(constraints, str):
-            constraints = [constraints]
-        optimized = tuple(i for i, name in enumerate(names) if name in wanted)
-        return cls(tuple(evaluators), optimized, tuple(parse_constraint(text, names) for text in constraints))
+        return cls(tuple(evaluators), positions_of(objectives, names), parse_constraints(constraints, names))
 
     @property
     def signs(self) -> npt.NDArray[np.float64]:
