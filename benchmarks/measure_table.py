@@ -117,8 +117,8 @@ def main() -> None:
     splits = task_splits(task, 64 if given.quick else 5000, count, 2, seed=0)
     with tempfile.TemporaryDirectory() as temporary:
         given.folder = given.folder or Path(temporary)
-        trained(given, splits.train)
-        supernet = SuperNetwork.load(given.folder / "supernet", torch.float32 if given.quick else torch.bfloat16)
+        supernet = trained(given, splits.train)
+        supernet.model.to(torch.float32 if given.quick else torch.bfloat16)  # type: ignore[arg-type]
         reduced = Reduced(supernet, (1,) * len(supernet.layers) if given.quick else GROUPS)
         result = search(
             reduced,

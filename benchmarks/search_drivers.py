@@ -6,7 +6,8 @@ and ``measured``, a table of real measurements, where `benchmarks/data` has one 
 Baselines: ``plain-nsga2`` is pymoo's NSGA-II with its own defaults for integers (random start, simulated binary
 crossover and polynomial mutation, rounded). ``optuna-nsga2``, ``optuna-tpe`` and ``random`` are Optuna's samplers and
 random search as this project runs them: they begin with the largest, smallest and median sub-network, which makes
-them stronger than from scratch.
+them stronger than from scratch. ``syne-tune``, where it is installed, is its multi-objective regularized evolution,
+which whittle searches by (see `benchmarks._syne_tune`).
 
 Hypervolume is that of the *true* objectives of everything evaluated: drivers see noisy scores, the yardstick has no
 noise (in a measured table the table's scores are the truth). Objectives are scaled so that the better of the largest
@@ -43,6 +44,7 @@ from benchmarks._common import arguments, print_json
 from benchmarks._discrete_problems import PYMOO_PROBLEMS, pymoo_problem
 from benchmarks._lonas96 import lonas_problem
 from benchmarks._search_problem import BenchmarkProblem
+from benchmarks._syne_tune import INSTALLED, SyneTune
 from benchmarks._table import TABLE, table_problem
 from nas_engine.search import DRIVERS, DriverProblem
 from nas_engine.search.drivers import DriverFactory
@@ -50,7 +52,7 @@ from nas_engine.search.pymoo_driver import PymooDriver
 from search_spaces import Genome
 
 Array = npt.NDArray[np.float64]
-BASELINES = ("plain-nsga2", "optuna-nsga2", "optuna-tpe", "random")
+BASELINES = ("plain-nsga2", "optuna-nsga2", "optuna-tpe", "random", "syne-tune")
 POPULATION = 20
 
 
@@ -186,7 +188,9 @@ def main() -> None:
     parser.add_argument("--drivers", default="", help="names, separated by commas; all but optuna-gp by default")
     parser.add_argument("--figures", type=Path, help="folder for figures")
     given = parser.parse_args()
-    makers: dict[str, DriverFactory] = {"plain-nsga2": PlainNsga2, **DRIVERS}
+    makers: dict[str, DriverFactory] = {"plain-nsga2": PlainNsga2, **DRIVERS} | (
+        {"syne-tune": SyneTune} if INSTALLED else {}
+    )
     names = given.drivers.split(",") if given.drivers else [n for n in makers if n not in ("optuna-gp", "auto")]
     wanted = given.problems.split(",") if given.problems else []
     if given.quick:
