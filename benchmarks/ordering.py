@@ -2,7 +2,8 @@
 
 Perplexity, and the accuracy of the next token, on texts that the calibration did not see, at 87.5, 75, 62.5 and 50 % of
 the MLP width: channels as the checkpoint has them, by the L2 norm of their weights, by Wanda's scores summed over gate,
-up and down, and ours (`nas_engine.supernet.ordering`).
+up and down, and ours (`nas_engine.supernet.ordering`); and ours with the weights of down fitted to each width
+(`nas_engine.supernet.refit`).
 
 Run as ``python -m benchmarks.ordering [--quick] [--data questions.jsonl]``.
 """
@@ -62,15 +63,21 @@ def quality(supernet: SuperNetwork, batches: list[Batch]) -> tuple[float, float]
     return math.exp(losses / count), hits / count
 
 
+def qualities(supernet: SuperNetwork, batches: list[Batch]) -> dict[str, tuple[float, float]]:
+    """`quality` at every width, channels as they are."""
+    result = {}
+    for i, width in enumerate(reversed(WIDTHS)):
+        supernet.activate_genome([i] * len(supernet.space))
+        result[f"{100 * width:g}"] = quality(supernet, batches)
+    return result
+
+
 @torch.no_grad()
 def by_width(supernet: SuperNetwork, score: Score, batches: list[Batch]) -> dict[str, tuple[float, float]]:
     """`quality` at every width with the channels in order of `score`; the original order is put back."""
     for layer in supernet.layers:
         layer.permute("channels", score(layer).argsort(descending=True, stable=True))
-    result = {}
-    for i, width in enumerate(reversed(WIDTHS)):
-        supernet.activate_genome([i] * len(supernet.space))
-        result[f"{100 * width:g}"] = quality(supernet, batches)
+    result = qualities(supernet, batches)
     for layer in supernet.layers:
         layer.permute("channels", layer.orders["channels"].argsort())
     return result
@@ -82,12 +89,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a JSONL file of questions; without it, generated problems")
     given = parser.parse_args()
     model, tokenizer = load(given.quick)
-    calibration, evaluation = texts(given.data, 8 if given.quick else 64, 8 if given.quick else 96)
+    calibration, evaluation = texts(given.data, 8 if given.quick else 256, 8 if given.quick else 96)
     supernet = SuperNetwork.from_pretrained(model, mlp_width((1.0, *WIDTHS)), tokenizer)
     batches = [batch_of(evaluation[i : i + 8], tokenizer) for i in range(0, len(evaluation), 8)]
-    norms = input_norms(model, supernet.elastic_linears, [batch_of(calibration, tokenizer)])
+    calibrating = [batch_of(calibration[i : i + 32], tokenizer) for i in range(0, len(calibration), 32)]
+    norms = input_norms(model, supernet.elastic_linears, calibrating)
     original = quality(supernet, batches)
     measured = {name: by_width(supernet, score, batches) for name, score in scores(norms).items()}
+    supernet.activate_genome(supernet.space.largest)
+    supernet.order_by_importance(calibrating, refit=True)
+    measured["ours_refitted"] = qualities(supernet, batches)
     figures = {
         f"{what}_{width}": {"original": round(original[i], 4)}
         | {name: round(at[width][i], 4) for name, at in measured.items()}

@@ -6,7 +6,7 @@ No channel is masked or copied: active weights are views of the first rows and c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -78,6 +78,7 @@ class ElasticLinear(nn.Module):
         self.active_in, self.active_rank = self.in_features, rank
         self.active_parts = self.parts
         self.scaling = alpha / rank if rank else 0.0
+        self._refits: dict[int, Tensor] = {}  # by active inputs, each (outputs, active_in)
         self._sparsity: tuple[Any, float] = (None, 0.0)  # counted once for each weight and size
         self.dropout = nn.Dropout(dropout)
         if rank:
@@ -137,9 +138,7 @@ class ElasticLinear(nn.Module):
             return F.linear(x, self.combined_weight().to(x.dtype), self.active_bias)
         if self._merges(x):
             return F.linear(x, self._added_weight(), self.active_bias)
-        weight = self.matrix
-        if self.active_in != self.in_features:
-            weight = weight[:, : self.active_in]
+        weight = self._reading_weight
         outputs = [F.linear(x, weight[rows], None if self.bias is None else self.bias[rows]) for rows in self._rows]
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
         if self.lora_A is None or self.lora_B is None:
@@ -170,7 +169,15 @@ class ElasticLinear(nn.Module):
     @property
     def active_weight(self) -> Tensor:
         """The frozen weight's active slice, shape (active_out, active_in); a view unless parts are cut."""
-        return self._active_outputs(self.matrix)[:, : self.active_in]
+        return self._active_outputs(self._reading_weight)
+
+    @property
+    def _reading_weight(self) -> Tensor:
+        """The frozen weight of the active inputs, shape (outputs, active_in): a prefix, or what was fitted to them."""
+        if self.active_in == self.in_features:
+            return self.matrix
+        fitted = self._refits.get(self.active_in)
+        return self.matrix[:, : self.active_in] if fitted is None else fitted
 
     @property
     def active_bias(self) -> Tensor | None:
@@ -212,6 +219,16 @@ class ElasticLinear(nn.Module):
             weight = dequantize(quantize(weight, grid), grid)
         self.weight.data = weight.T if self.transposed else weight
         self.grid = grid
+        self.refits = {}
+
+    @property
+    def refits(self) -> Mapping[int, Tensor]:
+        """The weights fitted to fewer active inputs, by how many, each of shape (out_features, active_in)."""
+        return self._refits
+
+    @refits.setter
+    def refits(self, weights: Mapping[int, Tensor]) -> None:
+        self._refits = dict(weights)
         self._sparsity = (None, 0.0)
 
     @property
@@ -279,12 +296,13 @@ class ElasticLinear(nn.Module):
         for tensor in (self.matrix, self.bias, self.lora_B):
             if tensor is not None:
                 tensor.copy_(tensor[order])
+        self.refits = {size: weight[order] for size, weight in self._refits.items()}
         if self.grid is not None:
             self.grid = self.grid.reordered(order)
 
     @torch.no_grad()
     def permute_inputs(self, order: Tensor) -> None:
-        """Reorder the input channels, adapter included.
+        """Reorder the input channels, adapter included; weights fitted to the first of them are dropped.
 
         Raises:
             ValueError: they are in groups on a grid.
@@ -297,10 +315,12 @@ class ElasticLinear(nn.Module):
         for tensor in (self.matrix, self.lora_A):
             if tensor is not None:
                 tensor.copy_(tensor[:, order])
+        self.refits = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ElasticLinear:
-        # A grid is data, no parameter, but it moves and is cast with the weight.
+        # A grid and fitted weights are data, no parameters, but they move and are cast with the weight.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.refits = {size: fn(weight) for size, weight in self._refits.items()}
         if self.grid is not None:
             self.grid = replace(self.grid, scale=fn(self.grid.scale), zero_point=fn(self.grid.zero_point))
         return self

@@ -194,9 +194,9 @@ class ElasticLayer:
         """Reorder heads or channels in all their projections; `order` holds the current indices in their new order."""
         for name, linear in self._of(unit):
             if name in _READERS:
-                linear.permute_inputs(_spread(order, [linear.in_features // len(order)]))
+                linear.permute_inputs(spread(order, [linear.in_features // len(order)]))
             else:
-                linear.permute_outputs(_spread(order, [part // len(order) for part in linear.parts]))
+                linear.permute_outputs(spread(order, [part // len(order) for part in linear.parts]))
         before = self.orders.get(unit, torch.arange(len(order)))
         self.orders[unit] = before[order.cpu()]
         if unit == "heads" and self._head_bias is not None:
@@ -208,14 +208,12 @@ class ElasticLayer:
         linear = self.linears[name]
         if order is None:
             return slice(None)
-        return _spread(order, [part // len(order) for part in linear.parts]).argsort()
+        return spread(order, [part // len(order) for part in linear.parts]).argsort()
 
     def original_inputs(self, name: str) -> Tensor | slice:
         """Index that brings the inputs of a projection back to the original model's order."""
         order = self.orders.get(_READERS[name]) if name in _READERS else None
-        return (
-            slice(None) if order is None else _spread(order, [self.linears[name].in_features // len(order)]).argsort()
-        )
+        return slice(None) if order is None else spread(order, [self.linears[name].in_features // len(order)]).argsort()
 
     def _of(self, unit: Unit) -> list[tuple[str, ElasticLinear]]:
         return [(name, linear) for name, linear in self.linears.items() if _unit(self.family, name) == unit]
@@ -238,7 +236,7 @@ def _unit(family: Family, name: str) -> Unit:
     return _UNIT[family.held(name)[0]]  # type: ignore[return-value]
 
 
-def _spread(order: Tensor, unit_sizes: list[int]) -> Tensor:
+def spread(order: Tensor, unit_sizes: list[int]) -> Tensor:
     """The channels of units in `order`, part after part, each unit being so many channels wide in each part."""
     starts = accumulate((size * len(order) for size in unit_sizes[:-1]), initial=0)
     channels = [

@@ -9,7 +9,7 @@ down, than weight norms and than first-order Taylor scores; `benchmarks.ordering
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import torch
@@ -30,7 +30,6 @@ def final_states(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
     return torch.cat(states)
 
 
-@torch.no_grad()
 def input_norms(
     model: PreTrainedModel, modules: Mapping[str, nn.Module], batches: Iterable[Batch]
 ) -> dict[str, Tensor]:
@@ -44,13 +43,24 @@ def input_norms(
     Returns:
         a vector of shape (inputs,) for each module.
     """
-    squares: dict[str, Tensor] = {}
+    squares = listened(model, modules, batches, lambda inputs: inputs.pow(2).sum(0))
+    return {name: total.sqrt() for name, total in squares.items()}
+
+
+@torch.no_grad()
+def listened(
+    model: PreTrainedModel,
+    modules: Mapping[str, nn.Module],
+    batches: Iterable[Batch],
+    statistic: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """The sum over `batches` of a statistic of what each of `modules` reads, shape (tokens, inputs), in fp32."""
+    totals: dict[str, Tensor] = {}
     mask = torch.empty(0)
 
     def listen(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        inputs = args[0].flatten(0, -2)[mask]  # (tokens, inputs); OPT flattens its rows itself
-        total = inputs.float().pow(2).sum(0)
-        squares[name] = squares[name] + total if name in squares else total
+        found = statistic(args[0].flatten(0, -2)[mask].float())  # OPT flattens its rows itself
+        totals[name] = totals[name] + found if name in totals else found
 
     handles = [module.register_forward_pre_hook(partial(listen, name)) for name, module in modules.items()]
     try:
@@ -60,4 +70,9 @@ def input_norms(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: total.sqrt() for name, total in squares.items()}
+    return totals
+
+
+def order_of(importance: Tensor) -> Tensor:
+    """The indices of units, the most important first."""
+    return importance.argsort(descending=True, stable=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 ORDER_KEYS: dict[str, Unit] = {"channel_order": "channels", "head_order": "heads"}
+REFIT = ".refit."  # between a module and a number of inputs
 _SAMPLES = 64  # weights of each tensor that the base's fingerprint looks at
 
 
@@ -43,7 +44,7 @@ class SavedSuperNetwork:
 
 
 def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
-    """Every adapter tensor and order of heads and channels of `supernet`, by name."""
+    """Every adapter tensor, order of heads and channels and refitted weight of `supernet`, by name."""
     tensors = {
         f"layers.{layer.index}.{key}": layer.orders[unit]
         for layer in supernet.layers
@@ -53,6 +54,7 @@ def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
     for name, layer in supernet.elastic_linears.items():
         if layer.lora_A is not None and layer.lora_B is not None:
             tensors |= {f"{name}.lora_A": layer.lora_A.detach(), f"{name}.lora_B": layer.lora_B.detach()}
+        tensors |= {f"{name}{REFIT}{size}": weight for size, weight in layer.refits.items()}
     for path, module in supernet.head.items():
         tensors |= {f"head.{path}.{name}": tensor.detach() for name, tensor in module.state_dict().items()}
     return tensors

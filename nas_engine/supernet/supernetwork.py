@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.compression.checkpoint import load_base
 from nas_engine.compression.database import LayerDatabase
+from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.quantization import Quantization
 from nas_engine.supernet.combination import COMBINATIONS
 from nas_engine.supernet.compressed_base import prepare_base
@@ -23,10 +24,12 @@ from nas_engine.supernet.extraction import absent_layers, bypassed
 from nas_engine.supernet.families import Family, family_of
 from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer, Unit
 from nas_engine.supernet.levels import Levels
-from nas_engine.supernet.ordering import Batch, final_states, input_norms
+from nas_engine.supernet.ordering import Batch, final_states, input_norms, order_of
 from nas_engine.supernet.peft_import import load_adapter
+from nas_engine.supernet.refit import order_and_refit
 from nas_engine.supernet.storage import (
     ORDER_KEYS,
+    REFIT,
     adapter_tensors,
     base_fingerprint,
     fingerprint,
@@ -302,21 +305,50 @@ class SuperNetwork:
         return all(unit in self.layers[i].orders for i, unit in self._elastic_units())
 
     @torch.no_grad()
-    def order_by_importance(self, batches: Iterable[Batch]) -> None:
+    def order_by_importance(self, batches: Iterable[Batch], refit: bool = False) -> None:
         """Sort heads and channels wherever their number is elastic, the most important first.
 
         The largest sub-network computes the same as before. See `nas_engine.supernet.ordering`.
 
         Args:
             batches: calibration texts as `input_ids` and `attention_mask` of shape (rows, tokens).
+            refit: fit the weights that read fewer heads or channels to what they leave out, one weight for each
+                width: narrow sub-networks lose much less, for the memory of these weights. Give it several times as
+                many tokens as a layer has channels. See `nas_engine.supernet.refit`.
+
+        Raises:
+            CompressionError: `refit` is set, and the base is sparse or quantized (see `refits`).
         """
+        if refit and not self.refits:
+            raise CompressionError(
+                "weights fitted to a width would fill the zeros of a sparse base or leave the grid of a quantized one; "
+                "order with refit=False, or refit before the base is compressed."
+            )
         self.activate_genome(self.space.largest)
         self.model.eval()
         units = {f"layers.{i}.{READERS[unit]}": (self.layers[i], unit) for i, unit in self._elastic_units()}
-        norms = input_norms(self.model, {module: self.elastic_linears[module] for module in units}, batches)
-        for module, (layer, unit) in units.items():
-            importance = layer.importance(unit, norms[module])
-            layer.permute(unit, importance.argsort(descending=True, stable=True))
+        if refit:
+            order_and_refit(self.model, units, self.sizes_read, batches)
+            return
+        readers = {module: self.elastic_linears[module] for module in units}
+        for module, norms in input_norms(self.model, readers, batches).items():
+            layer, unit = units[module]
+            layer.permute(unit, order_of(layer.importance(unit, norms)))
+
+    @property
+    def refits(self) -> bool:
+        """Whether weights may be fitted to narrower widths: a sparse or quantized base would not stay one."""
+        plain = self.quantization is None and self.database is None and self.adapter.combination == "plain"
+        readers = [self.layers[i].linears[READERS[unit]] for i, unit in self._elastic_units()]
+        return plain and not any(reader.sparsity for reader in readers)
+
+    def sizes_read(self, layer: int, unit: Unit) -> list[int]:
+        """How many inputs the reader of heads or channels may have in the space, all of them left out."""
+        dimension, size = (WIDTH, 1) if unit == "channels" else (HEADS, self.layers[layer].head_size)
+        module = f"layers.{layer}.{READERS[unit]}"
+        values = {v for c in self.space.choices if c.dimension == dimension and module in c.modules for v in c.values}
+        full = self.elastic_linears[module].in_features
+        return sorted(int(v) * size for v in values if int(v) * size < full)
 
     @torch.no_grad()
     def block_importance(self, batches: Sequence[Batch]) -> dict[str, float]:
@@ -371,6 +403,12 @@ class SuperNetwork:
                 # `current` and `tensor` both hold original indices; compose the way back with the way there.
                 layer.permute(unit, current.argsort()[tensor.cpu()].to(self.model.device))
         for module, linear in self.elastic_linears.items():
+            start = f"{module}{REFIT}"
+            linear.refits = {
+                int(key.removeprefix(start)): weight.to(linear.weight)
+                for key, weight in tensors.items()
+                if key.startswith(start)
+            }
             if linear.lora_A is not None and linear.lora_B is not None:
                 linear.lora_A.copy_(tensors[f"{module}.lora_A"])
                 linear.lora_B.copy_(tensors[f"{module}.lora_B"])

@@ -33,7 +33,7 @@ from nas_engine.training.strategies import STRATEGIES, Strategy, genomes_of_batc
 from nas_engine.training.visits import Visits
 from search_spaces import Genome
 
-_CALIBRATION_EXAMPLES = 64
+_CALIBRATION_EXAMPLES, _CALIBRATION_ROWS = 256, 32
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,10 @@ def train(
 ) -> TrainingReport:
     """Fine-tune the adapters of `supernet` while sub-networks take turns; the base stays frozen.
 
-    Channels are ordered by importance first where a width is elastic and they are not yet ordered. AdamW; the learning
-    rate rises linearly over the warm-up and falls to zero as a cosine. Interrupted with a `checkpoint` folder, the
-    same call goes on where it stopped and ends as if it had not been interrupted.
+    Where a width is elastic and channels are not yet ordered, they are ordered by importance first, and narrower widths
+    get weights fitted to them (`SuperNetwork.order_by_importance`). AdamW; the learning rate rises linearly over the
+    warm-up and falls to zero as a cosine. Interrupted with a `checkpoint` folder, the same call goes on where it
+    stopped and ends as if it had not been interrupted.
 
     Args:
         train_set: prompts with completions, such as questions; the loss is taken on the completions.
@@ -159,7 +160,7 @@ def train(
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
     if not supernet.ordered:
-        supernet.order_by_importance([run.batch(range(min(len(examples), _CALIBRATION_EXAMPLES)))])
+        supernet.order_by_importance(run.calibration(), refit=supernet.refits)
     started = time.perf_counter()
     with progress_bar("Training", steps, enabled=progress, completed=resumed_at) as bar:
         try:
@@ -229,6 +230,11 @@ class _Run:
         tokenizer = self.supernet.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         return batch_of([self.examples[i] for i in indices], pad, self.supernet.model.device)
+
+    def calibration(self) -> list[dict[str, Tensor]]:
+        """The first examples, those of similar length together."""
+        first = sorted(range(min(len(self.examples), _CALIBRATION_EXAMPLES)), key=self.lengths.__getitem__)
+        return [self.batch(first[i : i + _CALIBRATION_ROWS]) for i in range(0, len(first), _CALIBRATION_ROWS)]
 
     def step(self, step: int) -> float:
         s, supernet = self.settings, self.supernet

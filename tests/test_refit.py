@@ -1,0 +1,104 @@
+"""Weights fitted to a width are least-squares solutions, and a sub-network with them leaves as it is."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas_engine import SuperNetwork
+from nas_engine.compression import CompressionError, sparsify
+from nas_engine.supernet import refit
+from nas_engine.supernet.refit import refitted
+from search_spaces import attention_heads, lora_rank, mlp_width
+from tests.supernets import DECODERS, EVERY_DIMENSION, FAMILIES, TOKENS, random_adapters, supernetwork
+from tests.tiny import tiny_llama
+
+BATCHES = [{"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}]
+SPACE = lora_rank((4, 2), ("q", "down")) + mlp_width((1.0, 0.75, 0.5)) + attention_heads((1.0, 0.5))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 999), kept=st.integers(1, 7), tokens=st.integers(2, 40))
+def test_refit_is_the_ridge_solution(seed: int, kept: int, tokens: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, 8, generator=generator, dtype=torch.double) @ torch.randn(8, 8, dtype=torch.double)
+    weight = torch.randn(3, 8, generator=generator, dtype=torch.double)
+    # min over Ŵ of ||X Wᵀ - X_K Ŵᵀ||² + λ ||Ŵ - W_K||², as one least-squares problem.
+    damping = refit._DAMPING * (x.T @ x).diagonal().mean()
+    rows = torch.cat([x[:, :kept], damping.sqrt() * torch.eye(kept, dtype=torch.double)])
+    missed = torch.cat([x[:, kept:] @ weight[:, kept:].T, torch.zeros(kept, 3, dtype=torch.double)])
+    expected = weight[:, :kept] + torch.linalg.lstsq(rows, missed).solution.T
+    assert torch.allclose(refitted(weight, x.T @ x, kept), expected, rtol=1e-6, atol=1e-8)
+
+
+@torch.inference_mode()
+def logits(supernet: SuperNetwork, configuration) -> torch.Tensor:
+    supernet.activate(configuration)
+    return supernet.model(TOKENS, use_cache=False).logits
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_refitted_subnetworks_leave_as_they_are(family: str) -> None:
+    supernet = supernetwork(FAMILIES[family](), EVERY_DIMENSION)
+    largest = supernet.space.configuration(supernet.space.largest)
+    original = logits(supernet, largest)
+    supernet.order_by_importance(BATCHES, refit=True)
+    assert any(linear.refits for linear in supernet.elastic_linears.values())
+    assert (logits(supernet, largest) - original).abs().max() < 1e-4
+    random_adapters(supernet)
+    for genome in supernet.space.sample(np.random.default_rng(0), 4):
+        subnet = supernet.subnetwork(supernet.space.configuration(genome))
+        extracted = subnet.extract()
+        with torch.inference_mode():
+            difference = extracted(TOKENS, use_cache=False).logits - logits(supernet, subnet.configuration)
+        assert difference.abs().max() < 1e-4
+        assert sum(p.numel() for p in extracted.parameters()) == subnet.parameter_count()
+
+
+def test_refit_comes_closer_to_the_whole_layer_than_a_prefix() -> None:
+    supernet = supernetwork(tiny_llama(), SPACE)
+    read = {}
+    for name in ("o", "down"):
+        linear = supernet.elastic_linears[f"layers.1.{name}"]
+        linear.register_forward_pre_hook(lambda module, args, name=name: read.update({name: args[0].flatten(0, -2)}))
+    supernet.order_by_importance(BATCHES, refit=True)
+    logits(supernet, supernet.space.configuration(supernet.space.largest))
+    for name, x in read.items():
+        linear = supernet.elastic_linears[f"layers.1.{name}"]
+        assert len(linear.refits) == (2 if name == "down" else 1)
+        for size, weight in linear.refits.items():
+            whole = x @ linear.matrix.T
+            fitted, cut = (x[:, :size] @ w.T - whole for w in (weight, linear.matrix[:, :size]))
+            assert fitted.norm() < cut.norm()
+
+
+def test_products_that_do_not_fit_are_taken_in_turns(monkeypatch) -> None:
+    together, in_turns = (supernetwork(tiny_llama(), SPACE) for _ in range(2))
+    together.order_by_importance(BATCHES, refit=True)
+    monkeypatch.setattr(refit, "_BYTES_AT_ONCE", 1)
+    in_turns.order_by_importance(BATCHES, refit=True)
+    state = in_turns.state()
+    assert all(torch.allclose(tensor, state[name], atol=1e-3) for name, tensor in together.state().items())
+
+
+def test_refits_are_saved_and_change_the_fingerprint(tmp_path) -> None:
+    supernet = supernetwork(tiny_llama(), SPACE)
+    supernet.order_by_importance(BATCHES)
+    before = supernet.fingerprint()
+    supernet.order_by_importance(BATCHES, refit=True)
+    assert supernet.fingerprint() != before
+    smallest = supernet.space.configuration(supernet.space.smallest)
+    supernet.save(tmp_path)
+    loaded = SuperNetwork.load(tmp_path)
+    assert loaded.fingerprint() == supernet.fingerprint()
+    assert torch.equal(logits(loaded, smallest), logits(supernet, smallest))
+
+
+def test_sparse_base_is_not_refitted() -> None:
+    model = tiny_llama()
+    sparsify(model, BATCHES, 0.5)
+    supernet = supernetwork(model, SPACE)
+    assert not supernet.refits
+    with pytest.raises(CompressionError, match="would fill the zeros of a sparse base"):
+        supernet.order_by_importance(BATCHES, refit=True)
