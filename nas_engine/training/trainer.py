@@ -33,7 +33,7 @@ from nas_engine.training.strategies import STRATEGIES, Strategy, genomes_of_batc
 from nas_engine.training.visits import Visits
 from search_spaces import Genome
 
-_CALIBRATION_EXAMPLES, _CALIBRATION_ROWS = 256, 32
+_ORDERING_EXAMPLES, _REFIT_EXAMPLES, _CALIBRATION_ROWS = 64, 256, 32
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def train(
     max_tokens: int = 1024,
     distill: bool = False,
     gradient_checkpointing: bool = False,
+    refit: bool = False,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -110,10 +111,9 @@ def train(
 ) -> TrainingReport:
     """Fine-tune the adapters of `supernet` while sub-networks take turns; the base stays frozen.
 
-    Where a width is elastic and channels are not yet ordered, they are ordered by importance first, and narrower widths
-    get weights fitted to them (`SuperNetwork.order_by_importance`). AdamW; the learning rate rises linearly over the
-    warm-up and falls to zero as a cosine. Interrupted with a `checkpoint` folder, the same call goes on where it
-    stopped and ends as if it had not been interrupted.
+    Channels are ordered by importance first where a width is elastic and they are not yet ordered. AdamW; the learning
+    rate rises linearly over the warm-up and falls to zero as a cosine. Interrupted with a `checkpoint` folder, the
+    same call goes on where it stopped and ends as if it had not been interrupted.
 
     Args:
         train_set: prompts with completions, such as questions; the loss is taken on the completions.
@@ -128,11 +128,14 @@ def train(
         distill: with the sandwich rule, the largest sub-network's predictions are what the others learn (in-place
             distillation: Yu and Huang, 2019, arXiv 1903.05134, section 3.3).
         gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
+        refit: where channels are ordered here, fit narrower widths to what they leave out; see
+            `SuperNetwork.order_by_importance`.
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
     Raises:
         ValueError: a setting out of its bounds, an empty training set or one with an example that does not fit, a
             super-network without adapters, or an encoder.
+        CompressionError: `refit` on a sparse or quantized base.
         CheckpointError: the folder holds a checkpoint of another run.
     """
     settings = TrainingSettings(
@@ -160,7 +163,7 @@ def train(
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
     if not supernet.ordered:
-        supernet.order_by_importance(run.calibration(), refit=supernet.refits)
+        supernet.order_by_importance(run.calibration(_REFIT_EXAMPLES if refit else _ORDERING_EXAMPLES), refit)
     started = time.perf_counter()
     with progress_bar("Training", steps, enabled=progress, completed=resumed_at) as bar:
         try:
@@ -231,9 +234,9 @@ class _Run:
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         return batch_of([self.examples[i] for i in indices], pad, self.supernet.model.device)
 
-    def calibration(self) -> list[dict[str, Tensor]]:
-        """The first examples, those of similar length together."""
-        first = sorted(range(min(len(self.examples), _CALIBRATION_EXAMPLES)), key=self.lengths.__getitem__)
+    def calibration(self, count: int) -> list[dict[str, Tensor]]:
+        """The first `count` examples, those of similar length together."""
+        first = sorted(range(min(len(self.examples), count)), key=self.lengths.__getitem__)
         return [self.batch(first[i : i + _CALIBRATION_ROWS]) for i in range(0, len(first), _CALIBRATION_ROWS)]
 
     def step(self, step: int) -> float:
