@@ -129,7 +129,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         strategy=settings.strategy,
         seed=settings.seed,
         checkpoint=folder / "training",
-        refit=supernet.refits,
+        refit=supernet.can_refit,
         progress=progress,
     )
     supernet.save(folder / "supernet")

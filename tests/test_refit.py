@@ -99,6 +99,6 @@ def test_sparse_base_is_not_refitted() -> None:
     model = tiny_llama()
     sparsify(model, BATCHES, 0.5)
     supernet = supernetwork(model, SPACE)
-    assert not supernet.refits
+    assert not supernet.can_refit
     with pytest.raises(CompressionError, match="would fill the zeros of a sparse base"):
         supernet.order_by_importance(BATCHES, refit=True)

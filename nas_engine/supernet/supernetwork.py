@@ -317,9 +317,9 @@ class SuperNetwork:
                 many tokens as a layer has channels. See `nas_engine.supernet.refit`.
 
         Raises:
-            CompressionError: `refit` is set, and the base is sparse or quantized (see `refits`).
+            CompressionError: `refit` is set, and the base is sparse or quantized (see `can_refit`).
         """
-        if refit and not self.refits:
+        if refit and not self.can_refit:
             raise CompressionError(
                 "weights fitted to a width would fill the zeros of a sparse base or leave the grid of a quantized one; "
                 "order with refit=False, or refit before the base is compressed."
@@ -336,7 +336,7 @@ class SuperNetwork:
             layer.permute(unit, order_of(layer.importance(unit, norms)))
 
     @property
-    def refits(self) -> bool:
+    def can_refit(self) -> bool:
         """Whether weights may be fitted to narrower widths: a sparse or quantized base would not stay one."""
         plain = self.quantization is None and self.database is None and self.adapter.combination == "plain"
         readers = [self.layers[i].linears[READERS[unit]] for i, unit in self._elastic_units()]
