@@ -170,7 +170,7 @@ class Racer(Quality):
 
     races = True
 
-    def session(self, subnets) -> "RacerSession":
+    def session(self, subnets, before=None) -> "RacerSession":
         return RacerSession(subnets)
 
 
