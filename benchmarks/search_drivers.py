@@ -153,7 +153,7 @@ def draw(traces: dict[str, list[Trace]], problem: str, folder: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.5, 4))
+    figure, axes = plt.subplots(figsize=(7.5, 4))
     styles = ["-", "--", "-.", ":"]
     ordered = sorted(traces, key=lambda name: -np.median([t.volumes[-1] for t in traces[name]]))
     for i, name in enumerate(ordered):
@@ -163,7 +163,7 @@ def draw(traces: dict[str, list[Trace]], problem: str, folder: Path) -> None:
         (line,) = axes.plot(count, middle, styles[i % 4], label=name, linewidth=1.2)
         axes.fill_between(count, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel="evaluations", ylabel="hypervolume of true objectives", title=problem)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"search_{problem}.png", dpi=200)
