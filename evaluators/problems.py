@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from evaluators.jsonl import decoded_lines
 
 
 class ProblemFileError(ValueError):
@@ -46,21 +47,10 @@ def load_problems(path: str | Path) -> list[Problem]:
     Raises:
         ProblemFileError: the file is missing, holds no problem, or a line is not of that form (the line is named).
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProblemFileError(f"{path} cannot be read: {error}.") from error
-    problems = [_parse(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
-    if not problems:
-        raise ProblemFileError(f"{path} holds no problem; give one JSON object a line.")
-    return problems
+    return [_problem(data, line, where) for where, line, data in decoded_lines(path, ProblemFileError, "problem")]
 
 
-def _parse(line: str, where: str) -> Problem:
-    try:
-        data: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ProblemFileError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from error
+def _problem(data: Any, line: str, where: str) -> Problem:
     if not isinstance(data, dict) or not all(isinstance(data.get(key), str) for key in ("question", "answer")):
         raise ProblemFileError(f'{where} must be an object with the texts "question" and "answer", not {line[:80]!r}.')
     try:

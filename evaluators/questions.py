@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluators.jsonl import decoded_lines
+
 
 class QuestionFileError(ValueError):
     """A file of questions cannot be read; the message names the line."""
@@ -59,14 +61,7 @@ def load_questions(path: str | Path) -> list[Question]:
     Raises:
         QuestionFileError: the file is missing, holds no question, or a line is not of that form (the line is named).
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise QuestionFileError(f"{path} cannot be read: {error}.") from error
-    questions = [_parse(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
-    if not questions:
-        raise QuestionFileError(f"{path} holds no question; give one JSON object a line.")
-    return questions
+    return [_question(data, line, where) for where, line, data in decoded_lines(path, QuestionFileError, "question")]
 
 
 def save_questions(questions: Iterable[Question], path: str | Path) -> None:
@@ -100,12 +95,9 @@ def split(questions: Sequence[Question], held_out: int, seed: int) -> tuple[list
     return kept, cut
 
 
-def _parse(line: str, where: str) -> Question:
+def _question(data: Any, line: str, where: str) -> Question:
     try:
-        data: Any = json.loads(line)
         question, choices, answer = data["question"], data["choices"], data["answer"]
-    except json.JSONDecodeError as error:
-        raise QuestionFileError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from error
     except (KeyError, TypeError):
         raise QuestionFileError(
             f'{where} must be an object with "question", "choices" and "answer", not {line[:80]!r}.'
