@@ -111,13 +111,19 @@ class PrefixReuse:
 
     def _keep(self, key: tuple[Hashable, int], output: Any, position: int) -> None:
         size = _bytes(output)
-        # What a later turn of this batch passes is of certain use; what is kept for other batches makes room.
-        stale = (k for k in list(self._kept) if self._last.get(k[1], -1) <= position)
-        while size > self._room and (oldest := next(stale, None)) is not None:
-            self._room += _bytes(self._kept.pop(oldest))
+        if size > self._room:
+            self._make_room(size, position)
         if size <= self._room:
             self._kept[key] = output
             self._room -= size
+
+    def _make_room(self, size: int, position: int) -> None:
+        """Forget the stalest outputs; what a later turn of this batch passes is of certain use, and stays."""
+        stale = [key for key in self._kept if self._last.get(key[1], -1) <= position]
+        for key in stale:
+            if size <= self._room:
+                return
+            self._room += _bytes(self._kept.pop(key))
 
 
 @contextmanager
