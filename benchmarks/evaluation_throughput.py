@@ -24,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,11 +218,11 @@ def main() -> None:
     last = searched[-1]
     subnets = [supernet.subnetwork(supernet.space.configuration(genome)) for genome in last.genomes]
     sample = subnets[:: max(1, len(subnets) // given.sample)][: given.sample]
-    engine = [timed(partial(alone, subnet)) for subnet in sample]
+    engine = [timed(lambda s=s: alone.scores(s.model, tokenizer).tolist()) for s in sample]  # type: ignore[misc]
     plain_loop = [timed(lambda s=s: plain(s.model, tokenizer, questions)) for s in sample]  # type: ignore[misc]
     harnessed = [found for s in sample[:2] if (found := harness(s.model, tokenizer, questions))]
 
-    scores = [alone.scores(s.model, tokenizer).tolist() for s in sample]
+    scores = [scored for _, scored in engine]
     in_fp32 = [scored for _, scored in plain_loop]
     exact = plain(sample[0].extract().double(), tokenizer, questions)
     seconds = {

@@ -16,7 +16,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,9 @@ from benchmarks._table import TABLE, save_table
 from benchmarks.evaluation_throughput import trained
 from evaluators import MultipleChoiceAccuracy, ParameterCount
 from nas_engine import SuperNetwork, search
-from nas_engine.search import DriverProblem
-from nas_engine.search.driver import Objectives, Violations
 from nas_engine.supernet import Subnetwork
 from nas_engine.tasks import task_splits
-from search_spaces import Choice, Configuration, Genome, SearchSpace
+from search_spaces import Choice, Configuration, SearchSpace
 
 GROUPS = (9, 7, 5, 4, 2, 2, 1)
 FRACTIONS = (0.5, 0.75, 1.0)
@@ -49,7 +47,7 @@ class Reduced:
     supernet: SuperNetwork
     groups: Sequence[int]
 
-    @property
+    @cached_property
     def space(self) -> SearchSpace:
         """One gene a group."""
         choices, first = [], 0
@@ -79,25 +77,6 @@ class Reduced:
         return next(gene for gene in genes if gene.dimension == "mlp_width" and gene.layer == layer)
 
 
-class Everything:
-    """A driver that asks for all genomes of a space at once.
-
-    Args:
-        problem: with the space.
-    """
-
-    def __init__(self, problem: DriverProblem) -> None:
-        self._left = np.array(list(product(*(range(len(gene)) for gene in problem.space.genes))), dtype=np.int64)
-
-    def ask(self) -> Genome:
-        """All of them, and then none."""
-        genomes, self._left = self._left, self._left[:0]
-        return genomes
-
-    def tell(self, genomes: Genome, objectives: Objectives, violations: Violations | None = None) -> None:
-        """Nothing follows from it."""
-
-
 def given_arguments() -> argparse.Namespace:
     """The command line."""
     parser = arguments(__doc__)
@@ -123,8 +102,9 @@ def main() -> None:
         result = search(
             reduced,
             [MultipleChoiceAccuracy(splits.validation), ParameterCount()],
-            driver=Everything,
+            driver="random",
             evaluations=reduced.space.size(),
+            population=reduced.space.size(),  # one batch of all, so that it runs depth first as a whole
             storage=given.folder / "table",
         )
     values = result.frame[["accuracy", "parameters"]].to_numpy()
