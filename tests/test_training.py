@@ -279,3 +279,9 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] < 0.02
+
+
+def test_refitted_run_does_not_go_on_with_a_checkpoint_of_plain_prefixes(tmp_path) -> None:
+    trained(checkpoint=tmp_path)
+    with pytest.raises(CheckpointError, match="refit: False there, True here"):
+        trained(checkpoint=tmp_path, refit=True)

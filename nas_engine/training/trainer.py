@@ -51,6 +51,7 @@ class TrainingSettings:
     max_tokens: int
     seed: int
     distill: bool = False
+    refit: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "max_tokens"):
@@ -150,6 +151,7 @@ def train(
         max_tokens,
         seed,
         distill,
+        refit,
     )
     if supernet.model.get_output_embeddings() is None:
         raise ValueError(
