@@ -44,7 +44,7 @@ def search_command(
     evaluations: Annotated[int, typer.Option(help="Sub-networks to measure.")] = _DEFAULT.evaluations,
     population: Annotated[int, typer.Option(help="Sub-networks of a generation.")] = _DEFAULT.population,
     tolerance: Annotated[
-        float, typer.Option(help="Validation accuracy that the chosen one may lose, as a fraction of 1.")
+        float, typer.Option(help="Accuracy that the chosen one may lose, as a fraction of 1.")
     ] = _DEFAULT.tolerance,
     rank: Annotated[list[int], typer.Option(help="Adapter rank to choose from; repeat.")] = list(_DEFAULT.ranks),  # noqa: B006
     width: Annotated[list[float], typer.Option(help="MLP width to choose from, a fraction; repeat.")] = list(  # noqa: B006
