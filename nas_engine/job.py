@@ -129,7 +129,6 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         strategy=settings.strategy,
         seed=settings.seed,
         checkpoint=folder / "training",
-        refit=supernet.can_refit,
         progress=progress,
     )
     supernet.save(folder / "supernet")

@@ -102,3 +102,13 @@ def test_sparse_base_is_not_refitted() -> None:
     assert not supernet.can_refit
     with pytest.raises(CompressionError, match="would fill the zeros of a sparse base"):
         supernet.order_by_importance(BATCHES, refit=True)
+
+
+def test_weights_that_are_zero_by_chance_do_not_make_a_base_sparse() -> None:
+    model = tiny_llama()
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[0, 0] = 0.0
+    supernet = supernetwork(model, SPACE)
+    assert supernet.can_refit
+    supernet.order_by_importance(BATCHES, refit=True)
+    assert supernet.elastic_linears["layers.0.down"].refits

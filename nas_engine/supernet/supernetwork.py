@@ -338,9 +338,9 @@ class SuperNetwork:
     @property
     def can_refit(self) -> bool:
         """Whether weights may be fitted to narrower widths: a sparse or quantized base would not stay one."""
-        plain = self.quantization is None and self.database is None and self.adapter.combination == "plain"
+        plain = self.adapter.combination == "plain" and self.database is None
         readers = [self.layers[i].linears[READERS[unit]] for i, unit in self._elastic_units()]
-        return plain and not any(reader.sparsity for reader in readers)
+        return plain and all(reader.combination.merges(reader.sparsity, reader.grid) for reader in readers)
 
     def sizes_read(self, layer: int, unit: Unit) -> list[int]:
         """How many inputs the reader of heads or channels may have in the space, all of them left out."""

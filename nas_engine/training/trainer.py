@@ -33,7 +33,7 @@ from nas_engine.training.strategies import STRATEGIES, Strategy, genomes_of_batc
 from nas_engine.training.visits import Visits
 from search_spaces import Genome
 
-_ORDERING_EXAMPLES, _REFIT_EXAMPLES, _CALIBRATION_ROWS = 64, 256, 32
+_CALIBRATION_EXAMPLES, _CALIBRATION_ROWS = 256, 32
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def train(
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
     if not supernet.ordered:
-        supernet.order_by_importance(run.calibration(_REFIT_EXAMPLES if refit else _ORDERING_EXAMPLES), refit)
+        supernet.order_by_importance(run.calibration(), refit)
     started = time.perf_counter()
     with progress_bar("Training", steps, enabled=progress, completed=resumed_at) as bar:
         try:
@@ -236,9 +236,9 @@ class _Run:
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         return batch_of([self.examples[i] for i in indices], pad, self.supernet.model.device)
 
-    def calibration(self, count: int) -> list[dict[str, Tensor]]:
-        """The first `count` examples, those of similar length together."""
-        first = sorted(range(min(len(self.examples), count)), key=self.lengths.__getitem__)
+    def calibration(self) -> list[dict[str, Tensor]]:
+        """The first examples, those of similar length together."""
+        first = sorted(range(min(len(self.examples), _CALIBRATION_EXAMPLES)), key=self.lengths.__getitem__)
         return [self.batch(first[i : i + _CALIBRATION_ROWS]) for i in range(0, len(first), _CALIBRATION_ROWS)]
 
     def step(self, step: int) -> float:
