@@ -4,7 +4,7 @@ PEFT's LoRA and a super-network see the same batches under the same schedule; th
 sub-network a step. Compared on test questions: PEFT's model, the largest sub-network, and the one whose MLPs are all
 cut to 75 %. Finished trainings are kept in the folder, and an interrupted one goes on.
 
-Run as ``python -m benchmarks.training_quality [--quick] [--steps N] [--strategy S] [--data FOLDER] [--folder RUN]``.
+Run as ``python -m benchmarks.training_quality [--quick] [--steps N] [--strategy S] [--distill] [--refit] [--data FOLDER] [--folder RUN]``.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ def supernetwork(
         learning_rate=LEARNING_RATE,
         strategy=given.strategy,
         distill=given.distill,
+        refit=given.refit,
         checkpoint=folder,
         checkpoint_every=20,
     )
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, help="held-out questions (1000; 20 with --quick)")
     parser.add_argument("--strategy", default="uniform", help="uniform or sandwich")
     parser.add_argument("--distill", action="store_true", help="with sandwich: learn the largest one's predictions")
+    parser.add_argument("--refit", action="store_true", help="fit narrower widths to what they leave out")
     parser.add_argument("--folder", type=Path, help="where trainings are kept; a temporary one by default")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("NAS_DATA", "../shared/data")))
     given = parser.parse_args()
@@ -120,7 +122,7 @@ def main() -> None:
         folder = given.folder or Path(temporary)
         untrained = judge.measure(*load(given.quick))
         peft, peft_seconds = peft_accuracy(given.quick, learn, judge, steps, folder / "peft")
-        ours = folder / f"{given.strategy}{'-distill' * given.distill}"
+        ours = folder / f"{given.strategy}{'-distill' * given.distill}{'-refit' * given.refit}"
         supernet, seconds = supernetwork(given.quick, learn, given, steps, ours)
     space = supernet.space
     largest = space.configuration(space.largest)
@@ -140,6 +142,7 @@ def main() -> None:
             "steps": steps,
             "questions": count,
             "strategy": given.strategy,
+            "refit": given.refit,
         }
     )
 
