@@ -4,8 +4,8 @@ PEFT's LoRA and a super-network see the same batches under the same schedule; th
 sub-network a step. Compared on test questions: PEFT's model, the largest sub-network, and the one whose MLPs are all
 cut to 75 %. Finished trainings are kept in the folder, and an interrupted one goes on.
 
-Run as ``python -m benchmarks.training_quality [--quick] [--steps N] [--strategy S] [--distill] [--refit] [--data FOLDER]
-[--folder RUN]``.
+Run as ``python -m benchmarks.training_quality [--quick] [--steps N] [--strategy S] [--distill] [--refit]
+[--data FOLDER] [--folder RUN]``.
 """
 
 from __future__ import annotations
