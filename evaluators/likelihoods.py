@@ -73,7 +73,7 @@ def _hidden_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """The trunk's last hidden states, shape (rows, tokens, hidden)."""
     trunk: nn.Module = model.get_decoder()
     if model.config.model_type in _COUNTS_POSITIONS_ITSELF:
-        layout = {"attention_mask": (batch.segments >= 0).long()}
+        layout = {"attention_mask": batch.no_padding.long()}
     else:
         layout = {"attention_mask": tree_mask(batch, model.dtype), "position_ids": batch.position_ids}
     states: Tensor = trunk(input_ids=batch.input_ids, use_cache=False, **layout).last_hidden_state

@@ -1,15 +1,15 @@
-"""Questions as packed rows of tokens: a prompt once, then each of its options. Tokenizes; never runs a model.
+"""Questions as packed rows of tokens, in which what several begin with stands once. Tokenizes; never runs a model.
 
-A question is a tree: every option continues the prompt and sees nothing of the other options. A row holds as many
-questions as fit, which see nothing of each other, so that hardly any padding is computed. What the attention mask and
-the positions express is exactly the rows that a plain evaluation would score one by one.
+A row is a tree of tokens: options continue their prompt and see nothing of each other, and share the tokens they begin
+with; so do the questions of a row, of which there are as many as fit, so that hardly any padding is computed. What the
+attention mask and the positions express is exactly the rows that a plain evaluation would score one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from evaluators.questions import Question
+from evaluators.token_tree import TokenTree
 
-_PADDING = -1  # segment of padding
 ROW_TOKENS = 128  # of a row that holds several questions: longer rows leave less over, but attend to more
 
 
@@ -29,10 +29,13 @@ class TokenizedQuestion:
     prompt: tuple[int, ...]
     options: tuple[tuple[int, ...], ...]
 
-    @property
+    @cached_property
     def row_tokens(self) -> int:
         """Tokens that the packed question takes; an option's last one is scored but never read."""
-        return len(self.prompt) + sum(len(option) - 1 for option in self.options)
+        tree = TokenTree()
+        for option in self.options:
+            tree.grow(0, option[:-1])
+        return len(self.prompt) + len(tree)
 
     @property
     def positions(self) -> int:
@@ -45,10 +48,9 @@ class PackedBatch:
     """Rows of questions, and where their options' tokens are predicted.
 
     Args:
-        input_ids: shape (rows, tokens).
+        input_ids: shape (rows, tokens), every token before those that continue it.
         position_ids: shape (rows, tokens); every question starts at 0, every option where its prompt ends.
-        segments: shape (rows, tokens); a number for every prompt and every option of a row, -1 for padding.
-        roots: shape (rows, tokens); the segment of each token's prompt.
+        ends: shape (rows, tokens); where in its row what continues a token ends; a padding token's own place.
         scored: indices into rows times tokens of the positions that predict an option's token, shape (scored,).
         sources: indices into `scored`, one for every token of every option, shape (targets,).
         targets: the token ids predicted there, shape (targets,).
@@ -57,8 +59,7 @@ class PackedBatch:
 
     input_ids: Tensor
     position_ids: Tensor
-    segments: Tensor
-    roots: Tensor
+    ends: Tensor
     scored: Tensor
     sources: Tensor
     targets: Tensor
@@ -67,6 +68,16 @@ class PackedBatch:
     def to(self, device: torch.device) -> PackedBatch:
         """The same on `device`."""
         return PackedBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    @property
+    def places(self) -> Tensor:
+        """Of tokens in their row, shape (tokens,)."""
+        return torch.arange(self.ends.shape[1], device=self.ends.device)
+
+    @property
+    def no_padding(self) -> Tensor:
+        """Whether each token is a question's, shape (rows, tokens)."""
+        return self.ends > self.places
 
 
 @lru_cache(maxsize=8)
@@ -108,12 +119,14 @@ def batches(
     Args:
         row_tokens: questions share a row up to so many tokens; 0 gives each a row of its own.
     """
-    sizes = [question.row_tokens for question in questions]
+    shared = _begin_alike([question.prompt for question in questions]) if row_tokens else 0
+    sizes = [question.row_tokens - shared for question in questions]
     first_options = list(accumulate((len(q.options) for q in questions), initial=0))
     groups: list[list[list[int]]] = []
     width = 0  # of the group's rows
-    for row in _rows(sizes, row_tokens):
-        filled = sum(sizes[i] for i in row)
+    # A beginning that all share, such as worked examples, is worth a longer row.
+    for row in _rows(sizes, max(row_tokens, shared)):
+        filled = shared + sum(sizes[i] for i in row)
         if groups and (len(groups[-1]) + 1) * max(width, filled) <= token_budget:
             groups[-1].append(row)
             width = max(width, filled)
@@ -121,6 +134,15 @@ def batches(
             groups.append([row])
             width = filled
     return tuple(_packed([[(questions[i], first_options[i]) for i in row] for row in group]) for group in groups)
+
+
+def _begin_alike(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How many first tokens all sequences have in common."""
+    if not sequences:
+        return 0
+    # What the extremes agree on, everything between them does.
+    low, high = min(sequences), max(sequences)
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
 
 
 def _rows(sizes: Sequence[int], row_tokens: int) -> list[list[int]]:
@@ -142,70 +164,52 @@ def _rows(sizes: Sequence[int], row_tokens: int) -> list[list[int]]:
 def tree_mask(batch: PackedBatch, dtype: torch.dtype) -> Tensor:
     """The additive attention mask of rows that hold trees, shape (rows, 1, tokens, tokens).
 
-    A token sees itself and, of the tokens before it, its prompt's and its own option's.
+    A token sees itself and the tokens that it continues.
     """
-    tokens = batch.segments.shape[1]
-    before = torch.ones(tokens, tokens, dtype=torch.bool, device=batch.segments.device).tril()
-    keys = batch.segments[:, None, :]  # (rows, 1, tokens)
-    related = (keys == batch.roots[:, :, None]) | (keys == batch.segments[:, :, None])
-    visible = before & related  # (rows, tokens, tokens)
+    places = batch.places
+    before = places[:, None] >= places  # (tokens, tokens)
+    visible = before & (places[:, None] < batch.ends[:, None, :])  # (rows, tokens, tokens)
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
 def _packed(rows: Sequence[Sequence[tuple[TokenizedQuestion, int]]]) -> PackedBatch:
     """One batch of rows of questions, each with the index of its first option."""
-    width = max(sum(question.row_tokens for question, _ in row) for row in rows)
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    position_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    segments = torch.full((len(rows), width), _PADDING)
-    roots = torch.full((len(rows), width), _PADDING)
-    targets = _Targets([], [], [], [])
-    for r, row in enumerate(rows):
-        ids: list[int] = []
-        positions: list[int] = []
-        segment: list[int] = []
-        root: list[int] = []
-        for question, first_option in row:
-            own = segment[-1] + 1 if segment else 0
-            start = r * width + len(ids)
-            targets.add(question, first_option, start)
-            length = len(question.prompt)
-            branches = [question.prompt, *(option[:-1] for option in question.options)]
-            for i, tokens in enumerate(branches):
-                first = length if i else 0
-                ids.extend(tokens)
-                positions.extend(range(first, first + len(tokens)))
-                segment.extend([own + i] * len(tokens))
-            root.extend([own] * (len(ids) - len(root)))
-        for tensor, values in ((input_ids, ids), (position_ids, positions), (segments, segment), (roots, root)):
+    packed = [_row(row) for row in rows]
+    width = max(len(row.tree) for row in packed)
+    input_ids, position_ids = torch.zeros(2, len(rows), width, dtype=torch.long)
+    ends = torch.arange(width).repeat(len(rows), 1)
+    scored: list[int] = []
+    sources: list[int] = []
+    for r, row in enumerate(packed):
+        layout = row.tree.laid_out()
+        for tensor, values in zip((input_ids, position_ids, ends), layout[1:], strict=True):
             tensor[r, : len(values)] = torch.tensor(values)
-    return PackedBatch(input_ids, position_ids, segments, roots, *targets.tensors())
+        places = {node: r * width + place for place, node in enumerate(layout.nodes)}
+        index = {node: i for i, node in enumerate(dict.fromkeys(row.predicting), start=len(scored))}
+        scored.extend(places[node] for node in index)
+        sources.extend(index[node] for node in row.predicting)
+    targets = [target for row in packed for target in row.targets]
+    options = [option for row in packed for option in row.options]
+    return PackedBatch(input_ids, position_ids, ends, *map(torch.tensor, (scored, sources, targets, options)))
 
 
 @dataclass(frozen=True)
-class _Targets:
-    """The lists behind a batch's last four tensors; see `PackedBatch`."""
+class _Row:
+    """Questions as a tree, and for every token of every option the node that predicts it."""
 
-    scored: list[int]
-    sources: list[int]
+    tree: TokenTree
+    predicting: list[int]
     targets: list[int]
-    owners: list[int]
+    options: list[int]
 
-    def add(self, question: TokenizedQuestion, first_option: int, start: int) -> None:
-        """Add a question whose prompt begins at position `start` of the flattened rows."""
-        position = start + len(question.prompt) - 1
-        prompt_end = len(self.scored)  # the prompt's last token predicts the first token of every option
-        self.scored.append(position)
-        for i, option in enumerate(question.options):
-            self.sources.append(prompt_end)
-            for _ in option[:-1]:
-                position += 1
-                self.sources.append(len(self.scored))
-                self.scored.append(position)
-            self.targets.extend(option)
-            self.owners.extend([first_option + i] * len(option))
 
-    def tensors(self) -> Iterator[Tensor]:
-        """In the order of `PackedBatch`."""
-        return (torch.tensor(values) for values in (self.scored, self.sources, self.targets, self.owners))
+def _row(questions: Sequence[tuple[TokenizedQuestion, int]]) -> _Row:
+    row = _Row(TokenTree(), [], [], [])
+    for question, first_option in questions:
+        prompt_end = row.tree.grow(0, question.prompt)[-1]
+        for i, option in enumerate(question.options, start=first_option):
+            row.predicting.extend([prompt_end, *row.tree.grow(prompt_end, option[:-1])])
+            row.targets.extend(option)
+            row.options.extend([i] * len(option))
+    return row
