@@ -36,13 +36,13 @@ def choose(
     selection: MultipleChoiceAccuracy,
     tolerance: float,
     tokens: int,
-    count: int = 4,
+    count: int = 6,
 ) -> Shortlisted:
     """The fastest sub-network that keeps the largest one's accuracy less `tolerance`, measured twice.
 
     The search's accuracy alone would turn down what only fell behind by chance: the `count` fastest of the front
-    within a standard error of the bound are measured again, and compared on all questions together. Where none of them
-    keeps the bound, the most accurate is taken.
+    within a standard error of the bound are timed again, and from the fastest on, each answers the questions of
+    `selection` too, until one keeps the bound on all questions together. Where none does, the most accurate is taken.
 
     Args:
         result: with the objectives `accuracy` and `latency`.
@@ -60,14 +60,13 @@ def choose(
     rows = rows[rows["on_front"]].nsmallest(count, "latency")
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
     speedups = speedups_over(largest, subnets, tokens).speedups[1:]
-    listed = [
-        Shortlisted(row, speedup, _pooled(row, selection(subnet)))
-        for (_, row), subnet, speedup in zip(rows.iterrows(), subnets, speedups, strict=True)
-    ]
     least = _pooled(reference, selection(largest)) - tolerance
-    kept = [entry for entry in listed if entry.accuracy >= least]
-    if kept:
-        return max(kept, key=lambda entry: entry.speedup)
+    listed: list[Shortlisted] = []
+    for position in sorted(range(len(subnets)), key=lambda i: -speedups[i]):
+        row = rows.iloc[position]
+        listed.append(Shortlisted(row, speedups[position], _pooled(row, selection(subnets[position]))))
+        if listed[-1].accuracy >= least:
+            return listed[-1]
     return max(listed, key=lambda entry: entry.accuracy)
 
 

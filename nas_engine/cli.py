@@ -40,6 +40,7 @@ def search_command(
     strategy: Annotated[
         str, typer.Option(help=f"Sub-networks of a step: {', '.join(STRATEGIES)}.")
     ] = _DEFAULT.strategy,
+    refit: Annotated[bool, typer.Option(help="Fit narrower widths to what they leave out.")] = _DEFAULT.refit,
     driver: Annotated[str, typer.Option(help=f"Search algorithm: {', '.join(DRIVERS)}.")] = _DEFAULT.driver,
     evaluations: Annotated[int, typer.Option(help="Sub-networks to measure.")] = _DEFAULT.evaluations,
     population: Annotated[int, typer.Option(help="Sub-networks of a generation.")] = _DEFAULT.population,
@@ -71,6 +72,7 @@ def search_command(
                     batch_size=batch_size,
                     learning_rate=learning_rate,
                     strategy=strategy,  # type: ignore[arg-type]  # checked by JobSettings
+                    refit=refit,
                     driver=driver,
                     evaluations=evaluations,
                     population=population,

@@ -41,6 +41,7 @@ class JobSettings:
         train: questions to train on; likewise `validation`, which guides the search, `selection`, on which its best few
             are compared again, and `test`, held out.
         steps: of training; likewise `batch_size`, `learning_rate` and `strategy`.
+        refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
         driver: of the search; likewise `evaluations` and `population`.
         tolerance: what the chosen sub-network may lose of the largest one's accuracy, as a fraction of 1.
         ranks: adapter ranks to choose from.
@@ -55,12 +56,13 @@ class JobSettings:
     task: str = "chain_sum"
     train: int = 4000
     validation: int = 240
-    selection: int = 320
+    selection: int = 960
     test: int = 800
     steps: int = 140
     batch_size: int = 16
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
+    refit: bool = True
     driver: str = "nsga2-layers"
     evaluations: int = 30
     population: int = 12
@@ -127,6 +129,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         strategy=settings.strategy,
+        refit=settings.refit and supernet.can_refit,
         seed=settings.seed,
         checkpoint=folder / "training",
         progress=progress,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from nas_engine import SuperNetwork
 from nas_engine.compression import CompressionError, sparsify
 from nas_engine.supernet import refit
-from nas_engine.supernet.refit import refitted
+from nas_engine.supernet.layer import spread
+from nas_engine.supernet.refit import elimination_order, refitted
 from search_spaces import attention_heads, lora_rank, mlp_width
 from tests.supernets import DECODERS, EVERY_DIMENSION, FAMILIES, TOKENS, random_adapters, supernetwork
 from tests.tiny import tiny_llama
@@ -30,6 +31,36 @@ def test_refit_is_the_ridge_solution(seed: int, kept: int, tokens: int) -> None:
     missed = torch.cat([x[:, kept:] @ weight[:, kept:].T, torch.zeros(kept, 3, dtype=torch.double)])
     expected = weight[:, :kept] + torch.linalg.lstsq(rows, missed).solution.T
     assert torch.allclose(refitted(weight, x.T @ x, kept), expected, rtol=1e-6, atol=1e-8)
+
+
+def output_error(weight: torch.Tensor, products: torch.Tensor, kept: torch.Tensor) -> float:
+    """Of the refitted weight of some inputs, by the definition: ``tr(E G Eᵀ)`` and the damping's share."""
+    order = torch.cat(
+        [kept, torch.tensor([i for i in range(len(products)) if i not in kept.tolist()], dtype=torch.long)]
+    )
+    damped = refit._damped(products)[order][:, order]
+    whole, k = weight[:, order], len(kept)
+    error = whole.clone()
+    error[:, :k] -= whole[:, :k] + whole[:, k:] @ torch.linalg.solve(damped[:k, :k], damped[:k, k:]).T
+    return float((error @ damped @ error.T).trace())
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 999), width=st.sampled_from([1, 2]), fewest=st.integers(1, 5))
+def test_units_go_where_the_others_replace_them_best(seed: int, width: int, fewest: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(40, 6 * width, generator=generator, dtype=torch.double)
+    x = x @ torch.randn(6 * width, 6 * width, generator=generator, dtype=torch.double)
+    weight, products = torch.randn(3, 6 * width, generator=generator, dtype=torch.double), x.T @ x
+    order = elimination_order(weight, products, width, fewest)
+    assert sorted(order.tolist()) == list(range(6))
+    for kept in range(fewest, 6):
+        # Of all units that were left, the one that went costs the least.
+        left = order[: kept + 1].tolist()
+        errors = {
+            u: output_error(weight, products, spread(torch.tensor([v for v in left if v != u]), [width])) for u in left
+        }
+        assert errors[int(order[kept])] == pytest.approx(min(errors.values()))
 
 
 @torch.inference_mode()

@@ -187,7 +187,7 @@ class ElasticLayer:
         """
         reader = self.linears[READERS[unit]]
         contributions = reader.matrix.float().norm(dim=0) * input_norms  # (inputs,)
-        importance: Tensor = contributions.square().view(self._units(unit), -1).sum(1).sqrt()
+        importance: Tensor = contributions.square().view(self.units(unit), -1).sum(1).sqrt()
         return importance
 
     def permute(self, unit: Unit, order: Tensor) -> None:
@@ -221,7 +221,8 @@ class ElasticLayer:
     def _block(self, name: str) -> Block:
         return "attention" if _unit(self.family, name) == "heads" else "mlp"
 
-    def _units(self, unit: Unit) -> int:
+    def units(self, unit: Unit) -> int:
+        """How many KV groups or channels the whole layer has."""
         return self.full_kv_heads if unit == "heads" else self.full_width
 
     def _parts(self, name: str, groups: int, width: int) -> tuple[int, ...]:

@@ -4,7 +4,8 @@ A prefix of `down` simply drops what the other channels added. Much of that can 
 for channels of a layer are correlated: the weight of a width is the least-squares solution for the whole layer's output
 on calibration texts, ``Ŵ = W_K + W_R G_RK (G_KK + λ I)⁻¹`` with the kept inputs K, those left out R, and ``G = Xᵀ X``.
 This is the optimal update of the Optimal Brain Surgeon (Hassibi and Stork, 1993) for a whole set of inputs, as ZipLM
-(Kurtić et al., 2023, arXiv 2302.04089, section 3.1) prunes by; here once for every width of a super-network.
+(Kurtić et al., 2023, arXiv 2302.04089, section 3.1) prunes by; here once for every width of a super-network. Which
+units are kept follows from the same: they go one after the other, always those that the rest replaces best.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nas_engine.supernet.layer import READERS, ElasticLayer, Unit, spread
-from nas_engine.supernet.ordering import Batch, listened, order_of
+from nas_engine.supernet.ordering import Batch, listened
 
+_STEPS = 96  # in which units are taken away, a few at a time: one by one, a wide layer would take hours
 _DAMPING = 0.01  # of the mean square of an input, so that what calibration texts never tell apart stays as it was
 _BYTES_AT_ONCE = 2**31  # of products, before the model runs again for the next ones
 
@@ -47,13 +49,13 @@ def order_and_refit(
         products = listened(model, readers, given, lambda inputs: inputs.T @ inputs)
         for module, reader in readers.items():
             layer, unit = units[module]
-            order = order_of(layer.importance(unit, products[module].diagonal().sqrt()))
+            sizes = sizes_read(layer.index, unit)
+            width = reader.in_features // layer.units(unit)
+            order = elimination_order(reader.matrix, products[module], width, min(sizes, default=0) // width)
             layer.permute(unit, order)
-            inputs = spread(order, [reader.in_features // len(order)])
+            inputs = spread(order, [width])
             sorted_products = products[module][inputs][:, inputs]
-            reader.refits = {
-                size: refitted(reader.matrix, sorted_products, size) for size in sizes_read(layer.index, unit)
-            }
+            reader.refits = {size: refitted(reader.matrix, sorted_products, size) for size in sizes}
 
 
 def _portions(units: Mapping[str, Reader]) -> Iterator[list[str]]:
@@ -72,6 +74,50 @@ def _portions(units: Mapping[str, Reader]) -> Iterator[list[str]]:
 
 
 @torch.no_grad()
+def elimination_order(weight: Tensor, products: Tensor, width: int, fewest: int) -> Tensor:
+    """Units in the order in which they should be kept, shape (units,): those that the others replace best come last.
+
+    Without a unit u, the refitted weight's output is off by ``tr(W_u (G⁻¹)_uu⁻¹ W_uᵀ)``. The units that matter least by
+    that are taken away, the others take over what they did, and so on.
+
+    Args:
+        weight: shape (outputs, inputs).
+        products: of the inputs, shape (inputs, inputs).
+        width: inputs of a unit, side by side.
+        fewest: units that are always kept, whose own order is by the last step's errors.
+    """
+    w, inverse = weight.double(), torch.linalg.inv(_damped(products.double()))
+    left = torch.arange(len(products) // width, device=weight.device)
+    at_once = max(1, len(left) // _STEPS)
+    gone: list[Tensor] = []
+    while len(left) > max(1, fewest):
+        least = _errors_without(w, inverse, width).argsort(stable=True)[: min(at_once, len(left) - max(1, fewest))]
+        gone.append(left[least].flip(0))
+        kept = torch.ones(len(left), dtype=torch.bool, device=weight.device)
+        kept[least] = False
+        out, stay = (spread(units, [width]) for units in (least, kept.nonzero().flatten()))
+        share = torch.linalg.solve(inverse[out][:, out], inverse[out][:, stay])
+        w = w[:, stay] - w[:, out] @ share
+        inverse = inverse[stay][:, stay] - inverse[stay][:, out] @ share
+        left = left[kept]
+    last = left[_errors_without(w, inverse, width).argsort(descending=True, stable=True)]
+    return torch.cat([last, *reversed(gone)])
+
+
+def _errors_without(weight: Tensor, inverse: Tensor, width: int) -> Tensor:
+    """Of each unit, the output error when the others stand in for it, shape (units,)."""
+    units = len(inverse) // width
+    own = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (units, width, width)
+    columns = weight.T.view(units, width, -1)
+    errors: Tensor = (columns * torch.linalg.solve(own, columns)).sum((1, 2))
+    return errors
+
+
+def _damped(products: Tensor) -> Tensor:
+    return products + _DAMPING * products.diagonal().mean() * torch.eye(len(products)).to(products)
+
+
+@torch.no_grad()
 def refitted(weight: Tensor, products: Tensor, kept: int) -> Tensor:
     """The weight of the first `kept` inputs that comes closest to the whole one's outputs.
 
@@ -84,6 +130,6 @@ def refitted(weight: Tensor, products: Tensor, kept: int) -> Tensor:
         shape (outputs, kept), in the type of `weight`.
     """
     g, w = products.double(), weight.double()
-    damped = g[:kept, :kept] + _DAMPING * g.diagonal().mean() * torch.eye(kept, dtype=g.dtype, device=g.device)
-    share: Tensor = torch.linalg.solve(damped, g[:kept, kept:])  # of each input left out that each kept one stands for
+    # Of each input left out, what each kept one stands for.
+    share: Tensor = torch.linalg.solve(_damped(g)[:kept, :kept], g[:kept, kept:])
     return (w[:, :kept] + w[:, kept:] @ share.T).to(weight.dtype)

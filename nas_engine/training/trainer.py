@@ -33,7 +33,7 @@ from nas_engine.training.strategies import STRATEGIES, Strategy, genomes_of_batc
 from nas_engine.training.visits import Visits
 from search_spaces import Genome
 
-_CALIBRATION_EXAMPLES, _CALIBRATION_ROWS = 256, 32
+_CALIBRATION_EXAMPLES, _REFITTING_EXAMPLES, _CALIBRATION_ROWS = 256, 1024, 32  # weights need more than an order does
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,8 @@ class _Run:
 
     def calibration(self) -> list[dict[str, Tensor]]:
         """The first examples, those of similar length together."""
-        first = sorted(range(min(len(self.examples), _CALIBRATION_EXAMPLES)), key=self.lengths.__getitem__)
+        count = _REFITTING_EXAMPLES if self.settings.refit else _CALIBRATION_EXAMPLES
+        first = sorted(range(min(len(self.examples), count)), key=self.lengths.__getitem__)
         return [self.batch(first[i : i + _CALIBRATION_ROWS]) for i in range(0, len(first), _CALIBRATION_ROWS)]
 
     def step(self, step: int) -> float:
