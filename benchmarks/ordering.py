@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a JSONL file of questions; without it, generated problems")
     given = parser.parse_args()
     model, tokenizer = load(given.quick)
-    calibration, evaluation = texts(given.data, 8 if given.quick else 256, 8 if given.quick else 96)
+    calibration, evaluation = texts(given.data, 8 if given.quick else 1024, 8 if given.quick else 96)
     supernet = SuperNetwork.from_pretrained(model, mlp_width((1.0, *WIDTHS)), tokenizer)
     batches = [batch_of(evaluation[i : i + 8], tokenizer) for i in range(0, len(evaluation), 8)]
     calibrating = [batch_of(calibration[i : i + 32], tokenizer) for i in range(0, len(calibration), 32)]

@@ -109,7 +109,7 @@ def main() -> None:
         return load(given.quick)[0]
 
     model, tokenizer = load(given.quick)
-    lines = texts(given.data, *((8, 8) if given.quick else (96, 64)))
+    lines = texts(given.data, *((8, 8) if given.quick else (512, 64)))
     calibration, evaluation = (batched(part, tokenizer) for part in lines)
     figures: dict[str, object] = {"group_size": group_size}
 

@@ -106,7 +106,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--steps", type=int, help="of training (160; 3 with --quick)")
     parser.add_argument("--test", type=int, help="held-out questions (1000; 20 with --quick)")
-    parser.add_argument("--strategy", default="uniform", help="uniform or sandwich")
+    parser.add_argument("--strategy", default="uniform", help="uniform, sandwich or turns")
     parser.add_argument("--distill", action="store_true", help="with sandwich: learn the largest one's predictions")
     parser.add_argument("--refit", action="store_true", help="fit narrower widths to what they leave out")
     parser.add_argument("--folder", type=Path, help="where trainings are kept; a temporary one by default")

@@ -74,7 +74,7 @@ def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_
     ("option", "value", "message"),
     [
         ("--driver", "genetic", "'genetic'; choose one of auto, surrogate, nsga2"),
-        ("--strategy", "largest", "'largest'; choose one of uniform, sandwich"),
+        ("--strategy", "largest", "'largest'; choose one of uniform, sandwich, turns"),
         ("--evaluations", "0", "give at least 1"),
         ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
         ("--width", "80", "width is 80.0, but this layer has 48 channels"),

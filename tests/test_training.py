@@ -33,7 +33,7 @@ def trained(**arguments):
     return supernet, report
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "sandwich"])
+@pytest.mark.parametrize("strategy", ["uniform", "sandwich", "turns"])
 def test_training_lowers_the_loss_and_leaves_the_base_frozen(strategy: str) -> None:
     model = tiny_llama()
     supernet = supernetwork(model)
@@ -127,7 +127,7 @@ def test_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path) -> N
     ("arguments", "message"),
     [
         ({"steps": 0}, "steps is 0"),
-        ({"strategy": "largest"}, "'largest'; choose one of uniform, sandwich"),
+        ({"strategy": "largest"}, "'largest'; choose one of uniform, sandwich, turns"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"warmup": 2.0}, "warmup is 2"),
         ({"distill": True}, 'distill needs strategy="sandwich"'),
@@ -264,11 +264,17 @@ def test_every_decoder_trains(family: str) -> None:
     assert np.mean(largest[-3:]) < np.mean(largest[:3])
 
 
-def test_sandwich_visits_largest_and_smallest_and_uniform_covers_every_value() -> None:
+def test_strategies_visit_largest_and_smallest_and_uniform_covers_every_value() -> None:
     space = supernetwork(tiny_llama()).space
     sandwich = genomes_of_batch(space, "sandwich", 0, 5)
     assert np.array_equal(sandwich[0], space.largest)
     assert np.array_equal(sandwich[1], space.smallest)
+    turns = [genomes_of_batch(space, "turns", 0, batch) for batch in range(6)]
+    assert all(len(genomes) == 1 for genomes in turns)
+    assert all(
+        np.array_equal(turns[i][0], space.largest) and np.array_equal(turns[i + 1][0], space.smallest) for i in (0, 3)
+    )
+    assert np.array_equal(turns[2], genomes_of_batch(space, "uniform", 0, 2))
     drawn = np.vstack([genomes_of_batch(space, "uniform", 0, i) for i in range(60)])
     assert all(set(drawn[:, i]) == set(range(n)) for i, n in enumerate(space.cardinalities))
 

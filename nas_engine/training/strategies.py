@@ -8,7 +8,7 @@ import numpy as np
 
 from search_spaces import Genome, SearchSpace
 
-Strategy = Literal["uniform", "sandwich"]
+Strategy = Literal["uniform", "sandwich", "turns"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
@@ -16,9 +16,12 @@ def genomes_of_batch(space: SearchSpace, strategy: Strategy, seed: int, batch: i
     """The genomes that one (micro-)batch trains, shape (visits, genes).
 
     ``uniform`` draws one uniformly at random, as LoNAS, Shears and SQFT train. ``sandwich`` (Yu and Huang, 2019, arXiv
-    1903.05134, section 3.2) visits the largest, the smallest and two random ones.
+    1903.05134, section 3.2) visits the largest, the smallest and two random ones. ``turns`` visits one of these three
+    kinds after the other, a batch each: both ends of the space are trained as well, at the cost of ``uniform``.
     """
     rng = np.random.default_rng([seed, batch])
-    if strategy == "uniform":
+    if strategy == "uniform" or (strategy == "turns" and batch % 3 == 2):
         return space.sample(rng)
+    if strategy == "turns":
+        return np.atleast_2d(space.largest if batch % 3 == 0 else space.smallest)
     return np.vstack([space.largest, space.smallest, space.sample(rng, 2)])

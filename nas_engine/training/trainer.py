@@ -120,8 +120,8 @@ def train(
         train_set: prompts with completions, such as questions; the loss is taken on the completions.
         steps: optimizer steps.
         batch_size: examples of a micro-batch.
-        strategy: ``"uniform"``, one random sub-network a micro-batch, or ``"sandwich"``, largest, smallest and
-            two random.
+        strategy: ``"uniform"``, one random sub-network a micro-batch; ``"sandwich"``, the largest, the smallest and two
+            random ones; or ``"turns"``, one of the largest, the smallest and a random one, in turns.
         accumulation: micro-batches of a step.
         warmup: fraction of the steps.
         max_gradient_norm: gradients are scaled down to this norm.
