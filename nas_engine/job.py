@@ -55,10 +55,10 @@ class JobSettings:
     model: str = "smollm2"
     task: str = "chain_sum"
     train: int = 4000
-    validation: int = 240
+    validation: int = 400
     selection: int = 960
-    test: int = 800
-    steps: int = 140
+    test: int = 1200
+    steps: int = 180
     batch_size: int = 16
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
@@ -68,7 +68,7 @@ class JobSettings:
     population: int = 12
     tolerance: float = 0.01
     ranks: tuple[int, ...] = (32, 16)
-    widths: tuple[float, ...] = (1.0, 0.7, 0.5)
+    widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3)
     layers_per_gene: int = 3
     tokens: int = 128
     seed: int = 0
