@@ -66,7 +66,7 @@ class JobSettings:
     driver: str = "nsga2-layers"
     evaluations: int = 30
     population: int = 12
-    tolerance: float = 0.01
+    tolerance: float = 0.015
     ranks: tuple[int, ...] = (32, 16)
     widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3)
     layers_per_gene: int = 3
