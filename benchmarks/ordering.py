@@ -2,8 +2,8 @@
 
 Perplexity, and the accuracy of the next token, on texts that the calibration did not see, at 87.5, 75, 62.5 and 50 % of
 the MLP width: channels as the checkpoint has them, by the L2 norm of their weights, by Wanda's scores summed over gate,
-up and down, and ours (`nas_engine.supernet.ordering`); and ours with the weights of down fitted to each width
-(`nas_engine.supernet.refit`).
+up and down, and ours (`nas_engine.supernet.ordering`); and with the weights of down fitted to each width, in the order
+that goes with it (`nas_engine.supernet.refit`).
 
 Run as ``python -m benchmarks.ordering [--quick] [--data questions.jsonl]``.
 """

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import accumulate
+from functools import lru_cache
+from itertools import accumulate, takewhile
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class TokenizedQuestion:
     prompt: tuple[int, ...]
     options: tuple[tuple[int, ...], ...]
 
-    @cached_property
+    @property
     def row_tokens(self) -> int:
         """Tokens that the packed question takes; an option's last one is scored but never read."""
         tree = TokenTree()
@@ -119,7 +119,8 @@ def batches(
     Args:
         row_tokens: questions share a row up to so many tokens; 0 gives each a row of its own.
     """
-    shared = _begin_alike([question.prompt for question in questions]) if row_tokens else 0
+    columns = zip(*(question.prompt for question in questions), strict=False)  # the first tokens, the second ones, …
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)) if row_tokens else 0
     sizes = [question.row_tokens - shared for question in questions]
     first_options = list(accumulate((len(q.options) for q in questions), initial=0))
     groups: list[list[list[int]]] = []
@@ -134,15 +135,6 @@ def batches(
             groups.append([row])
             width = filled
     return tuple(_packed([[(questions[i], first_options[i]) for i in row] for row in group]) for group in groups)
-
-
-def _begin_alike(sequences: Sequence[tuple[int, ...]]) -> int:
-    """How many first tokens all sequences have in common."""
-    if not sequences:
-        return 0
-    # What the extremes agree on, everything between them does.
-    low, high = min(sequences), max(sequences)
-    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
 
 
 def _rows(sizes: Sequence[int], row_tokens: int) -> list[list[int]]:

@@ -62,9 +62,9 @@ def choose(
     speedups = speedups_over(largest, subnets, tokens).speedups[1:]
     least = _pooled(reference, selection(largest)) - tolerance
     listed: list[Shortlisted] = []
-    for position in sorted(range(len(subnets)), key=lambda i: -speedups[i]):
-        row = rows.iloc[position]
-        listed.append(Shortlisted(row, speedups[position], _pooled(row, selection(subnets[position]))))
+    timed = zip((row for _, row in rows.iterrows()), subnets, speedups, strict=True)
+    for row, subnet, speedup in sorted(timed, key=lambda entry: -entry[2]):
+        listed.append(Shortlisted(row, speedup, _pooled(row, selection(subnet))))
         if listed[-1].accuracy >= least:
             return listed[-1]
     return max(listed, key=lambda entry: entry.accuracy)

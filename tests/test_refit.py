@@ -10,7 +10,7 @@ from nas_engine import SuperNetwork
 from nas_engine.compression import CompressionError, sparsify
 from nas_engine.supernet import refit
 from nas_engine.supernet.layer import spread
-from nas_engine.supernet.refit import elimination_order, refitted
+from nas_engine.supernet.refit import damped, elimination_order, refitted
 from search_spaces import attention_heads, lora_rank, mlp_width
 from tests.supernets import DECODERS, EVERY_DIMENSION, FAMILIES, TOKENS, random_adapters, supernetwork
 from tests.tiny import tiny_llama
@@ -30,19 +30,19 @@ def test_refit_is_the_ridge_solution(seed: int, kept: int, tokens: int) -> None:
     rows = torch.cat([x[:, :kept], damping.sqrt() * torch.eye(kept, dtype=torch.double)])
     missed = torch.cat([x[:, kept:] @ weight[:, kept:].T, torch.zeros(kept, 3, dtype=torch.double)])
     expected = weight[:, :kept] + torch.linalg.lstsq(rows, missed).solution.T
-    assert torch.allclose(refitted(weight, x.T @ x, kept), expected, rtol=1e-6, atol=1e-8)
+    assert torch.allclose(refitted(weight, damped(x.T @ x), kept), expected, rtol=1e-6, atol=1e-8)
 
 
 def output_error(weight: torch.Tensor, products: torch.Tensor, kept: torch.Tensor) -> float:
-    """Of the refitted weight of some inputs, by the definition: ``tr(E G Eᵀ)`` and the damping's share."""
+    """Of the refitted weight of some inputs, by the definition: ``tr(E G Eᵀ)`` with damped products G."""
     order = torch.cat(
         [kept, torch.tensor([i for i in range(len(products)) if i not in kept.tolist()], dtype=torch.long)]
     )
-    damped = refit._damped(products)[order][:, order]
+    products = products[order][:, order]
     whole, k = weight[:, order], len(kept)
     error = whole.clone()
-    error[:, :k] -= whole[:, :k] + whole[:, k:] @ torch.linalg.solve(damped[:k, :k], damped[:k, k:]).T
-    return float((error @ damped @ error.T).trace())
+    error[:, :k] -= whole[:, :k] + whole[:, k:] @ torch.linalg.solve(products[:k, :k], products[:k, k:]).T
+    return float((error @ products @ error.T).trace())
 
 
 @settings(deadline=None, max_examples=30)
@@ -51,7 +51,7 @@ def test_units_go_where_the_others_replace_them_best(seed: int, width: int, fewe
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(40, 6 * width, generator=generator, dtype=torch.double)
     x = x @ torch.randn(6 * width, 6 * width, generator=generator, dtype=torch.double)
-    weight, products = torch.randn(3, 6 * width, generator=generator, dtype=torch.double), x.T @ x
+    weight, products = torch.randn(3, 6 * width, generator=generator, dtype=torch.double), damped(x.T @ x)
     order = elimination_order(weight, products, width, fewest)
     assert sorted(order.tolist()) == list(range(6))
     for kept in range(fewest, 6):

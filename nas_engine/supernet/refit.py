@@ -51,11 +51,12 @@ def order_and_refit(
             layer, unit = units[module]
             sizes = sizes_read(layer.index, unit)
             width = reader.in_features // layer.units(unit)
-            order = elimination_order(reader.matrix, products[module], width, min(sizes, default=0) // width)
+            of_inputs = damped(products.pop(module))
+            order = elimination_order(reader.matrix, of_inputs, width, min(sizes, default=0) // width)
             layer.permute(unit, order)
             inputs = spread(order, [width])
-            sorted_products = products[module][inputs][:, inputs]
-            reader.refits = {size: refitted(reader.matrix, sorted_products, size) for size in sizes}
+            of_inputs = of_inputs[inputs][:, inputs]
+            reader.refits = {size: refitted(reader.matrix, of_inputs, size) for size in sizes}
 
 
 def _portions(units: Mapping[str, Reader]) -> Iterator[list[str]]:
@@ -74,6 +75,14 @@ def _portions(units: Mapping[str, Reader]) -> Iterator[list[str]]:
 
 
 @torch.no_grad()
+def damped(products: Tensor) -> Tensor:
+    """``G + λ I`` in fp64, for products G of shape (inputs, inputs)."""
+    result = products.to(torch.float64, copy=True)
+    result.diagonal().add_(_DAMPING * result.diagonal().mean())
+    return result
+
+
+@torch.no_grad()
 def elimination_order(weight: Tensor, products: Tensor, width: int, fewest: int) -> Tensor:
     """Units in the order in which they should be kept, shape (units,): those that the others replace best come last.
 
@@ -82,16 +91,17 @@ def elimination_order(weight: Tensor, products: Tensor, width: int, fewest: int)
 
     Args:
         weight: shape (outputs, inputs).
-        products: of the inputs, shape (inputs, inputs).
+        products: of the inputs, `damped`, shape (inputs, inputs).
         width: inputs of a unit, side by side.
         fewest: units that are always kept, whose own order is by the last step's errors.
     """
-    w, inverse = weight.double(), torch.linalg.inv(_damped(products.double()))
+    w, inverse = weight.double(), torch.linalg.inv(products)
     left = torch.arange(len(products) // width, device=weight.device)
+    fewest = max(1, fewest)
     at_once = max(1, len(left) // _STEPS)
     gone: list[Tensor] = []
-    while len(left) > max(1, fewest):
-        least = _errors_without(w, inverse, width).argsort(stable=True)[: min(at_once, len(left) - max(1, fewest))]
+    while len(left) > fewest:
+        least = _errors_without(w, inverse, width).argsort(stable=True)[: min(at_once, len(left) - fewest)]
         gone.append(left[least].flip(0))
         kept = torch.ones(len(left), dtype=torch.bool, device=weight.device)
         kept[least] = False
@@ -113,23 +123,19 @@ def _errors_without(weight: Tensor, inverse: Tensor, width: int) -> Tensor:
     return errors
 
 
-def _damped(products: Tensor) -> Tensor:
-    return products + _DAMPING * products.diagonal().mean() * torch.eye(len(products)).to(products)
-
-
 @torch.no_grad()
 def refitted(weight: Tensor, products: Tensor, kept: int) -> Tensor:
     """The weight of the first `kept` inputs that comes closest to the whole one's outputs.
 
     Args:
         weight: shape (outputs, inputs).
-        products: of the inputs, shape (inputs, inputs).
+        products: of the inputs, `damped`, shape (inputs, inputs).
         kept: how many inputs are left.
 
     Returns:
         shape (outputs, kept), in the type of `weight`.
     """
-    g, w = products.double(), weight.double()
+    w = weight.double()
     # Of each input left out, what each kept one stands for.
-    share: Tensor = torch.linalg.solve(_damped(g)[:kept, :kept], g[:kept, kept:])
+    share: Tensor = torch.linalg.solve(products[:kept, :kept], products[:kept, kept:])
     return (w[:, :kept] + w[:, kept:] @ share.T).to(weight.dtype)

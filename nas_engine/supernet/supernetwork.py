@@ -313,8 +313,9 @@ class SuperNetwork:
         Args:
             batches: calibration texts as `input_ids` and `attention_mask` of shape (rows, tokens).
             refit: fit the weights that read fewer heads or channels to what they leave out, one weight for each
-                width: narrow sub-networks lose much less, for the memory of these weights. Give it several times as
-                many tokens as a layer has channels. See `nas_engine.supernet.refit`.
+                width: narrow sub-networks lose much less, for the memory of these weights. Those come first that the
+                others replace worst. Give it several times as many tokens as a layer has channels. See
+                `nas_engine.supernet.refit`.
 
         Raises:
             CompressionError: `refit` is set, and the base is sparse or quantized (see `can_refit`).

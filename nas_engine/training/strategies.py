@@ -20,8 +20,8 @@ def genomes_of_batch(space: SearchSpace, strategy: Strategy, seed: int, batch: i
     kinds after the other, a batch each: both ends of the space are trained as well, at the cost of ``uniform``.
     """
     rng = np.random.default_rng([seed, batch])
-    if strategy == "uniform" or (strategy == "turns" and batch % 3 == 2):
-        return space.sample(rng)
-    if strategy == "turns":
-        return np.atleast_2d(space.largest if batch % 3 == 0 else space.smallest)
-    return np.vstack([space.largest, space.smallest, space.sample(rng, 2)])
+    if strategy == "sandwich":
+        return np.vstack([space.largest, space.smallest, space.sample(rng, 2)])
+    if strategy == "turns" and batch % 3 < 2:
+        return np.atleast_2d((space.largest, space.smallest)[batch % 3])
+    return space.sample(rng)
