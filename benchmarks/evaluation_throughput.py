@@ -2,9 +2,10 @@
 
 A super-network over LoNAS's genes is trained for a few steps (or loaded), and searched by the driver that keeps layer
 prefixes for accuracy and parameters, 20 sub-networks a generation. Timed is the last generation, in the middle of a
-search: there is a front to race against, and earlier layers to share. The plain loop gives every option a padded row
-of its own and computes all logits; the lm-evaluation-harness is called as it ships; "no racing, no reuse" is the engine
-with one sub-network at a time and all questions. These are timed on a sample of the generation.
+search: there is a front to race against, and earlier layers to share, and answers are screened in bfloat16. The plain
+loop gives every option a padded row of its own and computes all logits; the lm-evaluation-harness is called as it
+ships; "no racing, no reuse" is the engine in fp32 with one sub-network at a time and all questions. These are timed on
+a sample of the generation.
 
 Scores are compared with the plain loop's in fp64: in fp32 its own rounding is larger than the engine's, which
 `error_fp32` shows.
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks._common import arguments, load, print_json
-from evaluators import MultipleChoiceAccuracy, ParameterCount, Question, Racing
+from evaluators import Measurement, MultipleChoiceAccuracy, ParameterCount, Question, Racing, Screening
+from evaluators.racing import outcomes_of
 from nas_engine import SuperNetwork, train
 from nas_engine.dominance import non_dominated
 from nas_engine.search import Record, make_driver
@@ -187,6 +190,14 @@ def largest_difference(scores: Sequence[Sequence[float]], expected: Sequence[Seq
     return max(abs(a - b) for row, wanted in pairs for a, b in zip(row, wanted, strict=False) if math.isfinite(a))
 
 
+def changed_answers(measurement: Measurement, scores: Sequence[Any], questions: Sequence[Question]) -> int:
+    """How many questions of a measurement are answered unlike by `scores`; none of one that was dropped on the way."""
+    if not measurement.outcomes:
+        return 0
+    right = [int(np.argmax(row)) == question.answer for row, question in zip(scores, questions, strict=True)]
+    return int((outcomes_of(measurement) != right).sum())
+
+
 def given_arguments() -> argparse.Namespace:
     """The command line."""
     parser = arguments(__doc__)
@@ -213,11 +224,13 @@ def main() -> None:
     questions = splits.validation
     supernet = trained(given, splits.train)
     tokenizer = supernet.tokenizer
-    racing, alone = MultipleChoiceAccuracy(questions, racing=Racing()), MultipleChoiceAccuracy(questions)
-    searched = list(generations(supernet, racing, given.generations))
+    everything = MultipleChoiceAccuracy(questions, racing=Racing(), screening=Screening())
+    alone = MultipleChoiceAccuracy(questions)
+    searched = list(generations(supernet, everything, given.generations))
     last = searched[-1]
     subnets = [supernet.subnetwork(supernet.space.configuration(genome)) for genome in last.genomes]
-    sample = subnets[:: max(1, len(subnets) // given.sample)][: given.sample]
+    positions = range(0, len(subnets), max(1, len(subnets) // given.sample))[: given.sample]
+    sample = [subnets[i] for i in positions]
     engine = [timed(lambda s=s: alone.scores(s.model, tokenizer).tolist()) for s in sample]  # type: ignore[misc]
     plain_loop = [timed(lambda s=s: plain(s.model, tokenizer, questions)) for s in sample]  # type: ignore[misc]
     harnessed = [found for s in sample[:2] if (found := harness(s.model, tokenizer, questions))]
@@ -248,6 +261,9 @@ def main() -> None:
             int(np.argmax(a)) != int(np.argmax(b))
             for ours, (_, theirs) in zip(scores, harnessed, strict=False)
             for a, b in zip(ours, theirs, strict=True)
+        ),
+        "answers_changed_by_screening": sum(
+            map(changed_answers, (last.records[i].measurements[0] for i in positions), scores, repeat(questions))
         ),
         "same_ranking": ranking(scores, questions) == ranking(in_fp32, questions),
         "generations": [summary(generation, count) for generation in searched],

@@ -25,6 +25,7 @@ from evaluators.questions import Question, QuestionFileError, load_questions, sa
 from evaluators.racing import Racing
 from evaluators.registry import evaluator_names, load_evaluator
 from evaluators.roofline import Roofline
+from evaluators.screening import Screening
 from evaluators.timing import Timing
 from evaluators.workload import Phase, Workload
 
@@ -64,6 +65,7 @@ __all__ = [
     "QuestionFileError",
     "Racing",
     "Roofline",
+    "Screening",
     "Session",
     "Subnetwork",
     "Timing",

@@ -29,13 +29,18 @@ _COUNTS_POSITIONS_ITSELF = ("bloom", "mpt")  # ALiBi: a token's place in its row
 Around = Callable[[int], AbstractContextManager[None]]
 
 
+def nothing_around(batch: int) -> AbstractContextManager[None]:
+    """Leaves the forward pass on each batch as it is."""
+    return nullcontext()
+
+
 @torch.inference_mode()
 def log_likelihoods(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
     token_budget: int = TOKEN_BUDGET,
-    around: Around = lambda batch: nullcontext(),
+    around: Around = nothing_around,
 ) -> Tensor:
     """Summed log-likelihood of every option given its prompt, shape (questions, choices), in fp32 on the CPU.
 

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.answering import Answering
 from evaluators.checks import require_at_least, require_one_of
-from evaluators.likelihoods import TOKEN_BUDGET, Around, log_likelihoods
+from evaluators.likelihoods import TOKEN_BUDGET, Around, log_likelihoods, nothing_around
 from evaluators.memory import Halving
 from evaluators.prefix_reuse import PrefixReuse, free_memory_share
 from evaluators.protocol import Direction, Measurement, Session, Subnetwork
 from evaluators.questions import Question
-from evaluators.racing import Outcomes, Racing, dropped, packed_outcomes, verdict
+from evaluators.racing import Racing, dropped, packed_outcomes, verdict
+from evaluators.screening import Screening
 
 
 class MultipleChoiceAccuracy:
@@ -36,6 +38,8 @@ class MultipleChoiceAccuracy:
         token_budget: tokens of one batch, padding included; more memory for larger ones. Halved where memory runs out.
             Does not change scores.
         racing: drop a sub-network early that cannot enter the front any more; None asks all questions of each.
+        screening: answer in half precision first, and only what that leaves open in full; for processors that are
+            faster at it. Answers stay those of full precision (see `evaluators.screening`); None asks in full alone.
         memory_bytes: for the outputs of shared layers; 0 shares nothing, None takes a quarter of what is free when a
             search begins. Does not change scores.
         name: column name of the score.
@@ -53,12 +57,13 @@ class MultipleChoiceAccuracy:
         normalize: Literal[False, "characters"] = False,
         token_budget: int = TOKEN_BUDGET,
         racing: Racing | None = None,
+        screening: Screening | None = None,
         memory_bytes: int | None = None,
         name: str = "accuracy",
     ) -> None:
         self.questions = tuple(questions)
         self.normalize, self.name = normalize, name
-        self.racing, self.memory_bytes = racing, memory_bytes
+        self.racing, self.screening, self.memory_bytes = racing, screening, memory_bytes
         self.budget = Halving(token_budget)
         if len(self.questions) < 2:
             raise ValueError(
@@ -77,11 +82,12 @@ class MultipleChoiceAccuracy:
         return self.racing is not None
 
     def settings(self) -> Mapping[str, Any]:
-        """The questions, as a hash and a count, the normalization and the racing."""
+        """The questions, as a hash and a count, the normalization, the racing and the screening."""
         data = [[q.question, q.choices, q.answer] for q in self.questions]
         digest = hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()[:16]
         settings = {"questions": digest, "count": len(self.questions), "normalize": self.normalize}
-        return settings if self.racing is None else settings | {"racing": asdict(self.racing)}
+        ways = {"racing": self.racing, "screening": self.screening}
+        return settings | {name: asdict(way) for name, way in ways.items() if way is not None}
 
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Accuracy of `subnet` as it runs in the super-network."""
@@ -97,10 +103,11 @@ class MultipleChoiceAccuracy:
         Raises:
             ValueError: as `log_likelihoods`.
         """
-        outcomes = np.empty(len(self.questions), dtype=bool)
+        answering = self.answering(model, tokenizer)
         for part in self.parts:
-            outcomes[list(part)] = self.outcomes(model, tokenizer, part)
-        return self.accuracy(outcomes)
+            answering.ask(part)
+        answering.settle()
+        return self.accuracy(answering)
 
     @property
     def parts(self) -> tuple[tuple[int, ...], ...]:
@@ -108,22 +115,18 @@ class MultipleChoiceAccuracy:
         count = len(self.questions)
         return (tuple(range(count)),) if self.racing is None else self.racing.parts(count)
 
-    def outcomes(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        part: Sequence[int],
-        around: Around | None = None,
-    ) -> Outcomes:
-        """Whether the model answers each question of `part` rightly, shape (part,)."""
-        asked = tuple(self.questions[i] for i in part)
-        # A tie goes to the first option, as in the harness; torch's argmax does not promise which one it takes.
-        answers = self._scores(model, tokenizer, asked, around).numpy().argmax(axis=1)
-        right: Outcomes = answers == np.array([question.answer for question in asked])
-        return right
+    def answering(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Answering:
+        """A model that has answered nothing yet."""
 
-    def accuracy(self, outcomes: Outcomes) -> Measurement:
-        """The measurement of outcomes on all questions."""
+        def scores(positions: Sequence[int], around: Around) -> Tensor:
+            return self._scores(model, tokenizer, tuple(self.questions[i] for i in positions), around)
+
+        return Answering(self.questions, scores, self.screening, model.device)
+
+    def accuracy(self, answering: Answering) -> Measurement:
+        """The measurement of a model that has answered all questions."""
+        outcomes = np.empty(len(self.questions), dtype=bool)
+        outcomes[answering.asked] = answering.right
         n = len(outcomes)
         stderr = float(outcomes.std(ddof=1)) / math.sqrt(n)
         return Measurement(float(outcomes.mean()), stderr, n, packed_outcomes(outcomes) if self.races else "")
@@ -143,11 +146,10 @@ class MultipleChoiceAccuracy:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         questions: tuple[Question, ...],
-        around: Around | None = None,
+        around: Around = nothing_around,
     ) -> Tensor:
-        arguments = {} if around is None else {"around": around}
         scores = self.budget.run(
-            lambda token_budget: log_likelihoods(model, tokenizer, questions, token_budget, **arguments)
+            lambda token_budget: log_likelihoods(model, tokenizer, questions, token_budget, around)
         )
         if self.normalize == "characters":
             lengths = [torch.tensor([len(choice) for choice in question.choices]) for question in questions]
@@ -187,19 +189,22 @@ class ChoiceSession:
         """
         accuracy, subnet = self._accuracy, self._subnets[position]
         parts = accuracy.parts
-        model, tokenizer = subnet.model, subnet.tokenizer
-        outcomes = np.empty(len(accuracy.questions), dtype=bool)
-        asked: list[int] = []
+        answering = accuracy.answering(subnet.model, subnet.tokenizer)
         for number, part in enumerate(parts, start=1):
-            around = self._turns(position, number)
-            outcomes[list(part)] = accuracy.outcomes(model, tokenizer, part, around)
-            asked.extend(part)
-            if accuracy.racing is None or rival is None or not rival.outcomes or number == len(parts):
-                continue
-            seen, indices = outcomes[asked], np.array(asked)
-            if verdict(seen, rival, indices, len(parts) - 1, accuracy.racing.confidence):
-                return dropped(seen, rival, indices)
-        return accuracy.accuracy(outcomes)
+            answering.ask(part, self._turns(position, number))
+            if number < len(parts) and rival is not None and self._loses(answering, rival):
+                answering.settle()  # a verdict that rests on provisional answers is passed again on settled ones
+                if self._loses(answering, rival):
+                    return dropped(answering.right, rival, np.array(answering.asked))
+        answering.settle()
+        return accuracy.accuracy(answering)
+
+    def _loses(self, answering: Answering, rival: Measurement) -> bool:
+        """Whether a race against `rival` is lost for sure."""
+        racing, looks = self._accuracy.racing, len(self._accuracy.parts) - 1
+        if racing is None or not rival.outcomes:
+            return False
+        return verdict(answering.right, rival, np.array(answering.asked), looks, racing.confidence)
 
     def _turns(self, position: int, part: int) -> Around:
         def around(batch: int) -> AbstractContextManager[None]:

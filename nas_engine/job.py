@@ -176,7 +176,7 @@ def _search(
     evaluators: list[Evaluator] = [
         validation,
         # A ratio to the largest, timed in turns with it: the machine's drift, between runs too, cancels.
-        Latency(batch=1, tokens=settings.tokens, repeats=6, warmup=1, reference=supernet.largest),
+        Latency(batch=1, tokens=settings.tokens, repeats=4, warmup=1, reference=supernet.largest),
         ParameterCount(),
     ]
     return search(

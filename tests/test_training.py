@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from nas_engine import heuristics
+from nas_engine import SuperNetwork, heuristics
+from nas_engine.compression import CompressionError, sparsify
 from nas_engine.supernet import CheckpointError
 from nas_engine.training import Example, Visits, train
 from nas_engine.training.data import batch_indices, batch_of, tokenize
@@ -291,3 +292,34 @@ def test_refitted_run_does_not_go_on_with_a_checkpoint_of_plain_prefixes(tmp_pat
     trained(checkpoint=tmp_path)
     with pytest.raises(CheckpointError, match="refit: False there, True here"):
         trained(checkpoint=tmp_path, refit=True)
+
+
+def test_narrower_widths_are_fitted_to_the_trained_network_once(tmp_path, monkeypatch) -> None:
+    whole, _ = trained(checkpoint=tmp_path, refit=True)
+    fitted = []
+    monkeypatch.setattr(SuperNetwork, "refit", lambda *args, **how: fitted.append(1))
+    again, report = trained(checkpoint=tmp_path, refit=True)
+    assert not fitted
+    assert report.resumed_at == 6
+    assert again.fingerprint() == whole.fingerprint()
+
+
+def test_run_killed_before_the_last_fit_fits_then(tmp_path, monkeypatch) -> None:
+    whole, _ = trained(refit=True)
+    monkeypatch.setattr(_Run, "refit", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint=tmp_path, refit=True)
+    monkeypatch.undo()
+    resumed, report = trained(checkpoint=tmp_path, refit=True)
+    assert report.resumed_at == 6
+    assert resumed.fingerprint() == whole.fingerprint()
+
+
+def test_sparse_base_is_refused_before_any_step() -> None:
+    model = tiny_llama()
+    batch = batch_of(tokenize(EXAMPLES, tiny_tokenizer(), 64), 0, torch.device("cpu"))
+    sparsify(model, [batch], 0.5)
+    supernet = supernetwork(model)
+    supernet.order_by_importance([batch])
+    with pytest.raises(CompressionError, match="would fill the zeros of a sparse base"):
+        train(supernet, EXAMPLES, 1, refit=True, progress=False)

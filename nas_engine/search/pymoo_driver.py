@@ -25,7 +25,7 @@ from pymoo.util.ref_dirs import get_reference_directions
 from nas_engine.search.driver import DriverProblem, Objectives, Violations
 from nas_engine.search.errors import SearchError
 from nas_engine.search.initial import first_generation, unseen
-from nas_engine.search.operators import LayerCrossover, OrderedMutation, layers_of
+from nas_engine.search.operators import LayerCrossover, OrderedMutation, later_rates, layers_of
 from search_spaces import Genome
 
 _FAILED = 1e30  # objective of a failed evaluation; its constraint violation keeps it behind every other
@@ -39,8 +39,10 @@ def nsga2(problem: DriverProblem, common: dict[str, Any]) -> Algorithm:
 
 
 def nsga2_layers(problem: DriverProblem, common: dict[str, Any]) -> Algorithm:
-    """NSGA-II with a crossover that cuts between layers, so that children share first layers with a parent."""
-    return NSGA2(**common | {"crossover": LayerCrossover(layers_of(problem.space))})
+    """NSGA-II whose crossover cuts between layers and whose mutation prefers late ones: children share first layers."""
+    layers = layers_of(problem.space)
+    operators = {"crossover": LayerCrossover(layers), "mutation": OrderedMutation(rates=later_rates(layers))}
+    return NSGA2(**common | operators)
 
 
 def nsga3(problem: DriverProblem, common: dict[str, Any]) -> Algorithm:

@@ -78,7 +78,8 @@ class ElasticLinear(nn.Module):
         self.active_in, self.active_rank = self.in_features, rank
         self.active_parts = self.parts
         self.scaling = alpha / rank if rank else 0.0
-        self._refits: dict[int, Tensor] = {}  # by active inputs, each (outputs, active_in)
+        self._shares: dict[int, Tensor] = {}  # by active inputs, each (active_in, inputs left out)
+        self._refits: dict[int, Tensor] = {}  # the frozen weight with these, each (outputs, active_in)
         self._sparsity: tuple[Any, float] = (None, 0.0)  # counted once for each weight and size
         self.dropout = nn.Dropout(dropout)
         if rank:
@@ -143,7 +144,7 @@ class ElasticLinear(nn.Module):
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
         if self.lora_A is None or self.lora_B is None:
             return y
-        lora_A = self.lora_A[: self.active_rank, : self.active_in].to(x.dtype)
+        lora_A = self._active_lora_A.to(x.dtype)
         lora_B = self._active_lora_B.to(x.dtype)
         hidden = F.linear(self.dropout(x), lora_A)  # (…, active_rank)
         # One product that adds, instead of a product, a scaling and a sum: two fewer passes over the outputs.
@@ -152,9 +153,11 @@ class ElasticLinear(nn.Module):
     def _merges(self, x: Tensor) -> bool:
         """Whether adding the adapter to the weight costs less than applying it to every token of `x`.
 
-        Only where nothing is learned, and in fp32, in which both ways agree to rounding.
+        Only where nothing is learned, and in fp32, in which both ways agree to rounding, or where autocast rounds both.
         """
-        if self.lora_A is None or self.training or torch.is_grad_enabled() or x.dtype != torch.float32:
+        if self.lora_A is None or self.training or torch.is_grad_enabled():
+            return False
+        if x.dtype != torch.float32 and not torch.is_autocast_enabled(x.device.type):
             return False
         tokens = x.numel() // x.shape[-1]
         # Merging moves the whole weight besides its arithmetic: it has to be twice as cheap.
@@ -162,8 +165,7 @@ class ElasticLinear(nn.Module):
 
     def _added_weight(self) -> Tensor:
         """``W + s · B A``, shape (active_out, active_in)."""
-        assert self.lora_A is not None
-        lora_A = self.lora_A[: self.active_rank, : self.active_in]
+        lora_A = self._active_lora_A
         return torch.addmm(self.active_weight.to(lora_A), self._active_lora_B, lora_A, alpha=self.scaling)
 
     @property
@@ -179,10 +181,20 @@ class ElasticLinear(nn.Module):
         fitted = self._refits.get(self.active_in)
         return self.matrix[:, : self.active_in] if fitted is None else fitted
 
+    def _reading(self, matrix: Tensor) -> Tensor:
+        """A matrix of shape (…, inputs) for the active inputs alone, which stand in for the others where fitted."""
+        share = self._shares.get(self.active_in)
+        return matrix[:, : self.active_in] if share is None else _without_others(matrix, share)
+
     @property
     def active_bias(self) -> Tensor | None:
         """The bias's active slice, shape (active_out,)."""
         return None if self.bias is None else self._active_outputs(self.bias)
+
+    @property
+    def _active_lora_A(self) -> Tensor:
+        assert self.lora_A is not None
+        return self._reading(self.lora_A[: self.active_rank])
 
     @property
     def _active_lora_B(self) -> Tensor:
@@ -210,7 +222,7 @@ class ElasticLinear(nn.Module):
         """
         if self.lora_A is None:
             return self.active_weight
-        update = self.scaling * (self._active_lora_B @ self.lora_A[: self.active_rank, : self.active_in])
+        update = self.scaling * (self._active_lora_B @ self._active_lora_A)
         return self.combination.weight(self.active_weight, update, self.active_grid)
 
     def set_weight(self, weight: Tensor, grid: Grid | None) -> None:
@@ -219,16 +231,21 @@ class ElasticLinear(nn.Module):
             weight = dequantize(quantize(weight, grid), grid)
         self.weight.data = weight.T if self.transposed else weight
         self.grid = grid
-        self.refits = {}
+        self.shares = {}
 
     @property
-    def refits(self) -> Mapping[int, Tensor]:
-        """The weights fitted to fewer active inputs, by how many, each of shape (out_features, active_in)."""
-        return self._refits
+    def shares(self) -> Mapping[int, Tensor]:
+        """How far kept inputs stand in for those left out, by how many are kept, each of shape (kept, left out).
 
-    @refits.setter
-    def refits(self, weights: Mapping[int, Tensor]) -> None:
-        self._refits = dict(weights)
+        What reads an input that is left out, in the frozen weight and in the adapter, reads the kept ones by their
+        shares in it; see `nas_engine.supernet.refit`. Without any, active weights are plain prefixes.
+        """
+        return self._shares
+
+    @shares.setter
+    def shares(self, shares: Mapping[int, Tensor]) -> None:
+        self._shares = dict(shares)
+        self._refits = {kept: _without_others(self.matrix, share) for kept, share in self._shares.items()}
         self._sparsity = (None, 0.0)
 
     @property
@@ -276,7 +293,7 @@ class ElasticLinear(nn.Module):
         )
         layer.scaling = self.scaling
         if self.lora_A is not None:
-            layer.lora_A = nn.Parameter(self.lora_A[: self.active_rank, : self.active_in].clone())
+            layer.lora_A = nn.Parameter(self._active_lora_A.clone())
             layer.lora_B = nn.Parameter(self._active_lora_B.clone())
         return layer
 
@@ -296,13 +313,13 @@ class ElasticLinear(nn.Module):
         for tensor in (self.matrix, self.bias, self.lora_B):
             if tensor is not None:
                 tensor.copy_(tensor[order])
-        self.refits = {size: weight[order] for size, weight in self._refits.items()}
+        self.shares = self._shares  # the fitted weights follow
         if self.grid is not None:
             self.grid = self.grid.reordered(order)
 
     @torch.no_grad()
     def permute_inputs(self, order: Tensor) -> None:
-        """Reorder the input channels, adapter included; weights fitted to the first of them are dropped.
+        """Reorder the input channels, adapter included; what the first of them stand in for is forgotten.
 
         Raises:
             ValueError: they are in groups on a grid.
@@ -315,12 +332,12 @@ class ElasticLinear(nn.Module):
         for tensor in (self.matrix, self.lora_A):
             if tensor is not None:
                 tensor.copy_(tensor[:, order])
-        self.refits = {}
+        self.shares = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ElasticLinear:
-        # A grid and fitted weights are data, no parameters, but they move and are cast with the weight.
+        # A grid and shares are data, no parameters, but they move and are cast with the weight.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.refits = {size: fn(weight) for size, weight in self._refits.items()}
+        self.shares = {kept: fn(share) for kept, share in self._shares.items()}
         if self.grid is not None:
             self.grid = replace(self.grid, scale=fn(self.grid.scale), zero_point=fn(self.grid.zero_point))
         return self
@@ -331,3 +348,9 @@ class ElasticLinear(nn.Module):
             f"in={self.active_in}/{self.in_features}, out={self.active_out}/{self.out_features}, "
             f"rank={self.active_rank}/{self.rank}, {self.combination.name}"
         )
+
+
+def _without_others(matrix: Tensor, share: Tensor) -> Tensor:
+    """``M_K + M_R Sᵀ``: a matrix that reads all inputs, of shape (…, inputs), made to read the kept ones alone."""
+    kept = len(share)
+    return matrix[:, :kept] + (matrix[:, kept:].to(share.dtype) @ share.T).to(matrix.dtype)

@@ -1,11 +1,13 @@
-"""Weights that do without the inputs left out: a projection's frozen weight fitted anew to each narrower width.
+"""Narrow sub-networks whose kept inputs stand in for those left out, in the frozen weight and in the adapter alike.
 
 A prefix of `down` simply drops what the other channels added. Much of that can be had from the channels that are kept,
-for channels of a layer are correlated: the weight of a width is the least-squares solution for the whole layer's output
-on calibration texts, ``Ŵ = W_K + W_R G_RK (G_KK + λ I)⁻¹`` with the kept inputs K, those left out R, and ``G = Xᵀ X``.
-This is the optimal update of the Optimal Brain Surgeon (Hassibi and Stork, 1993) for a whole set of inputs, as ZipLM
-(Kurtić et al., 2023, arXiv 2302.04089, section 3.1) prunes by; here once for every width of a super-network. Which
-units are kept follows from the same: they go one after the other, always those that the rest replaces best.
+for channels of a layer are correlated. With the kept inputs K, those left out R, and ``G = Xᵀ X`` on calibration texts,
+``S = (G_KK + λ I)⁻¹ G_KR`` says how far each kept input stands in for each other one; what read all inputs reads the
+kept ones alone by ``M_K + M_R Sᵀ``. For the frozen weight that is the least-squares solution for the whole layer's
+output, the optimal update of the Optimal Brain Surgeon (Hassibi and Stork, 1993) for a whole set of inputs, as ZipLM
+(Kurtić et al., 2023, arXiv 2302.04089, section 3.1) prunes by; here once for every width of a super-network. Adapters
+learn all the time, so they are read through S: what the largest sub-network learns, the narrow ones learn with it.
+Which units are kept follows from the same: they go one after the other, always those that the rest replaces best.
 """
 
 from __future__ import annotations
@@ -33,14 +35,18 @@ def order_and_refit(
     units: Mapping[str, Reader],
     sizes_read: Callable[[int, Unit], Sequence[int]],
     batches: Iterable[Batch],
+    reorder: bool = True,
 ) -> None:
-    """Sort units by importance, and fit the weights that read them to every smaller number of inputs.
+    """Sort units by importance, and find what the first of them stand in for, for every smaller number of inputs.
+
+    Adapters count as they are now: after training, shares are those of the trained network.
 
     Args:
-        model: run without its output head, as often as products need to fit in memory.
+        model: run without its output head, as often as products need to fit in memory; all of it must be active.
         units: by the projection that reads them, such as ``layers.3.down``.
         sizes_read: from a layer and unit to the numbers of inputs.
         batches: `input_ids` and `attention_mask` of shape (rows, tokens).
+        reorder: whether units are sorted; else they keep their order.
     """
     given = list(batches)
     for portion in _portions(units):
@@ -52,11 +58,12 @@ def order_and_refit(
             sizes = sizes_read(layer.index, unit)
             width = reader.in_features // layer.units(unit)
             of_inputs = damped(products.pop(module))
-            order = elimination_order(reader.matrix, of_inputs, width, min(sizes, default=0) // width)
-            layer.permute(unit, order)
-            inputs = spread(order, [width])
-            of_inputs = of_inputs[inputs][:, inputs]
-            reader.refits = {size: refitted(reader.matrix, of_inputs, size) for size in sizes}
+            if reorder:
+                order = elimination_order(reader.combined_weight(), of_inputs, width, min(sizes, default=0) // width)
+                layer.permute(unit, order)
+                inputs = spread(order, [width])
+                of_inputs = of_inputs[inputs][:, inputs]
+            reader.shares = {size: shares_of(of_inputs, size) for size in sizes}
 
 
 def _portions(units: Mapping[str, Reader]) -> Iterator[list[str]]:
@@ -124,18 +131,15 @@ def _errors_without(weight: Tensor, inverse: Tensor, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def refitted(weight: Tensor, products: Tensor, kept: int) -> Tensor:
-    """The weight of the first `kept` inputs that comes closest to the whole one's outputs.
+def shares_of(products: Tensor, kept: int) -> Tensor:
+    """How far each kept input stands in for each one left out, such that any weight's outputs stay closest.
 
     Args:
-        weight: shape (outputs, inputs).
         products: of the inputs, `damped`, shape (inputs, inputs).
-        kept: how many inputs are left.
+        kept: how many of the first inputs are left.
 
     Returns:
-        shape (outputs, kept), in the type of `weight`.
+        shape (kept, inputs - kept), in fp32.
     """
-    w = weight.double()
-    # Of each input left out, what each kept one stands for.
-    share: Tensor = torch.linalg.solve(products[:kept, :kept], products[:kept, kept:])
-    return (w[:, :kept] + w[:, kept:] @ share.T).to(weight.dtype)
+    shares: Tensor = torch.linalg.solve(products[:kept, :kept], products[:kept, kept:])
+    return shares.float()

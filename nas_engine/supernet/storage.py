@@ -24,9 +24,9 @@ from search_spaces import SearchSpace
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork
 
-_FORMAT = 1
+_FORMAT = 2
 ORDER_KEYS: dict[str, Unit] = {"channel_order": "channels", "head_order": "heads"}
-REFIT = ".refit."  # between a module and a number of inputs
+SHARE = ".share."  # between a module and a number of inputs
 _SAMPLES = 64  # weights of each tensor that the base's fingerprint looks at
 
 
@@ -44,7 +44,7 @@ class SavedSuperNetwork:
 
 
 def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
-    """Every adapter tensor, order of heads and channels and refitted weight of `supernet`, by name."""
+    """Every adapter tensor, order of heads and channels and share of inputs of `supernet`, by name."""
     tensors = {
         f"layers.{layer.index}.{key}": layer.orders[unit]
         for layer in supernet.layers
@@ -54,7 +54,7 @@ def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
     for name, layer in supernet.elastic_linears.items():
         if layer.lora_A is not None and layer.lora_B is not None:
             tensors |= {f"{name}.lora_A": layer.lora_A.detach(), f"{name}.lora_B": layer.lora_B.detach()}
-        tensors |= {f"{name}{REFIT}{size}": weight for size, weight in layer.refits.items()}
+        tensors |= {f"{name}{SHARE}{kept}": share for kept, share in layer.shares.items()}
     for path, module in supernet.head.items():
         tensors |= {f"head.{path}.{name}": tensor.detach() for name, tensor in module.state_dict().items()}
     return tensors

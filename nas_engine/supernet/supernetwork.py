@@ -29,7 +29,7 @@ from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.refit import order_and_refit
 from nas_engine.supernet.storage import (
     ORDER_KEYS,
-    REFIT,
+    SHARE,
     adapter_tensors,
     base_fingerprint,
     fingerprint,
@@ -312,29 +312,41 @@ class SuperNetwork:
 
         Args:
             batches: calibration texts as `input_ids` and `attention_mask` of shape (rows, tokens).
-            refit: fit the weights that read fewer heads or channels to what they leave out, one weight for each
-                width: narrow sub-networks lose much less, for the memory of these weights. Those come first that the
-                others replace worst. Give it several times as many tokens as a layer has channels. See
-                `nas_engine.supernet.refit`.
+            refit: let the heads or channels that a width keeps stand in for those that it leaves out: narrow
+                sub-networks lose much less, for the memory of their weights. Those come first that the others replace
+                worst. Give it several times as many tokens as a layer has channels. See `nas_engine.supernet.refit`.
 
         Raises:
             CompressionError: `refit` is set, and the base is sparse or quantized (see `can_refit`).
         """
-        if refit and not self.can_refit:
-            raise CompressionError(
-                "weights fitted to a width would fill the zeros of a sparse base or leave the grid of a quantized one; "
-                "order with refit=False, or refit before the base is compressed."
-            )
+        if refit:
+            self.refit(batches, reorder=True)
+            return
         self.activate_genome(self.space.largest)
         self.model.eval()
-        units = {f"layers.{i}.{READERS[unit]}": (self.layers[i], unit) for i, unit in self._elastic_units()}
-        if refit:
-            order_and_refit(self.model, units, self.sizes_read, batches)
-            return
+        units = self._units_by_reader()
         readers = {module: self.elastic_linears[module] for module in units}
         for module, norms in input_norms(self.model, readers, batches).items():
             layer, unit = units[module]
             layer.permute(unit, order_of(layer.importance(unit, norms)))
+
+    @torch.no_grad()
+    def refit(self, batches: Iterable[Batch], reorder: bool = False) -> None:
+        """Let kept heads and channels stand in for those left out as the network is now, adapters included.
+
+        After training, narrow sub-networks follow what the largest has learned.
+
+        Args:
+            batches: as `order_by_importance` takes them, which says more.
+            reorder: also sort heads and channels anew.
+
+        Raises:
+            CompressionError: the base is sparse or quantized (see `can_refit`).
+        """
+        self.require_refit()
+        self.activate_genome(self.space.largest)
+        self.model.eval()
+        order_and_refit(self.model, self._units_by_reader(), self.sizes_read, batches, reorder)
 
     @property
     def can_refit(self) -> bool:
@@ -342,6 +354,18 @@ class SuperNetwork:
         plain = self.adapter.combination == "plain" and self.database is None
         readers = [self.layers[i].linears[READERS[unit]] for i, unit in self._elastic_units()]
         return plain and all(reader.combination.merges(reader.sparsity, reader.grid) for reader in readers)
+
+    def require_refit(self) -> None:
+        """Check that `can_refit`.
+
+        Raises:
+            CompressionError: it cannot.
+        """
+        if not self.can_refit:
+            raise CompressionError(
+                "weights fitted to a width would fill the zeros of a sparse base or leave the grid of a quantized one; "
+                "order with refit=False, or refit before the base is compressed."
+            )
 
     def sizes_read(self, layer: int, unit: Unit) -> list[int]:
         """How many inputs the reader of heads or channels may have in the space, all of them left out."""
@@ -404,10 +428,10 @@ class SuperNetwork:
                 # `current` and `tensor` both hold original indices; compose the way back with the way there.
                 layer.permute(unit, current.argsort()[tensor.cpu()].to(self.model.device))
         for module, linear in self.elastic_linears.items():
-            start = f"{module}{REFIT}"
-            linear.refits = {
-                int(key.removeprefix(start)): weight.to(linear.weight)
-                for key, weight in tensors.items()
+            start = f"{module}{SHARE}"
+            linear.shares = {
+                int(key.removeprefix(start)): share.to(linear.weight.device)
+                for key, share in tensors.items()
                 if key.startswith(start)
             }
             if linear.lora_A is not None and linear.lora_B is not None:
@@ -415,6 +439,9 @@ class SuperNetwork:
                 linear.lora_B.copy_(tensors[f"{module}.lora_B"])
         for path, head in self.head.items():
             head.load_state_dict({name: tensors[f"head.{path}.{name}"] for name in head.state_dict()})
+
+    def _units_by_reader(self) -> dict[str, tuple[ElasticLayer, Unit]]:
+        return {f"layers.{i}.{READERS[unit]}": (self.layers[i], unit) for i, unit in self._elastic_units()}
 
     def _elastic_units(self) -> list[tuple[int, Unit]]:
         """The layers and units whose number is elastic."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from nas_engine.supernet.errors import CheckpointError
 
 FILE = "training.safetensors"
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Checkpoint:
         settings: what the run was started with; another run's checkpoint is refused.
         state: the super-network's `state()`.
         optimizer: AdamW's moments, by the parameter's position and the moment's name.
+        refitted: whether the run is over, its narrower widths fitted to the trained network.
     """
 
     losses: list[list[float]]
     settings: Mapping[str, Any]
     state: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+    refitted: bool = False
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -41,7 +44,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"state/{name}": tensor.contiguous() for name, tensor in checkpoint.state.items()}
     tensors |= {f"optimizer/{name}": tensor.contiguous() for name, tensor in checkpoint.optimizer.items()}
-    metadata = {"losses": json.dumps(checkpoint.losses), "settings": json.dumps(dict(checkpoint.settings))}
+    metadata = {
+        "losses": json.dumps(checkpoint.losses),
+        "settings": json.dumps({"format": _FORMAT, **checkpoint.settings}),
+        "refitted": json.dumps(checkpoint.refitted),
+    }
     temporary = folder / f"{FILE}.tmp"
     save_file(tensors, temporary, metadata=metadata)
     os.replace(temporary, folder / FILE)
@@ -63,12 +70,19 @@ def read_checkpoint(folder: Path, settings: Mapping[str, Any]) -> Checkpoint | N
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); delete it to train anew.") from error
     saved = json.loads(metadata["settings"])
-    differing = [f"{k}: {saved.get(k)!r} there, {v!r} here" for k, v in settings.items() if saved.get(k) != v]
+    ours = {"format": _FORMAT, **settings}
+    differing = [f"{k}: {saved.get(k)!r} there, {v!r} here" for k, v in ours.items() if saved.get(k) != v]
     if differing:
         raise CheckpointError(
             f"{path} belongs to a run with other settings ({'; '.join(differing)}); use another folder, or delete it."
         )
-    return Checkpoint(json.loads(metadata["losses"]), saved, _part(tensors, "state/"), _part(tensors, "optimizer/"))
+    return Checkpoint(
+        json.loads(metadata["losses"]),
+        saved,
+        _part(tensors, "state/"),
+        _part(tensors, "optimizer/"),
+        json.loads(metadata["refitted"]),
+    )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from evaluators.head import logits_of
-from nas_engine.progress import progress_bar
+from nas_engine.progress import progress_bar, say
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.training.checkpoint import (
     Checkpoint,
@@ -129,8 +129,8 @@ def train(
         distill: with the sandwich rule, the largest sub-network's predictions are what the others learn (in-place
             distillation: Yu and Huang, 2019, arXiv 1903.05134, section 3.3).
         gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
-        refit: where channels are ordered here, fit narrower widths to what they leave out; see
-            `SuperNetwork.order_by_importance`.
+        refit: fit narrower widths to what they leave out, where channels are ordered here and, on the trained network,
+            once more at the end; see `SuperNetwork.refit`.
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
     Raises:
@@ -160,13 +160,16 @@ def train(
         )
     if not supernet.adapter_parameters:
         raise ValueError("this super-network has no adapters to train; add lora_rank(...) to its space.")
+    if refit:
+        supernet.require_refit()
     examples = tokenize(train_set, supernet.tokenizer, max_tokens)
     run = _Run(supernet, examples, settings)
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
-    if not supernet.ordered:
-        supernet.order_by_importance(run.calibration(), refit)
     started = time.perf_counter()
+    if not supernet.ordered:
+        say("Ordering heads and channels", enabled=progress)
+        supernet.order_by_importance(run.calibration(), refit)
     with progress_bar("Training", steps, enabled=progress, completed=resumed_at) as bar:
         try:
             if gradient_checkpointing:
@@ -180,6 +183,11 @@ def train(
                 supernet.model.gradient_checkpointing_disable()
             if folder and run.consistent:
                 run.save(folder)
+    if refit and not run.refitted:
+        say("Fitting narrower widths to the trained network", enabled=progress)
+        run.refit()
+        if folder:
+            run.save(folder)
     supernet.activate_genome(supernet.space.largest)
     supernet.model.eval()
     return TrainingReport(tuple(map(fmean, run.losses)), run.visits(), time.perf_counter() - started, resumed_at)
@@ -220,6 +228,7 @@ class _Run:
         self.lengths = tuple(len(example.tokens) for example in examples)
         self.losses: list[list[float]] = []  # of every visit, by step
         self.consistent = True  # weights, moments and losses stand at the same step
+        self.refitted = False  # after the last step
         self.optimizer = torch.optim.AdamW(
             supernet.adapter_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -277,6 +286,10 @@ class _Run:
                 (loss / (len(genomes) * self.settings.accumulation)).backward()
         return losses
 
+    def refit(self) -> None:
+        self.supernet.refit(self.calibration())
+        self.refitted = True
+
     def visits(self) -> Visits:
         space, s = self.supernet.space, self.settings
         micro_batches = range(len(self.losses) * s.accumulation)
@@ -285,7 +298,7 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         state, moments = self.supernet.state(), optimizer_tensors(self.optimizer)
-        write_checkpoint(folder, Checkpoint(self.losses, self.identity, state, moments))
+        write_checkpoint(folder, Checkpoint(self.losses, self.identity, state, moments, self.refitted))
 
     def resume(self, folder: Path) -> int:
         found = read_checkpoint(folder, self.identity)
@@ -293,5 +306,5 @@ class _Run:
             return 0
         self.supernet.load_state(found.state)
         load_optimizer(self.optimizer, found.optimizer)
-        self.losses = list(found.losses)
+        self.losses, self.refitted = list(found.losses), found.refitted
         return len(self.losses)
