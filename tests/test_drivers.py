@@ -6,7 +6,7 @@ import pytest
 from nas_engine.front import SearchResult
 from nas_engine.search import DRIVERS, DriverProblem, SearchError, make_driver
 from nas_engine.search.loop import search
-from nas_engine.search.operators import layer_masks, neighbours, ordered_mutation
+from nas_engine.search.operators import later_rates, layer_masks, neighbours, ordered_mutation
 from nas_engine.search.pymoo_driver import PymooDriver
 from nas_engine.search.random_driver import RandomDriver
 from nas_engine.search.surrogate import SurrogateDriver
@@ -102,6 +102,23 @@ def test_ordered_mutation_changes_one_gene_in_expectation_and_prefers_neighbours
     assert moved.max() == 4
     steps = np.abs(moved - X)[changed]
     assert (steps == 1).mean() > 0.75
+
+
+def test_later_layers_mutate_more_and_one_gene_changes_on_average() -> None:
+    for layers in (np.repeat(np.arange(5), 2), np.tile(np.arange(5), 2), np.array([0, 7, 7, 7]), np.zeros(3, int)):
+        rates = later_rates(layers)
+        assert rates.sum() == pytest.approx(1.0)
+        assert rates.min() > 0
+        assert (np.diff(rates[np.argsort(layers, kind="stable")]) >= 0).all()
+    X = np.full((4000, 10), 2)
+    moved = ordered_mutation(X, np.full(10, 4), np.random.default_rng(0), rates=np.array([0.0] * 8 + [0.5, 0.2]))
+    assert (moved != X).mean(axis=0) == pytest.approx([0.0] * 8 + [0.5, 0.2], abs=0.05)
+
+
+def test_first_layers_stay_with_one_parent() -> None:
+    masks = layer_masks(np.arange(10), 500, np.random.default_rng(0))
+    assert masks[:, :3].all()
+    assert set(masks.sum(axis=1).tolist()) == set(range(3, 10))
 
 
 def test_neighbours_are_all_genomes_one_step_away() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators import MultipleChoiceAccuracy, Racing, Screening, depth_first
+from evaluators.answering import Answering
 from tests.supernets import DECODERS, EVERY_DIMENSION, FAMILIES, random_adapters, supernetwork
 from tests.test_multiple_choice import questions
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -104,6 +105,27 @@ def test_generation_that_shares_layers_races_and_is_screened_scores_the_same() -
     plain = MultipleChoiceAccuracy(asked)
     for position, subnet in enumerate(subnets):
         assert session.measure(position).value == plain(subnet).value
+
+
+def test_race_is_lost_by_settled_answers_alone(monkeypatch) -> None:
+    subnet = supernetwork(tiny_llama(), EVERY_DIMENSION).largest
+    asked = questions(60)
+    racing = Racing(first=30, confidence=0.9)
+    exact = MultipleChoiceAccuracy(asked, racing=racing).measure(subnet.model, subnet.tokenizer)
+    # Half precision that answers everything wrongly, and is found out: every question is close, so all are asked again.
+    ask = Answering.ask
+
+    def wrong(self, part, around) -> None:
+        ask(self, part, around)
+        expected = torch.tensor([self._questions[i].answer for i in self.asked])[:, None]
+        unlike = (expected != torch.arange(self._scores.shape[1])).float()
+        self._scores = torch.where(self._scores.isfinite(), unlike, self._scores)
+        self._answers = self._scores.numpy().argmax(axis=1)
+
+    monkeypatch.setattr(Answering, "ask", wrong)
+    session = MultipleChoiceAccuracy(asked, racing=racing, screening=Screening(margin=1000)).session([subnet])
+    measured = session.measure(0, rival=exact)
+    assert measured == exact
 
 
 def test_settings_say_how_it_is_screened() -> None:

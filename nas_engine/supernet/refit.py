@@ -12,13 +12,14 @@ Which units are kept follows from the same: they go one after the other, always 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nas_engine.supernet.layer import READERS, ElasticLayer, Unit, spread
+from nas_engine.supernet.elastic_units import Units
+from nas_engine.supernet.layer import spread
 from nas_engine.supernet.ordering import Batch, listened
 
 _STEPS = 96  # in which units are taken away, a few at a time: one by one, a wide layer would take hours
@@ -26,16 +27,9 @@ _DAMPING = 0.01  # of the mean square of an input, so that what calibration text
 _BYTES_AT_ONCE = 2**31  # of products, before the model runs again for the next ones
 
 
-Reader = tuple[ElasticLayer, Unit]  # of a layer's heads or channels
-
-
 @torch.no_grad()
-def order_and_refit(
-    model: PreTrainedModel,
-    units: Mapping[str, Reader],
-    sizes_read: Callable[[int, Unit], Sequence[int]],
-    batches: Iterable[Batch],
-    reorder: bool = True,
+def find_shares(
+    model: PreTrainedModel, units: Mapping[str, Units], batches: Iterable[Batch], reorder: bool = True
 ) -> None:
     """Sort units by importance, and find what the first of them stand in for, for every smaller number of inputs.
 
@@ -44,34 +38,36 @@ def order_and_refit(
     Args:
         model: run without its output head, as often as products need to fit in memory; all of it must be active.
         units: by the projection that reads them, such as ``layers.3.down``.
-        sizes_read: from a layer and unit to the numbers of inputs.
         batches: `input_ids` and `attention_mask` of shape (rows, tokens).
         reorder: whether units are sorted; else they keep their order.
     """
     given = list(batches)
     for portion in _portions(units):
-        readers = {module: units[module][0].linears[READERS[units[module][1]]] for module in portion}
+        readers = {module: units[module].reader for module in portion}
         # Of the inputs X of each, padding left out: Xᵀ X.
         products = listened(model, readers, given, lambda inputs: inputs.T @ inputs)
         for module, reader in readers.items():
-            layer, unit = units[module]
-            sizes = sizes_read(layer.index, unit)
-            width = reader.in_features // layer.units(unit)
             of_inputs = damped(products.pop(module))
             if reorder:
-                order = elimination_order(reader.combined_weight(), of_inputs, width, min(sizes, default=0) // width)
-                layer.permute(unit, order)
-                inputs = spread(order, [width])
-                of_inputs = of_inputs[inputs][:, inputs]
-            reader.shares = {size: shares_of(of_inputs, size) for size in sizes}
+                of_inputs = _sorted(units[module], of_inputs)
+            reader.shares = {kept: shares_of(of_inputs, kept) for kept in units[module].sizes}
 
 
-def _portions(units: Mapping[str, Reader]) -> Iterator[list[str]]:
+def _sorted(units: Units, products: Tensor) -> Tensor:
+    """Products in the order of importance in which `units` are put."""
+    weight, width, sizes = units.reader.combined_weight(), units.inputs_each, units.sizes
+    order = elimination_order(weight, products, width, min(sizes, default=0) // width)
+    units.layer.permute(units.unit, order)
+    inputs = spread(order, [width])
+    return products[inputs][:, inputs]
+
+
+def _portions(units: Mapping[str, Units]) -> Iterator[list[str]]:
     """Readers whose products fit in memory together."""
     portion: list[str] = []
     room = _BYTES_AT_ONCE
-    for module, (layer, unit) in units.items():
-        needed = 4 * layer.linears[READERS[unit]].in_features ** 2
+    for module, of_layer in units.items():
+        needed = 4 * of_layer.reader.in_features**2
         if portion and needed > room:
             yield portion
             portion, room = [], _BYTES_AT_ONCE

@@ -20,13 +20,14 @@ from nas_engine.supernet.combination import COMBINATIONS
 from nas_engine.supernet.compressed_base import prepare_base
 from nas_engine.supernet.dimensions import BITS, DENSITY, HEADS, RANK, SKIP, WIDTH
 from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.elastic_units import elastic_units, sort_by_norms
 from nas_engine.supernet.extraction import absent_layers, bypassed
 from nas_engine.supernet.families import Family, family_of
-from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer, Unit
+from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer
 from nas_engine.supernet.levels import Levels
-from nas_engine.supernet.ordering import Batch, final_states, input_norms, order_of
+from nas_engine.supernet.ordering import Batch, final_states
 from nas_engine.supernet.peft_import import load_adapter
-from nas_engine.supernet.refit import order_and_refit
+from nas_engine.supernet.refit import find_shares
 from nas_engine.supernet.storage import (
     ORDER_KEYS,
     SHARE,
@@ -79,6 +80,7 @@ class SuperNetwork:
         layers: the layers, each with its projections and active sizes.
         head: modules that are new for the task and train whole, such as BERT's classifier, by path.
         elastic_linears: every elastic projection by the space's name, such as ``layers.3.up``.
+        units: heads and channels whose number is elastic, by the projection that reads them.
         base_fingerprint: 16 hexadecimal digits of the original model's weights.
         quantization: the grids that the original model's weights lie on; None where they are in floating point.
         database: the versions of each projection that its bits and density choose from; None where they do not vary.
@@ -109,6 +111,10 @@ class SuperNetwork:
         modules = model.get_submodule(self.family.layers).children()
         self.layers = [ElasticLayer(self.family, i, module, model.config) for i, module in enumerate(modules)]
         self.elastic_linears = self._make_elastic()
+        self.units = elastic_units(self.layers, space)
+        for of_layer in self.units.values():
+            if of_layer.unit == "heads":
+                of_layer.layer.watch_head_bias()
         self.levels = Levels(space, database, self.base_fingerprint, self.adapter.combination)
         self._fix_orders()
         self._rigid_linears: dict[str, ElasticLinear] = {}  # views of the others, to be asked what they hold
@@ -302,7 +308,7 @@ class SuperNetwork:
     @property
     def ordered(self) -> bool:
         """Whether prefixes of all heads and channels that are elastic are the important ones."""
-        return all(unit in self.layers[i].orders for i, unit in self._elastic_units())
+        return all(of_layer.ordered for of_layer in self.units.values())
 
     @torch.no_grad()
     def order_by_importance(self, batches: Iterable[Batch], refit: bool = False) -> None:
@@ -324,11 +330,7 @@ class SuperNetwork:
             return
         self.activate_genome(self.space.largest)
         self.model.eval()
-        units = self._units_by_reader()
-        readers = {module: self.elastic_linears[module] for module in units}
-        for module, norms in input_norms(self.model, readers, batches).items():
-            layer, unit = units[module]
-            layer.permute(unit, order_of(layer.importance(unit, norms)))
+        sort_by_norms(self.model, self.units, batches)
 
     @torch.no_grad()
     def refit(self, batches: Iterable[Batch], reorder: bool = False) -> None:
@@ -346,13 +348,13 @@ class SuperNetwork:
         self.require_refit()
         self.activate_genome(self.space.largest)
         self.model.eval()
-        order_and_refit(self.model, self._units_by_reader(), self.sizes_read, batches, reorder)
+        find_shares(self.model, self.units, batches, reorder)
 
     @property
     def can_refit(self) -> bool:
         """Whether weights may be fitted to narrower widths: a sparse or quantized base would not stay one."""
         plain = self.adapter.combination == "plain" and self.database is None
-        readers = [self.layers[i].linears[READERS[unit]] for i, unit in self._elastic_units()]
+        readers = [of_layer.reader for of_layer in self.units.values()]
         return plain and all(reader.combination.merges(reader.sparsity, reader.grid) for reader in readers)
 
     def require_refit(self) -> None:
@@ -366,14 +368,6 @@ class SuperNetwork:
                 "weights fitted to a width would fill the zeros of a sparse base or leave the grid of a quantized one; "
                 "order with refit=False, or refit before the base is compressed."
             )
-
-    def sizes_read(self, layer: int, unit: Unit) -> list[int]:
-        """How many inputs the reader of heads or channels may have in the space, all of them left out."""
-        dimension, size = (WIDTH, 1) if unit == "channels" else (HEADS, self.layers[layer].head_size)
-        module = f"layers.{layer}.{READERS[unit]}"
-        values = {v for c in self.space.choices if c.dimension == dimension and module in c.modules for v in c.values}
-        full = self.elastic_linears[module].in_features
-        return sorted(int(v) * size for v in values if int(v) * size < full)
 
     @torch.no_grad()
     def block_importance(self, batches: Sequence[Batch]) -> dict[str, float]:
@@ -440,15 +434,6 @@ class SuperNetwork:
         for path, head in self.head.items():
             head.load_state_dict({name: tensors[f"head.{path}.{name}"] for name in head.state_dict()})
 
-    def _units_by_reader(self) -> dict[str, tuple[ElasticLayer, Unit]]:
-        return {f"layers.{i}.{READERS[unit]}": (self.layers[i], unit) for i, unit in self._elastic_units()}
-
-    def _elastic_units(self) -> list[tuple[int, Unit]]:
-        """The layers and units whose number is elastic."""
-        units: dict[str, Unit] = {HEADS: "heads", WIDTH: "channels"}
-        choices = (choice for choice in self.space.choices if choice.dimension in units)
-        return sorted({(int(m.split(".")[1]), units[c.dimension]) for c in choices for m in c.modules})
-
     def _fix_orders(self) -> None:
         """Inputs of a quantized layer are in groups, versions on disk in an order: the base's units keep theirs."""
         for layer in self.layers:
@@ -477,9 +462,6 @@ class SuperNetwork:
             self.layers[int(layer)].make_elastic(
                 name, rank, alpha, self.adapter.dropout, generator, self.combination, grids.get(module)
             )
-        for index, unit in self._elastic_units():
-            if unit == "heads":
-                self.layers[index].watch_head_bias()
         return {
             f"layers.{i}.{name}": linear
             for i, layer in enumerate(self.layers)
