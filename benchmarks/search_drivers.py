@@ -147,21 +147,27 @@ def summary(traces: dict[str, list[Trace]]) -> dict[str, dict[str, Any]]:
 
 
 def draw(traces: dict[str, list[Trace]], problem: str, folder: Path) -> None:
-    """Median hypervolume over evaluations with its quartiles, a line a driver, as a PNG in `folder`."""
+    """Median hypervolume over evaluations, a line a driver, baselines in grey, as a PNG in `folder`.
+
+    Bands are the quartiles of the surrogate and of plain NSGA-II.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.5, 4))
-    styles = ["-", "--", "-.", ":"]
+    styles = ["--", "-.", ":", (0, (1, 3)), (0, (6, 3))]
     ordered = sorted(traces, key=lambda name: -np.median([t.volumes[-1] for t in traces[name]]))
-    for i, name in enumerate(ordered):
+    for name in ordered:
         runs = np.stack([t.volumes for t in traces[name]])
         low, middle, high = np.quantile(runs, [0.25, 0.5, 0.75], axis=0)
         count = np.arange(1, len(middle) + 1)
-        (line,) = axes.plot(count, middle, styles[i % 4], label=name, linewidth=1.2)
-        axes.fill_between(count, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        baseline = name in BASELINES
+        look = {"color": "0.35", "linestyle": styles[BASELINES.index(name)]} if baseline else {}
+        (line,) = axes.plot(count, middle, label=name, linewidth=2.0 if name == "surrogate" else 1.1, **look)
+        if name in ("surrogate", "plain-nsga2"):  # bands of all would hide each other
+            axes.fill_between(count, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel="evaluations", ylabel="hypervolume of true objectives", title=problem)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
