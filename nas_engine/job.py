@@ -64,11 +64,11 @@ class JobSettings:
     strategy: Strategy = "uniform"
     refit: bool = True
     driver: str = "nsga2-layers"
-    evaluations: int = 30
+    evaluations: int = 34
     population: int = 12
-    tolerance: float = 0.015
+    tolerance: float = 0.005
     ranks: tuple[int, ...] = (32, 16)
-    widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3)
+    widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3, 0.15)
     layers_per_gene: int = 3
     tokens: int = 128
     seed: int = 0
