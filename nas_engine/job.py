@@ -64,7 +64,7 @@ class JobSettings:
     strategy: Strategy = "uniform"
     refit: bool = True
     driver: str = "nsga2-layers"
-    evaluations: int = 34
+    evaluations: int = 30
     population: int = 12
     tolerance: float = 0.005
     ranks: tuple[int, ...] = (32, 16)
