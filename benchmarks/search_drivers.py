@@ -157,6 +157,8 @@ def draw(traces: dict[str, list[Trace]], problem: str, folder: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.5, 4))
+    colours = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    axes.set_prop_cycle(color=[*colours[::2], *colours[1::2]])  # strong ones first, none twice
     styles = ["--", "-.", ":", (0, (1, 3)), (0, (6, 3))]
     ordered = sorted(traces, key=lambda name: -np.median([t.volumes[-1] for t in traces[name]]))
     for name in ordered:

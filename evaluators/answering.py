@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +45,7 @@ class Answering:
 
     def ask(self, part: Sequence[int], around: Around = nothing_around) -> None:
         """Answer the questions at the positions `part`; screened answers are provisional until `settle`."""
-        scores = self._padded(self._score(part, around if self._screening is None else self._half(around)))
+        scores = self._padded(self._score(part, self._screened(around)))
         self._scores = torch.cat([self._scores, scores])
         # A tie goes to the first option, as in the harness; torch's argmax does not promise which one it takes.
         self._answers = np.append(self._answers, scores.numpy().argmax(axis=1))
@@ -72,14 +71,12 @@ class Answering:
             self._exact |= zip(missing, self._padded(self._score(missing, nothing_around)), strict=True)
         return torch.stack([self._exact[position] for position in positions])
 
-    def _half(self, around: Around) -> Around:
+    def _screened(self, around: Around) -> Around:
+        """`around`, in half precision where answers are screened."""
         screening = self._screening
-        assert screening is not None
-
-        def half(batch: int) -> AbstractContextManager[None]:
-            return screening.half(self._device, around(batch))
-
-        return half
+        if screening is None:
+            return around
+        return lambda batch: screening.half(self._device, around(batch))
 
     def _padded(self, scores: Tensor) -> Tensor:
         return torch.nn.functional.pad(scores, (0, self._choices - scores.shape[1]), value=-torch.inf)

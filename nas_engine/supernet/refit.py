@@ -28,9 +28,7 @@ _BYTES_AT_ONCE = 2**31  # of products, before the model runs again for the next 
 
 
 @torch.no_grad()
-def find_shares(
-    model: PreTrainedModel, units: Mapping[str, Units], batches: Iterable[Batch], reorder: bool = True
-) -> None:
+def find_shares(model: PreTrainedModel, units: Mapping[str, Units], batches: Iterable[Batch], reorder: bool) -> None:
     """Sort units by importance, and find what the first of them stand in for, for every smaller number of inputs.
 
     Adapters count as they are now: after training, shares are those of the trained network.

@@ -36,7 +36,7 @@ class Checkpoint:
     settings: Mapping[str, Any]
     state: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    refitted: bool = False
+    refitted: bool
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

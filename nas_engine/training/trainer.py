@@ -74,7 +74,7 @@ class TrainingReport:
     Args:
         losses: the mean loss on answer tokens of every step, in nats a token.
         visits: the sub-networks that took turns; see `nas_engine.heuristics` for what they are good for.
-        seconds: wall-clock of this call; a resumed run counts only its own part.
+        seconds: wall-clock of the steps that this call took, without ordering and fitting.
         resumed_at: the step that this call began with; 0 for a fresh run.
     """
 
@@ -166,10 +166,10 @@ def train(
     run = _Run(supernet, examples, settings)
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
-    started = time.perf_counter()
     if not supernet.ordered:
         say("Ordering heads and channels", enabled=progress)
         supernet.order_by_importance(run.calibration(), refit)
+    started = time.perf_counter()
     with progress_bar("Training", steps, enabled=progress, completed=resumed_at) as bar:
         try:
             if gradient_checkpointing:
@@ -183,6 +183,7 @@ def train(
                 supernet.model.gradient_checkpointing_disable()
             if folder and run.consistent:
                 run.save(folder)
+    seconds = time.perf_counter() - started
     if refit and not run.refitted:
         say("Fitting narrower widths to the trained network", enabled=progress)
         run.refit()
@@ -190,7 +191,7 @@ def train(
             run.save(folder)
     supernet.activate_genome(supernet.space.largest)
     supernet.model.eval()
-    return TrainingReport(tuple(map(fmean, run.losses)), run.visits(), time.perf_counter() - started, resumed_at)
+    return TrainingReport(tuple(map(fmean, run.losses)), run.visits(), seconds, resumed_at)
 
 
 def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
