@@ -43,6 +43,8 @@ METHODS = (
     "sqft",
     "sqft_sparsepeft",
     "sqft_qa_sparsepeft",
+    "shears_50_refit",
+    "sqft_qa_sparsepeft_refit",
 )
 # Published means, from the papers: LLaMA-7B, for LoNAS and Shears over eight commonsense sets.
 PUBLISHED = (
@@ -126,13 +128,14 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
         "searching": SearchPlan(("nsga2",) if work.evaluations else (), work.evaluations, 4 if work.quick else 10),
     }
     validation = MultipleChoiceAccuracy(work.validation)
-    if method in ("dense_lora", "shears_40", "shears_50"):
-        sparsity = {"dense_lora": 0.0, "shears_40": 0.4, "shears_50": 0.5}[method]
-        result = shears(model, work.train, validation, sparsity=sparsity, **common)
+    kind, refit = method.removesuffix("_refit"), method.endswith("_refit")
+    if kind in ("dense_lora", "shears_40", "shears_50"):
+        sparsity = {"dense_lora": 0.0, "shears_40": 0.4, "shears_50": 0.5}[kind]
+        result = shears(model, work.train, validation, sparsity=sparsity, refit=refit, **common)
     else:
-        adapter = method.removeprefix("sqft_").replace("_", "-")
+        adapter = kind.removeprefix("sqft_").replace("_", "-")
         grid = {"group_size": 32 if work.quick else 64}
-        result = sqft(model, work.train, validation, sparsity=0.5, adapter=adapter, **grid, **common)  # type: ignore[arg-type]
+        result = sqft(model, work.train, validation, sparsity=0.5, refit=refit, adapter=adapter, **grid, **common)  # type: ignore[arg-type]
     seconds = result.training.seconds / max(1, work.steps - result.training.resumed_at)
     return result.supernet, result.chosen, result.candidates, seconds
 

@@ -150,6 +150,7 @@ _LEARNING_RATE = Annotated[float, typer.Option(help="Peak learning rate.")]
 _DRIVERS = Annotated[list[str] | None, typer.Option("--driver", help="Search beside the heuristics; repeat.")]
 _EVALUATIONS = Annotated[int, typer.Option(help="Sub-adapters that each search measures.")]
 _SPARSITY = Annotated[str, typer.Option(help="Fraction of zeros, or 2:4 or 4:8.")]
+_REFIT = Annotated[bool, typer.Option(help="Let the kept weights make up for the zeros before training.")]
 _SEED = Annotated[int, typer.Option(help="Of everything random.")]
 
 
@@ -167,6 +168,7 @@ def shears_command(
     driver: _DRIVERS = None,
     evaluations: _EVALUATIONS = _RECIPE.evaluations,
     sparsity: _SPARSITY = _RECIPE.sparsity,
+    refit: _REFIT = _RECIPE.refit,
     merge: Annotated[bool, typer.Option(help="Adapt the nonzeros alone, so that the adapter merges.")] = False,
     seed: _SEED = _RECIPE.seed,
 ) -> None:
@@ -189,6 +191,7 @@ def sqft_command(
     driver: _DRIVERS = None,
     evaluations: _EVALUATIONS = _RECIPE.evaluations,
     sparsity: _SPARSITY = _RECIPE.sparsity,
+    refit: _REFIT = _RECIPE.refit,
     bits: Annotated[int, typer.Option(help="Of a weight, 4 or 8.")] = _RECIPE.bits,
     group_size: Annotated[int, typer.Option(help="Inputs that share a scale.")] = _RECIPE.group_size,
     symmetric: Annotated[bool, typer.Option(help="Without zero points.")] = _RECIPE.symmetric,

@@ -26,6 +26,7 @@ class RecipeSettings:
         steps: of training; likewise `batch_size` and `learning_rate`.
         drivers: of the searches beside the heuristics; likewise `evaluations`.
         sparsity: fraction of zeros, or ``2:4`` or ``4:8``.
+        refit: let the kept weights make up for the zeros before training.
         merge: Shears alone: train on the nonzeros, so that the adapter merges.
         bits: SQFT alone; likewise `group_size`, `symmetric` and `adapter`.
         seed: of everything random.
@@ -43,6 +44,7 @@ class RecipeSettings:
     drivers: tuple[str, ...] = ()
     evaluations: int = 30
     sparsity: str = "0.5"
+    refit: bool = False
     merge: bool = False
     bits: int = 4
     group_size: int = 64
@@ -73,6 +75,7 @@ def run_recipe(
             splits.train,
             validation,
             sparsity=settings.sparsity,
+            refit=settings.refit,
             merge=settings.merge,
             training=training,
             searching=searching,
@@ -86,6 +89,7 @@ def run_recipe(
             splits.train,
             validation,
             sparsity=settings.sparsity,
+            refit=settings.refit,
             bits=settings.bits,
             group_size=settings.group_size,
             symmetric=settings.symmetric,

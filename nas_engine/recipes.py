@@ -107,6 +107,7 @@ def shears(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     sparsity: float | str = 0.5,
+    refit: bool = False,
     merge: bool = False,
     space: SpaceTemplate | SearchSpace | None = None,
     training: TrainingPlan = TrainingPlan(),
@@ -125,6 +126,8 @@ def shears(
         validation: what compares sub-adapters, such as ``MultipleChoiceAccuracy(questions)``.
         tokenizer: needed where `model` is an object.
         sparsity: fraction of zeros, or ``"2:4"`` or ``"4:8"``.
+        refit: let the kept weights make up for the zeros before training; see `nas_engine.compression.sparsify`. The
+            paper does not.
         merge: train the adapter on the nonzeros alone (SparsePEFT), so that it merges and every zero stays; False
             keeps it beside the base, as the paper does.
         space: of the adapter; by default the paper's, ranks 32, 24 and 16.
@@ -141,7 +144,7 @@ def shears(
     base, tokenizer = _loaded(model, tokenizer)
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
     say(f"Making {sparsity} of the weights zero", enabled=progress)
-    sparsify(base, batches, sparsity)
+    sparsify(base, batches, sparsity, refit=refit)
     supernet = SuperNetwork.from_pretrained(
         base, space or shears_space(), tokenizer, seed=seed, combination="masked" if merge else "plain"
     )
@@ -155,6 +158,7 @@ def sqft(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     sparsity: float | str = 0.5,
+    refit: bool = False,
     bits: int = 4,
     group_size: int = 64,
     symmetric: bool = False,
@@ -176,6 +180,8 @@ def sqft(
         validation: what compares sub-adapters, such as ``MultipleChoiceAccuracy(questions)``.
         tokenizer: needed where `model` is an object.
         sparsity: fraction of zeros, 0 for a dense base, or ``"2:4"`` or ``"4:8"``.
+        refit: let the kept weights make up for the zeros before quantization; see `nas_engine.compression.sparsify`.
+            The paper does not.
         bits: of the base, 4 or 8; with ``adapter="sparsepeft"`` the base stays in floating point.
         group_size: inputs of an output that share a scale; it must divide the inputs of every projection.
         symmetric: no zero points.
@@ -200,7 +206,7 @@ def sqft(
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
     if sparsity:
         say(f"Making {sparsity} of the weights zero", enabled=progress)
-        sparsify(base, batches, sparsity)
+        sparsify(base, batches, sparsity, refit=refit)
     quantization: Quantization | None = None
     if adapter != "sparsepeft":
         say(f"Quantizing to {bits} bits in groups of {group_size}", enabled=progress)

@@ -10,6 +10,7 @@ from nas_engine import Example, search, train
 from nas_engine.compression import CompressionError, GridSettings, gptq, quantize
 from nas_engine.compression.calibration import Hessians, calibrated_layers
 from nas_engine.compression.database import DENSE, LayerDatabase, Level, build_database
+from nas_engine.compression.gptq import output_error
 from nas_engine.compression.sparsify import matrix_of
 from nas_engine.compression.sparsity import pattern_of, wanda_mask
 from nas_engine.recipes import ordered
@@ -58,6 +59,22 @@ def test_versions_are_what_wanda_and_gptq_give_on_the_dense_model(folder) -> Non
             assert (version.weight[~keep] == 0).all()
             same = quantize(version.weight, version.grid) == found.integers
             assert same.float().mean() > 0.99  # half precision moves a weight at a boundary
+
+
+def test_refitted_versions_keep_the_masks_and_lie_closer_to_the_dense_outputs(folder, tmp_path) -> None:
+    refit = build_database(tiny_llama(), CALIBRATION, tmp_path, **LEVELS, refit=True)
+    plain = LayerDatabase(folder)
+    with pytest.raises(CompressionError, match="another model or other levels"):
+        build_database(tiny_llama(), CALIBRATION, tmp_path, **LEVELS)
+    for layer in calibrated_layers(tiny_llama(), CALIBRATION):
+        hessians = Hessians()
+        layer.observe(hessians)
+        for projection, linear in layer.projections.items():
+            name = layer.name(projection)
+            versions = [database.version(name, Level(16, 0.5)).weight for database in (plain, refit)]
+            assert torch.equal(versions[0] != 0, versions[1] != 0)
+            errors = [output_error(matrix_of(linear), weight, hessians[projection]) for weight in versions]
+            assert errors[1] < errors[0]
 
 
 def test_largest_subnetwork_without_adapters_is_the_base(folder) -> None:

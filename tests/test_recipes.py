@@ -42,6 +42,20 @@ def test_shears_leaves_a_sparse_base_and_a_peft_adapter(tmp_path) -> None:
     assert (logits(loaded) - logits(made.chosen.model)).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("recipe", [shears, sqft])
+def test_refit_changes_the_kept_weights_alone(recipe) -> None:
+    untrained = QUICK | {"training": TrainingPlan(1, 4, 1e-9), "searching": SearchPlan()}
+    grid = {"group_size": 16} if recipe is sqft else {}
+    plain, refit = (
+        recipe(tiny_llama(), QUESTIONS[:40], VALIDATION, refit=on, **grid, **untrained) for on in (False, True)
+    )
+    half = plain.sparsity["weights"] // 2
+    for made in (plain, refit):
+        assert (made.sparsity["zeros"] >= half).all()  # quantized, some more
+        assert made.sparsity["sparsity"].mean() < 0.52
+    assert not torch.equal(logits(plain.chosen.model), logits(refit.chosen.model))
+
+
 def test_shears_that_merges_leaves_one_sparse_model(tmp_path) -> None:
     made = shears(tiny_llama(), QUESTIONS[:40], VALIDATION, sparsity="2:4", merge=True, **QUICK)
     made.save(tmp_path)
@@ -117,7 +131,10 @@ def test_bad_input_is_refused_with_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     ("command", "flags", "file"),
-    [("shears", ["--merge"], "model.safetensors"), ("sqft", ["--group-size", "16"], "model.safetensors")],
+    [
+        ("shears", ["--merge"], "model.safetensors"),
+        ("sqft", ["--group-size", "16", "--refit"], "model.safetensors"),
+    ],
 )
 def test_command_leaves_model_table_and_summary(tmp_path, command: str, flags: list[str], file: str) -> None:
     tiny_llama().save_pretrained(tmp_path / "model")

@@ -14,6 +14,7 @@ from nas_engine.compression import (
     wanda_mask,
 )
 from nas_engine.compression.calibration import InputNorms, calibrated_layers
+from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.sparsify import matrix_of
 from tests.supernets import CALIBRATION, FAMILIES
 from tests.tiny import tiny_llama
@@ -143,3 +144,38 @@ def test_conv1d_weights_are_compared_by_output() -> None:
     sparsify(model, CALIBRATION, 0.5)
     kept = matrix_of(model.transformer.h[0].mlp.c_fc) != 0
     assert (kept.sum(1) == 16).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kept_weights_are_the_least_squares_solution_of_every_row(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(300, 40, generator=generator) @ torch.randn(40, 40, generator=generator)
+    matrix = torch.randn(7, 40, generator=generator).to(dtype)
+    keep = torch.rand(7, 40, generator=generator) > 0.5
+    keep[0], keep[1] = False, True  # nothing is kept, nothing is to be made up for
+    found = refitted(matrix, keep, inputs.T @ inputs)
+    assert found.dtype == dtype
+    assert torch.equal(found != 0, keep)
+    damped = (inputs.T @ inputs).double()
+    damped.diagonal().add_(0.01 * damped.diagonal().mean())
+    for row, kept, fitted in zip(matrix.double(), keep, found.double(), strict=True):
+        wanted = torch.linalg.solve(damped[kept][:, kept], damped[kept] @ row)
+        torch.testing.assert_close(fitted[kept], wanted, atol=0.03, rtol=0.03)
+
+
+def test_inputs_that_calibration_never_shows_keep_their_weights() -> None:
+    matrix, keep = weight(), torch.arange(16).repeat(6, 1) % 2 == 0
+    assert torch.equal(refitted(matrix, keep, torch.zeros(16, 16)), matrix * keep)
+
+
+@pytest.mark.parametrize("pattern", [0.5, "2:4"])
+def test_refitting_keeps_the_first_masks_and_brings_the_outputs_closer(pattern: float | str) -> None:
+    dense, plain, refit = tiny_llama(), tiny_llama(), tiny_llama()
+    sparsify(plain, CALIBRATION, pattern)
+    sparsify(refit, CALIBRATION, pattern, refit=True)
+    first = [model.model.layers[0].self_attn.q_proj.weight for model in (plain, refit)]
+    assert torch.equal(first[0] != 0, first[1] != 0)
+    assert sparsity_report(plain)["zeros"].tolist() == sparsity_report(refit)["zeros"].tolist()
+    with torch.no_grad():
+        hidden = [model.model(**CALIBRATION[0]).last_hidden_state for model in (dense, plain, refit)]
+    assert (hidden[2] - hidden[0]).square().sum() < (hidden[1] - hidden[0]).square().sum()

@@ -25,6 +25,7 @@ from nas_engine.compression.calibration import Batch, CalibratedLayer, Hessians,
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.gptq import gptq
 from nas_engine.compression.grid import Grid, GridSettings
+from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.quantization import require_unquantized
 from nas_engine.compression.sparsify import matrix_of
 from nas_engine.compression.sparsity import Unstructured, wanda_mask
@@ -159,6 +160,7 @@ def build_database(
     sparsities: Sequence[float] = (0.0, 0.25, 0.5),
     group_size: int = 64,
     symmetric: bool = False,
+    refit: bool = False,
     budget_bytes: int = _BUDGET_BYTES,
 ) -> LayerDatabase:
     """Compute every projection of `model` at every level, by Wanda and GPTQ, and write it to `folder`.
@@ -174,6 +176,7 @@ def build_database(
         sparsities: fractions of zeros of the levels.
         group_size: inputs that share a scale; prefixes of a projection's inputs must be whole groups.
         symmetric: no zero points.
+        refit: whether kept weights make up for the zeros, as `nas_engine.compression.sparsify` has it.
         budget_bytes: as `LayerDatabase`.
 
     Raises:
@@ -187,13 +190,13 @@ def build_database(
     levels = sorted({DENSE} | {Level(b, density_of(s)) for b in bits for s in sparsities}, reverse=True)
     grid = GridSettings(8, group_size, symmetric)
     folder = Path(folder)
-    _describe(folder, model, levels, grid)
+    _describe(folder, model, levels, grid, refit)
     for layer in calibrated_layers(model, batches):
         file = folder / f"layers.{layer.index}.safetensors"
         for projection, linear in layer.projections.items():
             grid.require_dividing(matrix_of(linear).shape[1], layer.name(projection))
         if not file.exists():
-            tensors = _versions(layer, levels, grid)
+            tensors = _versions(layer, levels, grid, refit)
             temporary = file.with_suffix(".tmp")
             save_file(tensors, temporary)
             os.replace(temporary, file)
@@ -209,14 +212,15 @@ def density_of(sparsity: float) -> float:
     return round(1.0 - Unstructured(sparsity).ratio, 6)
 
 
-def _versions(layer: CalibratedLayer, levels: Sequence[Level], grid: GridSettings) -> dict[str, Tensor]:
+def _versions(layer: CalibratedLayer, levels: Sequence[Level], grid: GridSettings, refit: bool) -> dict[str, Tensor]:
     hessians = Hessians()
     layer.observe(hessians)
     tensors: dict[str, Tensor] = {}
     for projection, linear in layer.projections.items():
         weight, hessian = matrix_of(linear), hessians[projection]
+        sparse = {d: _sparse(weight, hessian, d, refit) for d in {level.density for level in levels}}
         for level in levels:
-            kept = weight * wanda_mask(weight, hessian.diagonal().sqrt(), Unstructured(1 - level.density))
+            kept = sparse[level.density]
             prefix = f"{projection}/{level.key}"
             if level == DENSE:
                 tensors[f"{prefix}/weight"] = weight.contiguous().clone()
@@ -230,7 +234,12 @@ def _versions(layer: CalibratedLayer, levels: Sequence[Level], grid: GridSetting
     return tensors
 
 
-def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], grid: GridSettings) -> None:
+def _sparse(weight: Tensor, hessian: Tensor, density: float, refit: bool) -> Tensor:
+    keep = wanda_mask(weight, hessian.diagonal().sqrt(), Unstructured(1 - density))
+    return refitted(weight, keep, hessian) if refit and density < 1 else weight * keep
+
+
+def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], grid: GridSettings, refit: bool) -> None:
     family = family_of(model)
     layers = range(len(list(model.get_submodule(family.layers).children())))
     description = {
@@ -238,6 +247,7 @@ def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], gri
         "base_fingerprint": base_fingerprint(model, family.head),
         "levels": [asdict(level) for level in levels],
         "grid": {"group_size": grid.group_size, "symmetric": grid.symmetric},
+        "refit": refit,
         "modules": [f"layers.{i}.{name}" for i in layers for name in family.projections],
     }
     folder.mkdir(parents=True, exist_ok=True)

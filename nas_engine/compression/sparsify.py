@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from nas_engine.compression.calibration import Batch, InputNorms, calibrated_layers
+from nas_engine.compression.calibration import Batch, Hessians, InputNorms, calibrated_layers
 from nas_engine.compression.errors import CompressionError
+from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.sparsity import magnitude_mask, pattern_of, wanda_mask
 from nas_engine.supernet.families import family_of
 
@@ -26,6 +27,7 @@ def sparsify(
     batches: Iterable[Batch],
     sparsity: float | str = 0.5,
     method: Method = "wanda",
+    refit: bool = False,
 ) -> pd.DataFrame:
     """Set weights of every projection of `model` to zero; embeddings and the output head stay dense.
 
@@ -36,6 +38,8 @@ def sparsify(
         batches: calibration texts as `input_ids` and `attention_mask` of shape (rows, tokens).
         sparsity: fraction of zeros, from 0 to below 1, or ``"2:4"`` or ``"4:8"``.
         method: ``"wanda"``, or ``"magnitude"`` as a baseline, which looks at no data.
+        refit: whether the weights that are kept make up for the zeros, by least squares on the calibration data; the
+            mask is the same. False leaves them as they were, as Wanda's paper does.
 
     Returns:
         `sparsity_report` of the model.
@@ -48,13 +52,15 @@ def sparsify(
         raise CompressionError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
     pattern = pattern_of(sparsity)
     for layer in calibrated_layers(model, batches):
-        norms = InputNorms()
+        norms, products = InputNorms(), Hessians()
         if method == "wanda":
             layer.observe(norms)
+        if refit:
+            layer.observe(products)
         for name, linear in layer.projections.items():
             weight = matrix_of(linear)
             keep = wanda_mask(weight, norms[name], pattern) if method == "wanda" else magnitude_mask(weight, pattern)
-            weight.mul_(keep)
+            weight.copy_(refitted(weight, keep, products[name]) if refit else weight * keep)
     return sparsity_report(model)
 
 
