@@ -2,7 +2,8 @@
 
 Every projection is quantized on what it reads of calibration texts, and its output error
 ``||X (W - Ŵ)ᵀ||² / ||X Wᵀ||²`` is taken on what it reads of other texts, dense and at 50 % sparsity. Perplexities,
-too, are on texts that the calibration did not see: of the model made sparse, and of the sparse model quantized.
+too, are on texts that the calibration did not see: of the model made sparse (``_refit``: with the kept weights making
+up for the zeros), and of the sparse model quantized.
 
 Run as ``python -m benchmarks.quantization_error [--quick] [--data questions.jsonl]``.
 """
@@ -119,10 +120,10 @@ def main() -> None:
 
     note("perplexity_dense", round(perplexity(model, evaluation), 3))
     for pattern in (0.5, "2:4"):
-        for method in ("wanda", "magnitude"):
+        for method, refit in (("wanda", False), ("magnitude", False), ("wanda", True)):
             pruned = fresh()
-            sparsify(pruned, calibration, pattern, method)  # type: ignore[arg-type]
-            note(f"perplexity_{pattern}_{method}", round(perplexity(pruned, evaluation), 3))
+            sparsify(pruned, calibration, pattern, method, refit)  # type: ignore[arg-type]
+            note(f"perplexity_{pattern}_{method}{'_refit' * refit}", round(perplexity(pruned, evaluation), 3))
     for bits, symmetric, sparsity in ((4, False, 0.0), (4, True, 0.0), (4, False, 0.5)):
         settings = GridSettings(bits, group_size, symmetric)
         errors = layer_errors(model, calibration, evaluation, settings, sparsity)

@@ -2,10 +2,12 @@
 
 SmolLM2-135M learns ARC-Easy and OpenBookQA (train), sub-adapters are compared on questions cut from train, and the
 chosen one is judged by test questions of both. Every line is kept in the run folder when it is done, and training goes
-on where it stopped, so that the same command continues. Bytes are those of half-precision weights, integers with their
-half-precision scales; MACs are those of the layers' weights at 256 tokens, as LoNAS counts them.
+on where it stopped, so that the same command continues. Answers are compared by their likelihood a character, the
+harness's ``acc_norm``: by the plain sum a model of this size is below chance on OpenBookQA. Lines named ``_refit`` let
+the kept weights make up for the zeros, which the papers do not. Bytes are those of half-precision weights, integers
+with their half-precision scales; MACs are those of the layers' weights at 256 tokens, as LoNAS counts them.
 
-Run as ``python -m benchmarks.replication --data FOLDER [--quick] [--steps N] [--methods NAME …] [--folder FOLDER]``;
+Run as ``python -m benchmarks.replication --data FOLDER [--quick] [--steps N] [--methods NAME …] [--folder RUN]``;
 FOLDER holds ``arc_easy/`` and ``openbookqa/`` with ``train.jsonl`` and ``test.jsonl``, and defaults to ``$NAS_DATA``.
 """
 
@@ -31,6 +33,7 @@ from nas_engine.recipes import SearchPlan, TrainingPlan, shears, sqft
 from nas_engine.supernet import Subnetwork
 from nas_engine.supernet.compressed_base import active_grids
 from nas_engine.tasks import chain_sum
+from nas_engine.training import TrainingReport
 from search_spaces import lonas, lora_rank
 from search_spaces import shears as shears_space
 
@@ -71,6 +74,8 @@ class Work:
     validation: list[Question]
     test: list[Question]
     steps: int
+    learning_rate: float
+    calibration: int
     evaluations: int
     folder: Path
     quick: bool
@@ -78,7 +83,12 @@ class Work:
     @property
     def plan(self) -> TrainingPlan:
         """The same training for all lines."""
-        return TrainingPlan(self.steps, 4 if self.quick else 16, 3e-4)
+        return TrainingPlan(self.steps, 4 if self.quick else 16, self.learning_rate)
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What a line on disk must share to be taken from there."""
+        return {"steps": self.steps, "learning_rate": self.learning_rate, "calibration": self.calibration}
 
     def fresh(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model as it was."""
@@ -103,8 +113,8 @@ def questions(data: Path | None, quick: bool, seed: int = 0) -> tuple[list[Quest
     return learn[300:], learn[:300], judge
 
 
-def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFrame | None, float]:
-    """The trained super-network, the chosen sub-network, the candidates and the seconds of a training step."""
+def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFrame | None, TrainingReport]:
+    """The trained super-network, the chosen sub-network, the candidates and what training did."""
     model, tokenizer = work.fresh()
     folder = work.folder / method
     if method == "lonas":
@@ -119,15 +129,16 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
             checkpoint=folder / "training",
         )
         chosen = supernet.subnetwork(heuristics.median(supernet.space))
-        return supernet, chosen, None, training.seconds / max(1, plan.steps - training.resumed_at)
+        return supernet, chosen, None, training
     common: dict[str, Any] = {
         "tokenizer": tokenizer,
         "training": work.plan,
+        "calibration": work.calibration,
         "folder": folder,
         "space": lora_rank((32,), TARGETS) if method == "dense_lora" else shears_space(),
         "searching": SearchPlan(("nsga2",) if work.evaluations else (), work.evaluations, 4 if work.quick else 10),
     }
-    validation = MultipleChoiceAccuracy(work.validation)
+    validation = MultipleChoiceAccuracy(work.validation, normalize="characters")
     kind, refit = method.removesuffix("_refit"), method.endswith("_refit")
     if kind in ("dense_lora", "shears_40", "shears_50"):
         sparsity = {"dense_lora": 0.0, "shears_40": 0.4, "shears_50": 0.5}[kind]
@@ -136,8 +147,15 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
         adapter = kind.removeprefix("sqft_").replace("_", "-")
         grid = {"group_size": 32 if work.quick else 64}
         result = sqft(model, work.train, validation, sparsity=0.5, refit=refit, adapter=adapter, **grid, **common)  # type: ignore[arg-type]
-    seconds = result.training.seconds / max(1, work.steps - result.training.resumed_at)
-    return result.supernet, result.chosen, result.candidates, seconds
+    return result.supernet, result.chosen, result.candidates, result.training
+
+
+def seconds_per_step(training: TrainingReport, work: Work, file: Path) -> float | None:
+    """Of this run's training, noted in `file`; as noted there where an earlier run did the training."""
+    done = work.steps - training.resumed_at
+    if done > 0:
+        file.write_text(json.dumps(round(training.seconds / done, 3)), encoding="utf-8")
+    return float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
 def row(method: str, work: Work) -> dict[str, Any]:
@@ -145,12 +163,14 @@ def row(method: str, work: Work) -> dict[str, Any]:
     file = work.folder / f"{method}.json"
     if file.exists():
         known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if known["steps"] == work.steps:
+        if {name: known.get(name) for name in work.settings} == work.settings:
             return known
-    supernet, chosen, candidates, seconds = made(method, work)
-    test = MultipleChoiceAccuracy(work.test)
+    supernet, chosen, candidates, training = made(method, work)
+    seconds = seconds_per_step(training, work, work.folder / method / "seconds_per_step.json")
+    test = MultipleChoiceAccuracy(work.test, normalize="characters")
     accuracy = test(chosen)
-    median = test(supernet.subnetwork(heuristics.median(supernet.space))) if len(supernet.space) else accuracy
+    middle = heuristics.median(supernet.space) if len(supernet.space) else chosen.configuration
+    median = accuracy if middle == chosen.configuration else test(supernet.subnetwork(middle))
     chosen_parameters, macs = chosen.parameter_count(), int(Macs(tokens=256, layer_weights_only=True)(chosen).value)
     report = sparsity_report(supernet.model)
     grids = active_grids(supernet)
@@ -166,11 +186,9 @@ def row(method: str, work: Work) -> dict[str, Any]:
         "bytes": 2 * (chosen_parameters - on_grids) + sum(g.to_half().stored_bytes for g in grids.values()),
         "parameters": chosen_parameters,
         "macs": macs,
-        "steps": work.steps,
         "mergeable": all(linear.merges for linear in supernet.elastic_linears.values()),
-        "seconds_per_step": round(seconds, 3),
-    }
-    work.folder.mkdir(parents=True, exist_ok=True)
+        "seconds_per_step": seconds,
+    } | work.settings
     file.write_text(json.dumps(figures) + "\n", encoding="utf-8")
     return figures
 
@@ -180,6 +198,8 @@ def main() -> None:
     parser: argparse.ArgumentParser = arguments(__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("NAS_DATA"), help="folder of the question sets")
     parser.add_argument("--steps", type=int, default=0, help="training steps of each line; default 160")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak, of each line")
+    parser.add_argument("--calibration", type=int, default=0, help="training examples for Wanda and GPTQ; default 512")
     parser.add_argument("--evaluations", type=int, default=0, help="of NSGA-II over sub-adapters; default none")
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--folder", type=Path, default=Path("runs/replication"))
@@ -192,11 +212,21 @@ def main() -> None:
         folder = Path(temporary) if given.quick else given.folder
         steps = given.steps or (3 if given.quick else 160)
         evaluations = given.evaluations or (6 if given.quick else 0)
-        work = Work(*questions(data, given.quick), steps, evaluations, folder, given.quick)
+        calibration = given.calibration or (16 if given.quick else 512)
+        work = Work(
+            *questions(data, given.quick),
+            steps,
+            given.learning_rate,
+            calibration,
+            evaluations,
+            folder,
+            given.quick,
+        )
         rows = [row(method, work) for method in given.methods]
     plain = next((r["seconds_per_step"] for r in rows if r["method"] == "dense_lora"), None)
     for line in rows:
-        line["training_ratio"] = None if plain is None else round(line["seconds_per_step"] / plain, 3)
+        own = line["seconds_per_step"]
+        line["training_ratio"] = round(own / plain, 3) if own and plain else None
     print(pd.DataFrame(rows).to_string(index=False))
     print_json({"rows": rows, "published": list(PUBLISHED)})
 

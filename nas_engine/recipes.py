@@ -125,7 +125,7 @@ def shears(
             each layer reads.
         validation: what compares sub-adapters, such as ``MultipleChoiceAccuracy(questions)``.
         tokenizer: needed where `model` is an object.
-        sparsity: fraction of zeros, or ``"2:4"`` or ``"4:8"``.
+        sparsity: fraction of zeros, 0 for a dense base, or ``"2:4"`` or ``"4:8"``.
         refit: let the kept weights make up for the zeros before training; see `nas_engine.compression.sparsify`. The
             paper does not.
         merge: train the adapter on the nonzeros alone (SparsePEFT), so that it merges and every zero stays; False
@@ -143,8 +143,9 @@ def shears(
     """
     base, tokenizer = _loaded(model, tokenizer)
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
-    say(f"Making {sparsity} of the weights zero", enabled=progress)
-    sparsify(base, batches, sparsity, refit=refit)
+    if sparsity:
+        say(f"Making {sparsity} of the weights zero", enabled=progress)
+        sparsify(base, batches, sparsity, refit=refit)
     supernet = SuperNetwork.from_pretrained(
         base, space or shears_space(), tokenizer, seed=seed, combination="masked" if merge else "plain"
     )
