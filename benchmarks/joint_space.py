@@ -1,21 +1,25 @@
 """One space of width, bits and sparsity against each of them alone, at equal evaluations.
 
 Perplexity on texts that the calibration did not see, against the bytes of the layers' weights: nonzeros at their bits,
-and a bit a weight that says which are zero where any is. SmolLM2-135M is ordered, its versions are put on disk, and
-NSGA-II searches each space with the same number of evaluations and the same seed. A front's point is dominated where
-the joint front has one that is no worse in both and better in one.
+and a bit a weight that says which are zero where any is. SmolLM2-135M is ordered, its versions are put on disk, sparse
+ones refitted, and the same driver searches each space with the same number of evaluations and the same seed. A front's
+point is dominated where the joint front has one that is no worse in both and better in one. Hypervolume counts bytes as
+a fraction of the dense ones and perplexity by its logarithm, from the dense model's, 0, to ten times as much, 1.
 
-Run as ``python -m benchmarks.joint_space [--quick] [--evaluations N] [--folder FOLDER] [--figure FILE.png]``.
+Run as ``python -m benchmarks.joint_space [--quick] [--data questions.jsonl] [--evaluations N] [--driver NAME]
+[--folder FOLDER] [--figure FILE.png]``; interrupted, it goes on.
 """
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from moocore import hypervolume
 
 from benchmarks._common import arguments, load, print_json, texts
 from benchmarks.quantization_error import batched, perplexity
@@ -30,9 +34,12 @@ LEVELS = {"bits": (16, 8, 4), "sparsities": (0.0, 0.2, 0.4, 0.6)}
 
 
 def stored_bytes(operator: Operator) -> float:
-    """Bytes of a weight whose zeros are left out, a bit a weight saying which; of the dense one where that is less."""
+    """Bytes of a weight whose zeros are left out, a bit a weight saying which; of the dense one where that is less.
+
+    What has no grid counts as half precision, also where it is computed in single.
+    """
     elements = operator.k * operator.n
-    dense = elements * operator.weight_bits / 8
+    dense = elements * min(operator.weight_bits, 16) / 8
     return min(dense, dense * (1 - operator.sparsity) + elements / 8)
 
 
@@ -79,6 +86,14 @@ def dominated(points: pd.DataFrame, by: pd.DataFrame) -> float:
     return float(np.mean((no_worse & better).any(0)))
 
 
+def volume(front: pd.DataFrame, dense: pd.Series) -> float:
+    """The hypervolume of a front; `dense` is the row of the uncompressed model."""
+    points = np.column_stack(
+        [front["layer_bytes"] / dense["layer_bytes"], np.log10(front["perplexity"] / dense["perplexity"])]
+    )
+    return float(hypervolume(np.maximum(points, 0.0), ref=(1.0, 1.0)))
+
+
 def draw(fronts: dict[str, pd.DataFrame], file: Path) -> None:
     """The fronts as step lines."""
     figure = Figure(figsize=(5, 3.5))
@@ -102,6 +117,8 @@ def main() -> None:
     """Search each space, and print one JSON object."""
     parser = arguments(__doc__)
     parser.add_argument("--evaluations", type=int, default=0, help="of each space; default 60")
+    parser.add_argument("--driver", default="auto", help="of `nas_engine.search`")
+    parser.add_argument("--data", type=Path, help="a JSONL file of questions; without it, generated problems")
     parser.add_argument("--folder", type=Path, default=Path("runs/joint_space"), help="for the database and ledgers")
     parser.add_argument("--figure", type=Path, help="default: fronts.png in the folder")
     given = parser.parse_args()
@@ -109,35 +126,37 @@ def main() -> None:
         folder = Path(temporary) if given.quick else given.folder
         model, tokenizer = load(given.quick)
         calibration, evaluation = (
-            batched(part, tokenizer) for part in texts(None, *((8, 8) if given.quick else (64, 32)))
+            batched(part, tokenizer) for part in texts(given.data, *((8, 8) if given.quick else (256, 64)))
         )
         group_size, evaluations = (32, 6) if given.quick else (64, 60)
         model = ordered(model, tokenizer, calibration)
-        build_database(model, calibration, folder / "database", group_size=group_size, **LEVELS)  # type: ignore[arg-type]
+        build_database(model, calibration, folder / "database", group_size=group_size, refit=True, **LEVELS)  # type: ignore[arg-type]
         fronts = {}
         for name, space in spaces(2 if given.quick else 5, group_size).items():
-            base = load(given.quick)[0]
-            base = ordered(base, tokenizer, calibration)
+            database = LayerDatabase(folder / "database")
             supernet = SuperNetwork.from_pretrained(
-                base, space, tokenizer, combination="quantized", database=LayerDatabase(folder / "database")
+                copy.deepcopy(model), space, tokenizer, combination="quantized", database=database
             )
             objectives = [Perplexity(evaluation), layer_bytes]
             result = search(
                 supernet,
                 objectives,
-                "nsga2",
+                given.driver,
                 given.evaluations or evaluations,
                 4 if given.quick else 12,
                 storage=folder / name,
             )
             fronts[name] = result.front
+            print(name, result.front[["layer_bytes", "perplexity"]].to_string(index=False), flush=True)
         draw(fronts, given.figure or folder / "fronts.png")
     joint = fronts["joint"]
+    dense = result.frame.loc[result.frame["layer_bytes"].idxmax()]
     print_json(
         {
             "evaluations": given.evaluations or evaluations,
             "dominated_by_joint": {n: round(dominated(f, joint), 3) for n, f in fronts.items() if n != "joint"},
             "joint_dominated_by": {n: round(dominated(joint, f), 3) for n, f in fronts.items() if n != "joint"},
+            "hypervolume": {n: round(volume(f, dense), 4) for n, f in fronts.items()},
             "fronts": {
                 n: f[["layer_bytes", "perplexity"]].round(3).sort_values("layer_bytes").to_numpy().tolist()
                 for n, f in fronts.items()
