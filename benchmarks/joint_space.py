@@ -34,13 +34,13 @@ LEVELS = {"bits": (16, 8, 4), "sparsities": (0.0, 0.2, 0.4, 0.6)}
 
 
 def stored_bytes(operator: Operator) -> float:
-    """Bytes of a weight whose zeros are left out, a bit a weight saying which; of the dense one where that is less.
+    """Bytes of a weight without its zeros, a bit a weight saying which, or dense where that is less; and its scales.
 
     What has no grid counts as half precision, also where it is computed in single.
     """
     elements = operator.k * operator.n
     dense = elements * min(operator.weight_bits, 16) / 8
-    return min(dense, dense * (1 - operator.sparsity) + elements / 8)
+    return min(dense, dense * (1 - operator.sparsity) + elements / 8) + operator.scale_bytes
 
 
 @cost_model(unit="bytes")

@@ -15,9 +15,7 @@ from evaluators.workload import Phase
 
 @dataclass(frozen=True)
 class WeightBytes:
-    """Bytes of the parameters: matrices at their bit widths, the rest at the model's.
-
-    Group scales and zero points of quantized matrices are left out: 4 bits in groups of 128 take 3 to 4 % more.
+    """Bytes of the parameters: matrices at their bit widths with their scales, the rest at the model's.
 
     Args:
         name: column name of the score.

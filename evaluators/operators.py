@@ -21,6 +21,7 @@ class Operator:
         weight_bits: bits of one stored element of the operand.
         activation_bits: bits of one element of the activation and of the result.
         sparsity: fraction of the operand's elements that are zero.
+        scale_bytes: of the scales and zero points stored with a quantized operand.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Operator:
     weight_bits: int = 32
     activation_bits: int = 32
     sparsity: float = 0.0
+    scale_bytes: int = 0
 
     @property
     def macs(self) -> int:
@@ -45,8 +47,10 @@ class Operator:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of stored weights read; 0 for attention, whose operands are activations."""
-        return -(-self.k * self.n * self.weight_bits // 8) * self.count if self.kind == "weight" else 0
+        """Bytes of stored weights read, with their scales; 0 for attention, whose operands are activations."""
+        if self.kind != "weight":
+            return 0
+        return (-(-self.k * self.n * self.weight_bits // 8) + self.scale_bytes) * self.count
 
     @property
     def activation_bytes(self) -> int:

@@ -21,10 +21,10 @@ def stored_parameters(subnet: Subnetwork, weights: Sequence[Operator]) -> int:
 
 
 def stored_bytes(subnet: Subnetwork) -> int:
-    """Bytes of all parameters: matrices at their bit widths, all others at the width of the activations.
+    """Bytes of all parameters: matrices at their bit widths with their scales, all others as wide as the activations.
 
     The others are norms, biases and an embedding of its own; one that is tied to the output head is the head's matrix
-    and counts once. Scales and zero points of quantized groups are no parameters and are left out.
+    and counts once.
     """
     weights = weights_of(subnet)
     multiplied = sum(op.count * op.k * op.n for op in weights)

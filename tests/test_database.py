@@ -15,6 +15,7 @@ from nas_engine.compression.sparsify import matrix_of
 from nas_engine.compression.sparsity import pattern_of, wanda_mask
 from nas_engine.recipes import ordered
 from nas_engine.supernet import SuperNetwork
+from nas_engine.supernet.compressed_base import active_grids
 from search_spaces import SpaceError, lora_rank, mlp_width, sparsity, weight_bits
 from tests.supernets import CALIBRATION, FAMILIES, logits, random_adapters
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -132,6 +133,10 @@ def test_operators_tell_each_layers_bits_zeros_and_sizes(folder) -> None:
             density = given[f"layers.{layer}.density"]
             assert operators[f"layers.{layer}.q"].sparsity == pytest.approx(1 - density, abs=0.01)
             assert operators[f"layers.{layer}.up"].n == given[f"layers.{layer}.mlp.width"]
+        grids = active_grids(supernet)
+        on_grids = [op for op in operators.values() if op.scale_bytes]
+        assert len(on_grids) == len(grids)
+        assert sum(op.weight_bytes for op in on_grids) == sum(grid.stored_bytes for grid in grids.values())
 
 
 def test_versions_in_memory_stay_within_their_budget(folder) -> None:

@@ -88,9 +88,12 @@ class Grid:
     def stored_bytes(self) -> int:
         """Bytes of the integers, scales and zero points as a checkpoint packs them."""
         outputs, groups = self.scale.shape
-        integers = outputs * self.inputs * self.settings.bits
+        return outputs * self.inputs * self.settings.bits // 8 + self.scale_bytes(outputs, groups)
+
+    def scale_bytes(self, outputs: int, groups: int) -> int:
+        """Bytes of the scales and zero points of a part of the weight."""
         zero_points = 0 if self.settings.symmetric else outputs * groups * self.settings.bits
-        return (integers + zero_points) // 8 + self.scale.numel() * self.scale.element_size()
+        return zero_points // 8 + outputs * groups * self.scale.element_size()
 
     def sliced(self, rows: Sequence[slice] = (slice(None),), inputs: int | None = None) -> Grid:
         """The grid of some rows and the first `inputs` columns; a view where `rows` is one slice.

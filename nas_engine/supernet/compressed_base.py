@@ -99,8 +99,14 @@ def as_stored(supernet: SuperNetwork, operators: Sequence[Operator]) -> list[Ope
         if name in module_of:
             module = f"{where}.{module_of[name]}"
             linear, level = supernet.linear(module), supernet.levels[module]
-            bits = operator.weight_bits if linear.grid is None else linear.grid.settings.bits
-            operator = replace(operator, weight_bits=bits if level is None else level.bits, sparsity=linear.sparsity)
+            grid = linear.grid
+            bits = operator.weight_bits if grid is None else grid.settings.bits
+            operator = replace(
+                operator,
+                weight_bits=bits if level is None else level.bits,
+                sparsity=linear.sparsity,
+                scale_bytes=0 if grid is None else grid.scale_bytes(operator.n, operator.k // grid.settings.group_size),
+            )
         elif name == "lora_A":
             projection = where.rpartition(".")[2]
             if family.held(module_of[projection])[0] != projection:
