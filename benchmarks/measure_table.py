@@ -6,7 +6,7 @@ Reduced, it has one gene for the MLP width of each of seven groups of layers (10
 groups are the largest. Accuracy is on validation questions cut from the training ones, in bfloat16, which is twice as
 fast here; parameters are counted. Interrupted, it goes on where it stopped if `--folder` is given.
 
-Run as ``python -m benchmarks.measure_table --folder RUN [--questions 100] [--quick] [--data FOLDER] [--out FILE]``.
+Run as ``python -m benchmarks.measure_table --folder RUN [--questions 300] [--quick] [--data FOLDER] [--out FILE]``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Reduced:
 def given_arguments() -> argparse.Namespace:
     """The command line."""
     parser = arguments(__doc__)
-    parser.add_argument("--questions", type=int, help="validation questions (100; 8 with --quick)")
+    parser.add_argument("--questions", type=int, help="validation questions (300; 8 with --quick)")
     parser.add_argument("--steps", type=int, help="of training (120; 3 with --quick)")
     parser.add_argument("--folder", type=Path, help="where the super-network and the measurements are kept")
     parser.add_argument("--out", type=Path, help="the table; benchmarks/data by default, nowhere with --quick")
@@ -91,7 +91,7 @@ def given_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, write the table, and print one JSON object."""
     given = given_arguments()
-    count = given.questions or (8 if given.quick else 100)
+    count = given.questions or (8 if given.quick else 300)
     task = "chain_sum" if given.quick or not given.data.is_dir() else str(given.data)
     splits = task_splits(task, 64 if given.quick else 5000, count, 2, seed=0)
     with tempfile.TemporaryDirectory() as temporary:
