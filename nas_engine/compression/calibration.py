@@ -6,7 +6,7 @@ Wanda and GPTQ want it. The layers' own forward code runs, with the arguments th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -68,10 +68,10 @@ class CalibratedLayer:
         return f"layers.{self.index}.{projection}"
 
     @torch.no_grad()
-    def observe(self, observer: Observer) -> None:
-        """Run the layer as it is on every batch, and show `observer` what each projection reads."""
+    def observe(self, *observers: Observer) -> None:
+        """Run the layer as it is on every batch, and show `observers` what each projection reads."""
         for call, hidden, mask in zip(self._calls, self._hidden, self._mask, strict=True):
-            with _listening(self.projections, mask, observer):
+            with _listening(self.projections, mask, observers):
                 call(self._module, hidden)
 
     @torch.no_grad()
@@ -136,9 +136,11 @@ def _recording(layers: list[nn.Module], calls: list[list[_Call]], hidden: list[T
 
 
 @contextmanager
-def _listening(projections: Mapping[str, nn.Module], mask: Tensor, observer: Observer) -> Iterator[None]:
+def _listening(projections: Mapping[str, nn.Module], mask: Tensor, observers: Sequence[Observer]) -> Iterator[None]:
     def listen(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        observer(name, args[0].flatten(0, -2)[mask])  # OPT flattens its rows itself
+        inputs = args[0].flatten(0, -2)[mask]  # OPT flattens its rows itself
+        for observer in observers:
+            observer(name, inputs)
 
     handles = [module.register_forward_pre_hook(partial(listen, name)) for name, module in projections.items()]
     try:

@@ -236,7 +236,7 @@ def _versions(layer: CalibratedLayer, levels: Sequence[Level], grid: GridSetting
 
 def _sparse(weight: Tensor, hessian: Tensor, density: float, refit: bool) -> Tensor:
     keep = wanda_mask(weight, hessian.diagonal().sqrt(), Unstructured(1 - density))
-    return refitted(weight, keep, hessian) if refit and density < 1 else weight * keep
+    return refitted(weight, keep, hessian) if refit else weight * keep
 
 
 def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], grid: GridSettings, refit: bool) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from nas_engine.compression.calibration import Batch, Hessians, InputNorms, calibrated_layers
+from nas_engine.compression.calibration import Batch, Hessians, InputNorms, Observer, calibrated_layers
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.sparsity import magnitude_mask, pattern_of, wanda_mask
@@ -53,10 +53,9 @@ def sparsify(
     pattern = pattern_of(sparsity)
     for layer in calibrated_layers(model, batches):
         norms, products = InputNorms(), Hessians()
-        if method == "wanda":
-            layer.observe(norms)
-        if refit:
-            layer.observe(products)
+        observers: list[Observer] = [*([norms] if method == "wanda" else []), *([products] if refit else [])]
+        if observers:
+            layer.observe(*observers)
         for name, linear in layer.projections.items():
             weight = matrix_of(linear)
             keep = wanda_mask(weight, norms[name], pattern) if method == "wanda" else magnitude_mask(weight, pattern)
