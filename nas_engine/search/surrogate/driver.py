@@ -26,6 +26,7 @@ from search_spaces import Genome
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+_WARM = 8  # genomes that the warm start has at least
 _LEARNABLE = 4  # successful evaluations without which nothing is predicted
 
 
@@ -34,7 +35,8 @@ class SurrogateSettings:
     """How much work goes into a proposal.
 
     Args:
-        batch: genomes asked at once; None takes a quarter of the population.
+        batch: genomes asked at once; None takes a tenth of those told, at least 2 and at most a quarter of the
+            population: an early answer changes the most.
         survivors: genomes that survive a generation of the inner search, and candidates at its end.
         generations: of the inner search.
         draws: of the posterior, over which the gain is averaged; a quarter of them for three objectives and more, whose
@@ -55,14 +57,14 @@ class SurrogateDriver:
     """Warm start, prediction, inner search, expected hypervolume gain.
 
     Args:
-        problem: what is searched; the warm start has its population.
+        problem: what is searched; the warm start has one genome more than the space has genes, at least 8 and at most
+            the population.
         settings: how much work goes into a proposal.
     """
 
     def __init__(self, problem: DriverProblem, settings: SurrogateSettings | None = None) -> None:
         self._problem = problem
         self._settings = settings or SurrogateSettings()
-        self._batch = self._settings.batch or max(1, problem.population // 4)
         self._rng = np.random.default_rng(problem.seed)
         self._features = FeatureMap(problem.space)
         self._layers = layers_of(problem.space)
@@ -75,11 +77,13 @@ class SurrogateDriver:
     def ask(self) -> Genome:
         """The warm start, later a batch that promises most; empty once the space is exhausted."""
         if not self._seen:
-            asked = warm_start(self._problem.space, self._problem.population, self._rng)
+            count = min(self._problem.population, max(_WARM, len(self._problem.space) + 1))
+            asked = warm_start(self._problem.space, count, self._rng)
         else:
-            asked = self._proposed() if self._measured().sum() >= _LEARNABLE else self._genomes[:0]
+            batch = self._batch()
+            asked = self._proposed(batch) if self._measured().sum() >= _LEARNABLE else self._genomes[:0]
             seen = self._seen | {genome.tobytes() for genome in asked}
-            rest = unseen(self._problem.space, seen, self._batch - len(asked), self._rng)
+            rest = unseen(self._problem.space, seen, batch - len(asked), self._rng)
             asked = np.vstack([asked, rest])
         self._seen |= {genome.tobytes() for genome in asked}
         return asked
@@ -90,11 +94,16 @@ class SurrogateDriver:
         self._genomes = np.vstack([self._genomes, genomes])
         self._outputs = np.vstack([self._outputs, np.column_stack([objectives, missed])])
 
+    def _batch(self) -> int:
+        """How many genomes are asked next."""
+        largest = max(1, self._problem.population // 4)
+        return self._settings.batch or min(max(2, len(self._genomes) // 10), largest)
+
     def _measured(self) -> Flags:
         """Which of the told evaluations succeeded."""
         return np.asarray(~np.isnan(self._outputs).any(axis=1))
 
-    def _proposed(self) -> Genome:
+    def _proposed(self, batch: int) -> Genome:
         prediction = self._fit()
         candidates = self._candidates(prediction)
         if not len(candidates):
@@ -102,9 +111,9 @@ class SurrogateDriver:
         measured = self._genomes[self._measured()]
         objectives, violations = prediction.mean(measured)
         known = measured[best(objectives, violations, self._settings.known)]
-        chosen = self._chosen(prediction, known, candidates)
+        chosen = self._chosen(prediction, known, candidates, batch)
         # Where nothing is expected to gain, the inner search's order decides.
-        filled = [*chosen, *(i for i in range(len(candidates)) if i not in chosen)][: self._batch]
+        filled = [*chosen, *(i for i in range(len(candidates)) if i not in chosen)][:batch]
         return candidates[filled]
 
     def _fit(self) -> _Prediction:
@@ -147,7 +156,7 @@ class SurrogateDriver:
         found = evolve(prediction.mean, start, space.largest, self._layers, size, self._settings.generations, self._rng)
         return found[[genome.tobytes() not in self._seen for genome in found]]
 
-    def _chosen(self, prediction: _Prediction, known: Genome, candidates: Genome) -> list[int]:
+    def _chosen(self, prediction: _Prediction, known: Genome, candidates: Genome, batch: int) -> list[int]:
         draws = self._settings.draws if self._problem.objectives < 3 else self._settings.draws // 4
         objectives, feasible = prediction.draws(np.vstack([known, candidates]), draws, self._rng)
         low, high = self._scale(objectives[:, : len(known)].mean(axis=0))
@@ -155,7 +164,7 @@ class SurrogateDriver:
         split = len(known)
         weights = feasible[:, split:] * prediction.success(candidates)
         reference = np.full(self._problem.objectives, 1.1)
-        return choose_batch(scaled[:, :split], feasible[:, :split], scaled[:, split:], weights, reference, self._batch)
+        return choose_batch(scaled[:, :split], feasible[:, :split], scaled[:, split:], weights, reference, batch)
 
     def _scale(self, known: Objectives) -> tuple[Objectives, Objectives]:
         """What counts as 0 and as 1 of each objective: the range of the front and of the space's corners."""
