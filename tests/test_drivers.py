@@ -166,6 +166,21 @@ def test_surrogate_needs_a_third_of_what_nsga2_needs() -> None:
     assert sum(volume("surrogate", 50, seed) > volume("nsga2", 150, seed) for seed in range(4)) >= 3
 
 
+def test_batches_of_the_surrogate_grow_with_what_it_knows() -> None:
+    def sizes(genes: int, population: int) -> list[int]:
+        driver, found = SurrogateDriver(DriverProblem(space_of(genes, 5), 2, population)), []
+        while sum(found) < 40:
+            genomes = driver.ask()
+            driver.tell(genomes, np.stack([genomes.sum(axis=1), -np.sqrt(genomes).sum(axis=1)], axis=1))
+            found.append(len(genomes))
+        return found
+
+    assert sizes(5, 20) == [8, *[2] * 11, *[3] * 4]
+    assert sizes(12, 20)[:2] == [13, 2]
+    assert sizes(30, 20)[:2] == [20, 2]
+    assert sizes(12, 4)[:2] == [4, 1]
+
+
 def test_unknown_driver_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SearchError, match="'cma'; choose one of .*nsga2, .*optuna-nsga2, .*optuna-tpe, .*random"):
         make_driver("cma", DriverProblem(space_of(), 2, 10, 0))

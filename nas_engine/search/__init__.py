@@ -4,6 +4,7 @@ from nas_engine.search.driver import Driver, DriverProblem, Objectives, Violatio
 from nas_engine.search.drivers import DRIVERS, make_driver
 from nas_engine.search.errors import LedgerError, SearchError, SelectionError
 from nas_engine.search.ledger import Ledger, Record
+from nas_engine.search.surrogate import SurrogateDriver, SurrogateSettings
 
 __all__ = [
     "DRIVERS",
@@ -15,6 +16,8 @@ __all__ = [
     "Record",
     "SearchError",
     "SelectionError",
+    "SurrogateDriver",
+    "SurrogateSettings",
     "Violations",
     "make_driver",
 ]
