@@ -4,7 +4,8 @@ SmolLM2-135M learns ARC-Easy and OpenBookQA (train), sub-adapters are compared o
 chosen one is judged by test questions of both. Every line is kept in the run folder when it is done, and training goes
 on where it stopped, so that the same command continues. Answers are compared by their likelihood a character, the
 harness's ``acc_norm``: by the plain sum a model of this size is below chance on OpenBookQA. Lines named ``_refit`` let
-the kept weights make up for the zeros, which the papers do not. Bytes are those of half-precision weights, integers
+the kept weights make up for the zeros, which the papers do not; lines named ``untrained`` are the base before any
+adapter. Bytes are those of half-precision weights, integers
 with their half-precision scales; MACs are those of the layers' weights at 256 tokens, as LoNAS counts them.
 
 Run as ``python -m benchmarks.replication --data FOLDER [--quick] [--steps N] [--methods NAME …] [--folder RUN]``;
@@ -28,17 +29,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks._common import arguments, load, print_json
 from evaluators import Macs, MultipleChoiceAccuracy, Question, load_questions
 from nas_engine import SuperNetwork, heuristics, train
-from nas_engine.compression import sparsity_report
-from nas_engine.recipes import SearchPlan, TrainingPlan, shears, sqft
+from nas_engine.compression import sparsify, sparsity_report
+from nas_engine.recipes import SearchPlan, TrainingPlan, calibration_batches, shears, sqft
 from nas_engine.supernet import Subnetwork
 from nas_engine.supernet.compressed_base import active_grids
 from nas_engine.tasks import chain_sum
 from nas_engine.training import TrainingReport
-from search_spaces import lonas, lora_rank
+from search_spaces import lonas, lora_rank, mlp_width
 from search_spaces import shears as shears_space
 
 TARGETS = ("q", "k", "v", "up", "down")
 METHODS = (
+    "untrained",
+    "untrained_50",
+    "untrained_50_refit",
     "dense_lora",
     "lonas",
     "shears_40",
@@ -113,10 +117,16 @@ def questions(data: Path | None, quick: bool, seed: int = 0) -> tuple[list[Quest
     return learn[300:], learn[:300], judge
 
 
-def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFrame | None, TrainingReport]:
+def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFrame | None, TrainingReport | None]:
     """The trained super-network, the chosen sub-network, the candidates and what training did."""
     model, tokenizer = work.fresh()
     folder = work.folder / method
+    kind, refit = method.removesuffix("_refit"), method.endswith("_refit")
+    if kind.startswith("untrained"):
+        if kind == "untrained_50":
+            sparsify(model, list(calibration_batches(work.train, tokenizer, work.calibration)), 0.5, refit=refit)
+        supernet = SuperNetwork.from_pretrained(model, mlp_width((1.0,)), tokenizer)
+        return supernet, supernet.subnetwork({}), None, None
     if method == "lonas":
         supernet = SuperNetwork.from_pretrained(model, lonas(32 if not work.quick else 8), tokenizer, alpha=64.0)
         plan = work.plan
@@ -139,7 +149,6 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
         "searching": SearchPlan(("nsga2",) if work.evaluations else (), work.evaluations, 4 if work.quick else 10),
     }
     validation = MultipleChoiceAccuracy(work.validation, normalize="characters")
-    kind, refit = method.removesuffix("_refit"), method.endswith("_refit")
     if kind in ("dense_lora", "shears_40", "shears_50"):
         sparsity = {"dense_lora": 0.0, "shears_40": 0.4, "shears_50": 0.5}[kind]
         result = shears(model, work.train, validation, sparsity=sparsity, refit=refit, **common)
@@ -150,10 +159,10 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
     return result.supernet, result.chosen, result.candidates, result.training
 
 
-def seconds_per_step(training: TrainingReport, work: Work, file: Path) -> float | None:
+def seconds_per_step(training: TrainingReport | None, work: Work, file: Path) -> float | None:
     """Of this run's training, noted in `file`; as noted there where an earlier run did the training."""
-    done = work.steps - training.resumed_at
-    if done > 0:
+    done = 0 if training is None else work.steps - training.resumed_at
+    if training is not None and done > 0:
         file.write_text(json.dumps(round(training.seconds / done, 3)), encoding="utf-8")
     return float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
