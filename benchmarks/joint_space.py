@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from moocore import hypervolume
 
 from benchmarks._common import arguments, load, print_json, texts
@@ -35,6 +36,7 @@ from search_spaces import SpaceTemplate, lora_rank, mlp_width, sparsity, weight_
 
 RANKS = (32, 16, 8)
 LEARNING_RATE = 1e-3
+TICKS = [digit * 10**power for power in range(6) for digit in (1, 1.5, 2, 3, 5, 7)]  # of perplexity
 LEVELS = {"bits": (16, 8, 4), "sparsities": (0.0, 0.2, 0.4, 0.6)}
 
 
@@ -121,6 +123,10 @@ def draw(fronts: dict[str, pd.DataFrame], file: Path) -> None:
             linestyle="-" if name == "joint" else "--",
         )
     axes.set(xlabel="bytes of the layers' weights (MB)", ylabel="perplexity", yscale="log")
+    low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in TICKS if low <= tick <= high], minor=False)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False)
     figure.savefig(file, dpi=200, bbox_inches="tight")
 
