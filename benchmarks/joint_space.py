@@ -151,13 +151,13 @@ def main() -> None:
         calibration, evaluation = batched(lines[:256], tokenizer), batched(judged, tokenizer)
         model = ordered(model, tokenizer, calibration)
         build_database(model, calibration, folder / "database", group_size=group_size, refit=True, **LEVELS)  # type: ignore[arg-type]
-        frames, fronts = {}, {}
+        fronts = {}
+        examples = [Example("", line) for line in lines]
         for name, space in spaces(2 if given.quick else 5, group_size).items():
             database = LayerDatabase(folder / "database")
             supernet = SuperNetwork.from_pretrained(
                 copy.deepcopy(model), space, tokenizer, combination="quantized", database=database
             )
-            examples = [Example("", line) for line in lines]
             train(supernet, examples, steps, learning_rate=LEARNING_RATE, checkpoint=folder / name / "training")
             result = search(
                 supernet,
@@ -167,11 +167,11 @@ def main() -> None:
                 4 if given.quick else 12,
                 storage=folder / name,
             )
-            frames[name], fronts[name] = result.frame, result.front
+            fronts[name] = result.front
             print(name, result.front[["layer_bytes", "perplexity"]].to_string(index=False), flush=True)
         draw(fronts, given.figure or folder / "fronts.png")
-    dense_bytes = float(frames["joint"]["layer_bytes"].max())
-    best = min(float(frame["perplexity"].min()) for frame in frames.values())
+    dense_bytes = float(result.reference["layer_bytes"])
+    best = min(float(front["perplexity"].min()) for front in fronts.values())
     joint = fronts["joint"]
     print_json(
         {

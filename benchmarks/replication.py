@@ -5,8 +5,8 @@ chosen one is judged by test questions of both. Every line is kept in the run fo
 on where it stopped, so that the same command continues. Answers are compared by their likelihood a character, the
 harness's ``acc_norm``: by the plain sum a model of this size is below chance on OpenBookQA. Lines named ``_refit`` let
 the kept weights make up for the zeros, which the papers do not; lines named ``untrained`` are the base before any
-adapter. Bytes are those of half-precision weights, integers
-with their half-precision scales; MACs are those of the layers' weights at 256 tokens, as LoNAS counts them.
+adapter. Bytes are those of half-precision weights, integers with their half-precision scales; MACs are those of the
+layers' weights at 256 tokens, as LoNAS counts them.
 
 Run as ``python -m benchmarks.replication --data FOLDER [--quick] [--steps N] [--methods NAME …] [--folder RUN]``;
 FOLDER holds ``arc_easy/`` and ``openbookqa/`` with ``train.jsonl`` and ``test.jsonl``, and defaults to ``$NAS_DATA``.
@@ -161,9 +161,9 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
 
 def seconds_per_step(training: TrainingReport | None, work: Work, file: Path) -> float | None:
     """Of this run's training, noted in `file`; as noted there where an earlier run did the training."""
-    done = 0 if training is None else work.steps - training.resumed_at
-    if training is not None and done > 0:
-        file.write_text(json.dumps(round(training.seconds / done, 3)), encoding="utf-8")
+    if training is not None and training.resumed_at < work.steps:
+        seconds = training.seconds / (work.steps - training.resumed_at)
+        file.write_text(json.dumps(round(seconds, 3)), encoding="utf-8")
     return float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
