@@ -18,9 +18,11 @@ class WeightBytes:
     """Bytes of the parameters: matrices at their bit widths with their scales, the rest at the model's.
 
     Args:
+        sparse: zeros are left out where a bit a weight that says which they are costs less; False stores them.
         name: column name of the score.
     """
 
+    sparse: bool = False
     name: str = "weight_bytes"
     direction: Direction = "minimize"
     unit: str = "B"
@@ -28,12 +30,12 @@ class WeightBytes:
     computed: ClassVar[bool] = True
 
     def settings(self) -> Mapping[str, Any]:
-        """Nothing changes the score."""
-        return {}
+        """Whether zeros are left out."""
+        return {"sparse": self.sparse}
 
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Add up what `subnet` stores."""
-        return Measurement(stored_bytes(subnet))
+        return Measurement(stored_bytes(subnet, self.sparse))
 
 
 @dataclass(frozen=True)

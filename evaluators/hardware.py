@@ -29,6 +29,7 @@ class Device:
         bandwidth_gb_s: of its main memory, in 10⁹ bytes a second.
         memory_gb: of its main memory, in 10⁹ bytes; None where it varies.
         operator_overhead_us: what every operator costs besides, such as the launch of a kernel, in microseconds.
+        skips_zeros: its kernels store and multiply only the weights that are not zero, at the rates above.
         sources: where each figure is from, by its name.
 
     Raises:
@@ -40,6 +41,7 @@ class Device:
     bandwidth_gb_s: float
     memory_gb: float | None = None
     operator_overhead_us: float = 0.0
+    skips_zeros: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,6 +60,8 @@ class Device:
             self._require_positive(memory_gb=self.memory_gb)
         if self.operator_overhead_us != 0:
             self._require_positive(operator_overhead_us=self.operator_overhead_us)
+        if not isinstance(self.skips_zeros, bool):
+            raise DeviceError(f"skips_zeros of {self.name} is {self.skips_zeros!r}; give true or false.")
 
     def operations_per_second(self, bits: int) -> float:
         """The peak rate of products of elements of `bits`: that of the narrowest width that holds them.

@@ -41,6 +41,11 @@ class Operator:
         return self.count * self.m * self.k * self.n
 
     @property
+    def nonzero_macs(self) -> int:
+        """Multiply-accumulates with what is not zero."""
+        return round(self.macs * (1 - self.sparsity))
+
+    @property
     def compute_bits(self) -> int:
         """Bits of the wider operand, at which the product runs: 4-bit weights alone save traffic, not arithmetic."""
         return max(self.weight_bits, self.activation_bits) if self.kind == "weight" else self.activation_bits
@@ -51,6 +56,16 @@ class Operator:
         if self.kind != "weight":
             return 0
         return (-(-self.k * self.n * self.weight_bits // 8) + self.scale_bytes) * self.count
+
+    @property
+    def sparse_weight_bytes(self) -> int:
+        """As `weight_bytes`, without the zeros: a bit a weight says which they are. Dense where that is less."""
+        if self.kind != "weight" or not self.sparsity:
+            return self.weight_bytes
+        elements = self.count * self.k * self.n
+        kept = elements - round(elements * self.sparsity)
+        sparse = -(-(kept * self.weight_bits + elements) // 8) + self.scale_bytes * self.count
+        return min(sparse, self.weight_bytes)
 
     @property
     def activation_bytes(self) -> int:

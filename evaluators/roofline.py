@@ -22,7 +22,7 @@ from evaluators.workload import Phase
 class Roofline:
     """The roofline time of one forward pass on a device, in milliseconds.
 
-    Zeros of unstructured sparsity are multiplied and moved as any number, as dense kernels do.
+    Zeros are multiplied and moved as any number, as dense kernels do, unless the device `skips_zeros`.
 
     Args:
         device: a `Device`, the name of one that comes with this package (`device_names`), or the path of a JSON file.
@@ -76,6 +76,9 @@ def roofline_seconds(operator: Operator, device: Device) -> float:
     Raises:
         DeviceError: `device` has no rate for the operator's `compute_bits`.
     """
-    compute = 2 * operator.macs / device.operations_per_second(operator.compute_bits)
-    memory = operator.bytes / device.bytes_per_second
+    macs, weight_bytes = operator.macs, operator.weight_bytes
+    if device.skips_zeros:
+        macs, weight_bytes = operator.nonzero_macs, operator.sparse_weight_bytes
+    compute = 2 * macs / device.operations_per_second(operator.compute_bits)
+    memory = (weight_bytes + operator.activation_bytes) / device.bytes_per_second
     return max(compute, memory) + 1e-6 * device.operator_overhead_us

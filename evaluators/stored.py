@@ -20,14 +20,15 @@ def stored_parameters(subnet: Subnetwork, weights: Sequence[Operator]) -> int:
     return subnet.parameter_count(merged=not any(op.name.endswith(_ADAPTER) for op in weights))
 
 
-def stored_bytes(subnet: Subnetwork) -> int:
+def stored_bytes(subnet: Subnetwork, sparse: bool = False) -> int:
     """Bytes of all parameters: matrices at their bit widths with their scales, all others as wide as the activations.
 
     The others are norms, biases and an embedding of its own; one that is tied to the output head is the head's matrix
-    and counts once.
+    and counts once. `sparse` leaves out zeros; see `Operator.sparse_weight_bytes`.
     """
     weights = weights_of(subnet)
     multiplied = sum(op.count * op.k * op.n for op in weights)
     others = stored_parameters(subnet, weights) - multiplied
     bits = max(op.activation_bits for op in weights)
-    return sum(op.weight_bytes for op in weights) + -(-others * bits // 8)
+    matrices = sum(op.sparse_weight_bytes if sparse else op.weight_bytes for op in weights)
+    return matrices + -(-others * bits // 8)

@@ -94,6 +94,20 @@ def test_weight_bytes_count_matrices_at_their_bits_and_the_rest_at_the_models(ti
     assert WeightBytes()(Sparse(subnet, {}, weight_bits=4)).value == matrices / 2 + 4 * rest
 
 
+def test_sparse_weight_bytes_are_nonzeros_at_their_bits_and_a_bit_a_weight() -> None:
+    subnet = supernetwork(tiny_llama()).largest
+    up = next(op for op in subnet.operators(1, 1) if op.name == "layers.0.up")
+    elements = up.k * up.n
+    dense = WeightBytes(sparse=True)(subnet).value
+    assert dense == WeightBytes()(subnet).value
+    half = Sparse(subnet, {"layers.0.up": 0.5})
+    assert WeightBytes()(half).value == dense
+    assert dense - WeightBytes(sparse=True)(half).value == 4 * elements / 2 - elements / 8
+    hardly = Sparse(subnet, {"layers.0.up": 1 / 64})  # saves half a bit a weight, less than the bit costs
+    assert WeightBytes(sparse=True)(hardly).value == dense
+    assert WeightBytes(sparse=True).settings() != WeightBytes().settings()
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "mpt", "gemma3"])
 def test_kv_cache_bytes_are_those_of_a_filled_cache(family: str) -> None:
     for subnet in subnetworks(FAMILIES[family]()):

@@ -1,6 +1,7 @@
 """Devices on paper, and the latency and energy that follow from them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,18 @@ def test_products_run_at_the_wider_operand_and_move_at_each_ones_width() -> None
         PAPER.operations_per_second(64)
 
 
+def test_a_device_that_skips_zeros_multiplies_and_moves_the_rest_and_a_bit_a_weight() -> None:
+    skipping = replace(PAPER, skips_zeros=True)
+    up = Operator("up", "weight", m=1000, k=1000, n=1000, weight_bits=8, sparsity=0.75, scale_bytes=64)
+    assert roofline_seconds(up, skipping) == pytest.approx(roofline_seconds(up, PAPER) / 4)
+    token = replace(up, m=1)
+    assert roofline_seconds(token, PAPER) == pytest.approx((1_000_000 + 64 + 4 * 2000) / 100e9)
+    assert roofline_seconds(token, skipping) == pytest.approx((250_000 + 125_000 + 64 + 4 * 2000) / 100e9)
+    few = replace(token, weight_bits=4, sparsity=0.2)  # a bit a weight costs more than these zeros
+    assert roofline_seconds(few, skipping) == roofline_seconds(few, PAPER)
+    assert Roofline(skipping).settings() != Roofline(PAPER).settings()
+
+
 def test_roofline_is_the_sum_over_the_operators_of_the_phase() -> None:
     subnet = supernetwork(tiny_llama()).largest
     for phase, operators in (("prefill", subnet.operators(2, 64)), ("decode", subnet.operators(2, 1, past=64))):
@@ -83,6 +96,7 @@ def test_own_devices_are_saved_and_loaded(tmp_path) -> None:
         ({"peak_tflops": {"16": -1}}, r"peak_tflops\[16\] of x is -1"),
         ({"operator_overhead_us": -1}, "operator_overhead_us of x is -1"),
         ({"name": ""}, "name is ''"),
+        ({"skips_zeros": "yes"}, "skips_zeros of x is 'yes'; give true or false"),
     ],
 )
 def test_malformed_descriptions_are_refused_with_their_file(tmp_path, change: dict, message: str) -> None:
