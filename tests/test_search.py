@@ -198,3 +198,8 @@ def test_unwritable_run_folder_is_refused_before_anything_is_measured(tmp_path, 
     with pytest.raises(LedgerError, match="cannot be written"):
         run(evaluators=[counting()], storage=tmp_path / "file")
     assert not counting.calls
+
+
+def test_the_bar_ends_with_the_size_of_the_front(capfd) -> None:
+    result = run(evaluations=5, progress=True)  # the budget ends within the first generation
+    assert f"front {len(result.front)}" in capfd.readouterr().err.splitlines()[-1]

@@ -88,6 +88,7 @@ def search(
             new = run.unmeasured(genomes)
             for _ in run.measure(new[: evaluations - len(run.records)]):
                 bar.advance(front=run.front_size())
+            bar.advance(0, front=run.front_size())
             if len(run.unmeasured(genomes)):
                 break  # the budget ends within the batch
             idle = 0 if new else idle + 1
