@@ -1,12 +1,18 @@
-"""One space of rank, width, bits and sparsity against each of them alone, at equal training and equal evaluations.
+"""One space of rank, width, bits and sparsity against each of them alone, in one super-network, at equal evaluations.
 
-Perplexity on held-out texts against the bytes of the layers' weights: nonzeros at their bits, and a bit a weight that
-says which are zero where any is; adapters are merged and count for nothing. SmolLM2-135M is ordered, its versions are
-put on disk, sparse ones refitted. Each space then has a super-network of its own, trained for as many steps on the same
-texts from the same seed, and the same driver searches it with the same number of evaluations. A front's point is
-dominated where the joint front has one that is no worse in both and better in one. Hypervolume counts bytes as a
-fraction of the dense ones and perplexity by its logarithm, from `best`, the least that any space found, 0, to ten
-times as much, 1.
+SmolLM2-135M is ordered, its versions are put on disk, sparse ones refitted, and one super-network is trained over all
+four dimensions, in turns. Then each space is searched in it: in that of a single dimension, all others stay at their
+largest. Perplexity on held-out texts is set against three costs of the layers, a search for each, by the same driver:
+
+- bytes: nonzeros at their bits, and a bit a weight that says which are zero where that is less;
+- parameters that are not zero;
+- latency on paper: reading 256 tokens and writing 32 on a Raspberry Pi 5 whose kernels skip zeros. Bits save traffic,
+  which limits writing; zeros and widths save arithmetic, which limits reading.
+
+Adapters are merged and cost nothing, so that the front of ranks alone is a single point. A front's point is dominated
+where the joint front has one that is no worse in both and better in one. Hypervolume counts a cost as a fraction of the
+largest sub-network's and perplexity by its logarithm, from `best`, the least that any space found, 0, to ten times as
+much, 1.
 
 Run as ``python -m benchmarks.joint_space [--quick] [--data questions.jsonl] [--evaluations N] [--steps N]
 [--driver NAME] [--folder FOLDER] [--figure FILE.png]``; interrupted, it goes on.
@@ -16,20 +22,25 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from moocore import hypervolume
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks._common import arguments, load, print_json, texts
-from benchmarks.quantization_error import batched, perplexity
-from evaluators import Measurement, Operator, Subnetwork, cost_model
+from benchmarks.quantization_error import batched
+from evaluators import Operator, Perplexity, Subnetwork, cost_model, load_device
+from evaluators.roofline import roofline_seconds
 from nas_engine import SuperNetwork, search, train
-from nas_engine.compression.calibration import Batch
 from nas_engine.compression.database import LayerDatabase, build_database
+from nas_engine.front import SearchResult
 from nas_engine.recipes import ordered
 from nas_engine.training import Example
 from search_spaces import SpaceTemplate, lora_rank, mlp_width, sparsity, weight_bits
@@ -37,51 +48,50 @@ from search_spaces import SpaceTemplate, lora_rank, mlp_width, sparsity, weight_
 RANKS = (32, 16, 8)
 LEARNING_RATE = 1e-3
 TICKS = [digit * 10**power for power in range(6) for digit in (1, 1.5, 2, 3, 5, 7)]  # of perplexity
-LEVELS = {"bits": (16, 8, 4), "sparsities": (0.0, 0.2, 0.4, 0.6)}
+LEVELS: dict[str, Any] = {"bits": (16, 8, 4), "sparsities": (0.0, 0.2, 0.4, 0.6)}
+READ, WRITTEN = 256, 32  # tokens
+DEVICE = replace(load_device("raspberry-pi-5"), skips_zeros=True)
+COSTS = {  # by the evaluator's name: the axis's label, and what its unit is divided by
+    "layer_bytes": ("bytes of the layers (MB)", 1e6),
+    "nonzeros": ("nonzero parameters of the layers (million)", 1e6),
+    "latency": ("latency on paper (s)", 1e3),
+}
 
 
-def stored_bytes(operator: Operator) -> float:
-    """Bytes of a weight without its zeros, a bit a weight saying which, or dense where that is less; and its scales.
+def layer_operators(subnet: Subnetwork, tokens: int = 1, past: int = 0) -> list[Operator]:
+    """The products of the layers, in half precision what has no grid, also where it is computed in single."""
+    return [
+        replace(op, weight_bits=min(op.weight_bits, 16), activation_bits=16)
+        for op in subnet.operators(1, tokens, past)
+        if op.name.startswith("layers.")
+    ]
 
-    What has no grid counts as half precision, also where it is computed in single.
-    """
-    elements = operator.k * operator.n
-    dense = elements * min(operator.weight_bits, 16) / 8
-    return min(dense, dense * (1 - operator.sparsity) + elements / 8) + operator.scale_bytes
 
-
-@cost_model(unit="bytes")
+@cost_model(unit="B")
 def layer_bytes(subnet: Subnetwork) -> float:
-    """Stored bytes of the layers' weights."""
-    return sum(
-        stored_bytes(op)
-        for op in subnet.operators(batch=1, tokens=1)
-        if op.kind == "weight" and op.name.startswith("layers.")
-    )
+    """Stored bytes of the layers' weights, with their scales."""
+    return sum(op.sparse_weight_bytes for op in layer_operators(subnet))
 
 
-class Perplexity:
-    """Perplexity on the evaluation texts, as an objective."""
+@cost_model()
+def nonzeros(subnet: Subnetwork) -> float:
+    """Weights of the layers that are not zero; for a single token each is multiplied once."""
+    return sum(op.nonzero_macs for op in layer_operators(subnet) if op.kind == "weight")
 
-    name, direction, unit = "perplexity", "minimize", ""
 
-    def __init__(self, batches: list[Batch]) -> None:
-        self.batches = batches
-
-    def settings(self) -> dict[str, int]:
-        """How many texts."""
-        return {"texts": sum(len(batch["input_ids"]) for batch in self.batches)}
-
-    def __call__(self, subnet: Subnetwork) -> Measurement:
-        """Measure the active sub-network."""
-        return Measurement(perplexity(subnet.model, self.batches))
+@cost_model(unit="ms")
+def latency(subnet: Subnetwork) -> float:
+    """Roofline time of the layers to read a prompt and to write the answer."""
+    reading, writing = layer_operators(subnet, READ), layer_operators(subnet, 1, READ)
+    seconds = (sum(roofline_seconds(op, DEVICE) for op in operators) for operators in (reading, writing))
+    return 1e3 * (next(seconds) + WRITTEN * next(seconds))
 
 
 def spaces(per_gene: int, group_size: int) -> dict[str, SpaceTemplate]:
     """The single dimensions, each with adapters of the largest rank, and their sum."""
     rank, largest = lora_rank(RANKS, layers_per_gene=per_gene), lora_rank(RANKS[:1])
     width = mlp_width((1.0, 0.875, 0.75, 0.5), multiple_of=group_size, layers_per_gene=per_gene)
-    bits = weight_bits(LEVELS["bits"], layers_per_gene=per_gene)  # type: ignore[arg-type]
+    bits = weight_bits(LEVELS["bits"], layers_per_gene=per_gene)
     zeros = sparsity(LEVELS["sparsities"], layers_per_gene=per_gene)
     return {
         "rank": rank,
@@ -92,100 +102,131 @@ def spaces(per_gene: int, group_size: int) -> dict[str, SpaceTemplate]:
     }
 
 
-def dominated(points: pd.DataFrame, by: pd.DataFrame) -> float:
-    """The fraction of `points` that some row of `by` dominates; both have the columns perplexity and layer_bytes."""
-    ours, theirs = (frame[["perplexity", "layer_bytes"]].to_numpy() for frame in (by, points))
+def dominated(points: pd.DataFrame, by: pd.DataFrame, cost: str) -> float:
+    """The fraction of `points` that some row of `by` dominates; both have the columns perplexity and `cost`."""
+    ours, theirs = (frame[["perplexity", cost]].to_numpy() for frame in (by, points))
     no_worse = (ours[:, None] <= theirs[None]).all(2)
     better = (ours[:, None] < theirs[None]).any(2)
     return float(np.mean((no_worse & better).any(0)))
 
 
-def volume(front: pd.DataFrame, dense_bytes: float, best: float) -> float:
-    """The hypervolume of a front; `best` is the perplexity that counts as 0."""
-    points = np.column_stack([front["layer_bytes"] / dense_bytes, np.log10(front["perplexity"] / best)])
+def volume(front: pd.DataFrame, cost: str, most: float, best: float) -> float:
+    """The hypervolume of a front; the cost `most` counts as 1, the perplexity `best` as 0."""
+    points = np.column_stack([front[cost] / most, np.log10(front["perplexity"] / best)])
     return float(hypervolume(np.maximum(points, 0.0), ref=(1.0, 1.0)))
 
 
-def draw(fronts: dict[str, pd.DataFrame], file: Path) -> None:
-    """The fronts as step lines."""
-    figure = Figure(figsize=(5, 3.5))
-    axes = figure.add_subplot()
-    for name, front in fronts.items():
-        front = front.sort_values("layer_bytes")
-        axes.step(
-            front["layer_bytes"] / 1e6,
-            front["perplexity"],
-            where="post",
-            marker="o",
-            markersize=3,
-            label=name,
-            linewidth=2.2 if name == "joint" else 1.2,
-            linestyle="-" if name == "joint" else "--",
-        )
-    axes.set(xlabel="bytes of the layers' weights (MB)", ylabel="perplexity", yscale="log")
-    low, high = axes.get_ylim()
-    axes.set_yticks([tick for tick in TICKS if low <= tick <= high], minor=False)
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.legend(frameon=False)
+def draw(fronts: dict[str, dict[str, pd.DataFrame]], file: Path) -> None:
+    """The fronts as step lines, a panel a cost."""
+    figure = Figure(figsize=(3.6 * len(fronts), 3.5))
+    panels = figure.subplots(1, len(fronts), sharey=True, squeeze=False)[0]
+    for axes, (cost, of_spaces) in zip(panels, fronts.items(), strict=True):
+        label, unit = COSTS[cost]
+        for name, front in of_spaces.items():
+            front = front.sort_values(cost)
+            axes.step(
+                front[cost] / unit,
+                front["perplexity"],
+                where="post",
+                marker="o",
+                markersize=3,
+                label=name,
+                linewidth=2.2 if name == "joint" else 1.2,
+                linestyle="-" if name == "joint" else "--",
+            )
+        axes.set(xlabel=label, yscale="log")
+    low, high = panels[0].get_ylim()
+    panels[0].set_yticks([tick for tick in TICKS if low <= tick <= high], minor=False)
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_ylabel("perplexity")
+    panels[-1].legend(frameon=False)
+    figure.tight_layout()
     figure.savefig(file, dpi=200, bbox_inches="tight")
 
 
+def trained(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    templates: dict[str, SpaceTemplate],
+    lines: Sequence[str],
+    steps: int,
+    folder: Path,
+) -> dict[str, SuperNetwork]:
+    """Super-networks of all spaces, with the adapters of the joint one."""
+    made = {
+        name: SuperNetwork.from_pretrained(
+            copy.deepcopy(model),
+            space,
+            tokenizer,
+            combination="quantized",
+            database=LayerDatabase(folder / "database"),
+        )
+        for name, space in templates.items()
+    }
+    examples = [Example("", line) for line in lines]
+    checkpoint = folder / "training"
+    train(made["joint"], examples, steps, learning_rate=LEARNING_RATE, strategy="turns", checkpoint=checkpoint)
+    state = made["joint"].state()
+    for supernet in made.values():
+        supernet.load_state(state)
+    return made
+
+
+def figures(cost: str, results: dict[str, SearchResult[Any]], best: float) -> dict[str, Any]:
+    """What is printed of the searches against one cost."""
+    fronts = {name: result.front[[cost, "perplexity"]].sort_values(cost) for name, result in results.items()}
+    joint = fronts["joint"]
+    most = float(results["joint"].reference[cost])
+    return {
+        "dominated_by_joint": {n: round(dominated(f, joint, cost), 3) for n, f in fronts.items() if n != "joint"},
+        "joint_dominated_by": {n: round(dominated(joint, f, cost), 3) for n, f in fronts.items() if n != "joint"},
+        "hypervolume": {n: round(volume(f, cost, most, best), 4) for n, f in fronts.items()},
+        "fronts": {n: f.round(3).to_numpy().tolist() for n, f in fronts.items()},
+    }
+
+
 def main() -> None:
-    """Train and search each space, and print one JSON object."""
+    """Train once, search each space against each cost, and print one JSON object."""
     parser = arguments(__doc__)
-    parser.add_argument("--evaluations", type=int, default=0, help="of each space; default 60")
-    parser.add_argument("--steps", type=int, default=0, help="training steps of each super-network; default 100")
+    parser.add_argument("--evaluations", type=int, default=0, help="of each search; default 60")
+    parser.add_argument("--steps", type=int, default=0, help="training steps; default 150")
     parser.add_argument("--driver", default="auto", help="of `nas_engine.search`")
     parser.add_argument("--data", type=Path, help="a JSONL file of questions; without it, generated problems")
     parser.add_argument("--folder", type=Path, default=Path("runs/joint_space"), help="for all that is kept")
     parser.add_argument("--figure", type=Path, help="default: fronts.png in the folder")
     given = parser.parse_args()
     evaluations = given.evaluations or (6 if given.quick else 60)
-    steps = given.steps or (2 if given.quick else 100)
+    steps = given.steps or (2 if given.quick else 150)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if given.quick else given.folder
         model, tokenizer = load(given.quick)
         group_size = 32 if given.quick else 64
         lines, judged = texts(given.data, *((16, 8) if given.quick else (1800, 64)))
-        calibration, evaluation = batched(lines[:256], tokenizer), batched(judged, tokenizer)
+        calibration = batched(lines[:256], tokenizer)
         model = ordered(model, tokenizer, calibration)
-        build_database(model, calibration, folder / "database", group_size=group_size, refit=True, **LEVELS)  # type: ignore[arg-type]
-        fronts = {}
-        examples = [Example("", line) for line in lines]
-        for name, space in spaces(2 if given.quick else 5, group_size).items():
-            database = LayerDatabase(folder / "database")
-            supernet = SuperNetwork.from_pretrained(
-                copy.deepcopy(model), space, tokenizer, combination="quantized", database=database
-            )
-            train(supernet, examples, steps, learning_rate=LEARNING_RATE, checkpoint=folder / name / "training")
-            result = search(
-                supernet,
-                [Perplexity(evaluation), layer_bytes],
-                given.driver,
-                evaluations,
-                4 if given.quick else 12,
-                storage=folder / name,
-            )
-            fronts[name] = result.front
-            print(name, result.front[["layer_bytes", "perplexity"]].to_string(index=False), flush=True)
+        build_database(model, calibration, folder / "database", group_size=group_size, refit=True, **LEVELS)
+        supernets = trained(model, tokenizer, spaces(2 if given.quick else 5, group_size), lines, steps, folder)
+        evaluators = [Perplexity(judged), layer_bytes, nonzeros, latency]
+        results: dict[str, dict[str, SearchResult[Any]]] = {cost: {} for cost in COSTS}
+        for name, supernet in supernets.items():
+            for cost in COSTS:  # what one search has measured, the next finds in the ledger
+                print(f"{name}: perplexity and {cost}", flush=True)
+                results[cost][name] = search(
+                    supernet,
+                    evaluators,
+                    given.driver,
+                    evaluations,
+                    4 if given.quick else 20,
+                    storage=folder / name,
+                    objectives=["perplexity", cost],
+                )
+        fronts = {cost: {name: result.front for name, result in of.items()} for cost, of in results.items()}
         draw(fronts, given.figure or folder / "fronts.png")
-    dense_bytes = float(result.reference["layer_bytes"])
-    best = min(float(front["perplexity"].min()) for front in fronts.values())
-    joint = fronts["joint"]
+    best = min(float(front["perplexity"].min()) for of in fronts.values() for front in of.values())
     print_json(
-        {
-            "evaluations": evaluations,
-            "steps": steps,
-            "best": round(best, 3),
-            "dominated_by_joint": {n: round(dominated(f, joint), 3) for n, f in fronts.items() if n != "joint"},
-            "joint_dominated_by": {n: round(dominated(joint, f), 3) for n, f in fronts.items() if n != "joint"},
-            "hypervolume": {n: round(volume(f, dense_bytes, best), 4) for n, f in fronts.items()},
-            "fronts": {
-                n: f[["layer_bytes", "perplexity"]].round(3).sort_values("layer_bytes").to_numpy().tolist()
-                for n, f in fronts.items()
-            },
-        }
+        {"evaluations": evaluations, "steps": steps, "best": round(best, 3)}
+        | {cost: figures(cost, of, best) for cost, of in results.items()}
     )
 
 
