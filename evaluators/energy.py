@@ -71,6 +71,8 @@ HOROWITZ_45NM = EnergyCosts(
 class Energy:
     """The energy of one forward pass, in millijoules, linear in operations, bytes and time.
 
+    Zeros of a sparse weight cost what any number costs; only idle watts know a device that skips them.
+
     Args:
         costs: what work costs.
         batch: sequences at once.
