@@ -10,6 +10,7 @@ from nas_engine.search.operators import later_rates, layer_masks, neighbours, or
 from nas_engine.search.pymoo_driver import PymooDriver
 from nas_engine.search.random_driver import RandomDriver
 from nas_engine.search.surrogate import SurrogateDriver
+from search_spaces import ModelShape, lora_rank, mlp_width, weight_bits
 from tests.ordered import EVALUATORS, Ordered, space_of
 
 GP = "optuna-gp"  # seconds an evaluation: it has a short test of its own
@@ -179,6 +180,17 @@ def test_batches_of_the_surrogate_grow_with_what_it_knows() -> None:
     assert sizes(12, 20)[:2] == [13, 2]
     assert sizes(30, 20)[:2] == [20, 2]
     assert sizes(12, 4)[:2] == [4, 1]
+
+
+def test_surrogate_begins_with_each_dimension_alone() -> None:
+    template = lora_rank((32, 16, 8)) + mlp_width((1.0, 0.75, 0.5)) + weight_bits((16, 8, 4))
+    space = template.bind(ModelShape((64,) * 4))
+    dimensions = np.array([gene.dimension for gene in space.genes])
+    for population, found in ((20, 6), (8, 4)):  # at most half of the first batch
+        first = SurrogateDriver(DriverProblem(space, 2, population)).ask()
+        assert len(first) == len(np.unique(first, axis=0)) == min(population, len(space) + 1)
+        alone = [np.where(dimensions == d, level, 2) for level in (0, 1) for d in dict.fromkeys(dimensions)]
+        assert all((first == genome).all(axis=1).any() for genome in alone[:found])
 
 
 def test_unknown_driver_is_refused_with_the_known_ones() -> None:

@@ -9,6 +9,7 @@ from nas_engine.search.initial import anchors, distinct, unseen
 from search_spaces import Genome, SearchSpace
 
 _DIAGONAL = 0.7  # share of the design on the diagonal
+_ALONE = 0.5  # most of a warm start that dimensions alone may take
 _SPREAD = 0.9  # how far a gene's level strays from its genome's, as a fraction of the way that there is
 
 
@@ -25,17 +26,35 @@ def uniform_levels(space: SearchSpace, levels: int) -> Genome:
     return np.clip(genomes, 0, space.largest)
 
 
-def warm_start(space: SearchSpace, count: int, rng: np.random.Generator) -> Genome:
-    """`count` different genomes: largest, smallest, median, then the diagonal, then a space-filling design about it.
+def each_alone(space: SearchSpace, genomes: Genome) -> Genome:
+    """`genomes` in one dimension, such as bits, and all others at their largest, for each dimension in turn.
 
-    The design is a Latin hypercube in each gene's order (McKay et al., 1979), tilted so that its genomes' mean levels
-    go evenly from small to large; draws that are independent in each of a hundred genes would all have the same cost.
+    Shape (dimensions · genomes, genes); none in a space of a single dimension. Where a cost pays for one dimension
+    above all, such as bytes for bits, the front's upper part is here.
+    """
+    dimensions = np.array([gene.dimension for gene in space.genes])
+    names = list(dict.fromkeys(dimensions))
+    if len(names) == 1:
+        return np.empty((0, len(space)), dtype=np.int64)
+    alone = [np.where(dimensions == name, genomes, space.largest) for name in names]
+    return distinct(np.vstack(alone).astype(np.int64))
+
+
+def warm_start(space: SearchSpace, count: int, rng: np.random.Generator) -> Genome:
+    """`count` different genomes: largest, smallest, median, the diagonal, a design about it, and dimensions alone.
+
+    Of several dimensions each is alone at its smallest, then halfway. The design is a Latin hypercube in each gene's
+    order (McKay et al., 1979), tilted so that its genomes' mean levels go evenly from small to large; draws that are
+    independent in each of a hundred genes would all have the same cost.
     """
     first = anchors(space)
-    on_diagonal = max(round(_DIAGONAL * count) - len(first), 0)
-    diagonal = uniform_levels(space, on_diagonal + 2)[1:-1]
+    alone = np.vstack([each_alone(space, level[None]) for level in (space.smallest, space.largest // 2)])
+    alone = alone[: int(_ALONE * count)]
+    rest = count - len(alone)
+    diagonal = uniform_levels(space, max(round(_DIAGONAL * rest) - len(first), 0) + 2)[1:-1]
     genomes = distinct(np.vstack([first, diagonal]))
-    genomes = distinct(np.vstack([genomes, tilted(space, max(count - len(genomes), 0), rng)]))[: max(count, len(first))]
+    genomes = distinct(np.vstack([genomes, tilted(space, max(rest - len(genomes), 0), rng)]))[: max(rest, len(first))]
+    genomes = distinct(np.vstack([genomes, alone]))[: max(count, len(first))]
     seen = {genome.tobytes() for genome in genomes}
     return np.vstack([genomes, unseen(space, seen, max(count - len(genomes), 0), rng)])
 

@@ -17,7 +17,7 @@ from nas_engine.search.driver import DriverProblem, Objectives, Violations
 from nas_engine.search.initial import anchors, distinct, unseen
 from nas_engine.search.operators import layers_of, ordered_mutation
 from nas_engine.search.ranking import best
-from nas_engine.search.surrogate.design import tilted, uniform_levels, warm_start
+from nas_engine.search.surrogate.design import each_alone, tilted, uniform_levels, warm_start
 from nas_engine.search.surrogate.evolution import evolve
 from nas_engine.search.surrogate.features import FeatureMap, Features
 from nas_engine.search.surrogate.gain import choose_batch
@@ -149,6 +149,7 @@ class SurrogateDriver:
                     parents,
                     ordered_mutation(parents, space.largest, self._rng),
                     uniform_levels(space, 17),
+                    each_alone(space, uniform_levels(space, 9)),
                     tilted(space, size // 4, self._rng),
                 ]
             )
