@@ -129,7 +129,7 @@ def draw(fronts: dict[str, dict[str, pd.DataFrame]], file: Path) -> None:
                 front["perplexity"],
                 where="post",
                 marker="o",
-                markersize=3,
+                markersize=3 if len(front) > 1 else 7,  # ranks alone: all at one cost
                 label=name,
                 linewidth=2.2 if name == "joint" else 1.2,
                 linestyle="-" if name == "joint" else "--",
