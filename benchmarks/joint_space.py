@@ -40,7 +40,6 @@ from evaluators import Operator, Perplexity, Subnetwork, cost_model, load_device
 from evaluators.roofline import roofline_seconds
 from nas_engine import SuperNetwork, search, train
 from nas_engine.compression.database import LayerDatabase, build_database
-from nas_engine.front import SearchResult
 from nas_engine.recipes import ordered
 from nas_engine.training import Example
 from search_spaces import SpaceTemplate, lora_rank, mlp_width, sparsity, weight_bits
@@ -75,16 +74,16 @@ def layer_bytes(subnet: Subnetwork) -> float:
 
 @cost_model()
 def nonzeros(subnet: Subnetwork) -> float:
-    """Weights of the layers that are not zero; for a single token each is multiplied once."""
-    return sum(op.nonzero_macs for op in layer_operators(subnet) if op.kind == "weight")
+    """Weights of the layers that are not zero."""
+    return sum(op.elements - op.zeros for op in layer_operators(subnet) if op.kind == "weight")
 
 
 @cost_model(unit="ms")
 def latency(subnet: Subnetwork) -> float:
     """Roofline time of the layers to read a prompt and to write the answer."""
-    reading, writing = layer_operators(subnet, READ), layer_operators(subnet, 1, READ)
-    seconds = (sum(roofline_seconds(op, DEVICE) for op in operators) for operators in (reading, writing))
-    return 1e3 * (next(seconds) + WRITTEN * next(seconds))
+    reading = sum(roofline_seconds(op, DEVICE) for op in layer_operators(subnet, READ))
+    writing = sum(roofline_seconds(op, DEVICE) for op in layer_operators(subnet, 1, READ))
+    return 1e3 * (reading + WRITTEN * writing)
 
 
 def spaces(per_gene: int, group_size: int) -> dict[str, SpaceTemplate]:
@@ -173,16 +172,16 @@ def trained(
     return made
 
 
-def figures(cost: str, results: dict[str, SearchResult[Any]], best: float) -> dict[str, Any]:
-    """What is printed of the searches against one cost."""
-    fronts = {name: result.front[[cost, "perplexity"]].sort_values(cost) for name, result in results.items()}
+def figures(cost: str, fronts: dict[str, pd.DataFrame], most: float, best: float) -> dict[str, Any]:
+    """What is printed of the fronts against one cost; `most` and `best` as `volume` takes them."""
     joint = fronts["joint"]
-    most = float(results["joint"].reference[cost])
     return {
         "dominated_by_joint": {n: round(dominated(f, joint, cost), 3) for n, f in fronts.items() if n != "joint"},
         "joint_dominated_by": {n: round(dominated(joint, f, cost), 3) for n, f in fronts.items() if n != "joint"},
         "hypervolume": {n: round(volume(f, cost, most, best), 4) for n, f in fronts.items()},
-        "fronts": {n: f.round(3).to_numpy().tolist() for n, f in fronts.items()},
+        "fronts": {
+            n: f[[cost, "perplexity"]].round(3).sort_values(cost).to_numpy().tolist() for n, f in fronts.items()
+        },
     }
 
 
@@ -208,11 +207,11 @@ def main() -> None:
         build_database(model, calibration, folder / "database", group_size=group_size, refit=True, **LEVELS)
         supernets = trained(model, tokenizer, spaces(2 if given.quick else 5, group_size), lines, steps, folder)
         evaluators = [Perplexity(judged), layer_bytes, nonzeros, latency]
-        results: dict[str, dict[str, SearchResult[Any]]] = {cost: {} for cost in COSTS}
+        fronts: dict[str, dict[str, pd.DataFrame]] = {cost: {} for cost in COSTS}
         for name, supernet in supernets.items():
             for cost in COSTS:  # what one search has measured, the next finds in the ledger
                 print(f"{name}: perplexity and {cost}", flush=True)
-                results[cost][name] = search(
+                result = search(
                     supernet,
                     evaluators,
                     given.driver,
@@ -221,12 +220,13 @@ def main() -> None:
                     storage=folder / name,
                     objectives=["perplexity", cost],
                 )
-        fronts = {cost: {name: result.front for name, result in of.items()} for cost, of in results.items()}
+                fronts[cost][name] = result.front
         draw(fronts, given.figure or folder / "fronts.png")
     best = min(float(front["perplexity"].min()) for of in fronts.values() for front in of.values())
     print_json(
+        # The largest sub-network, the reference, is the same in all spaces.
         {"evaluations": evaluations, "steps": steps, "best": round(best, 3)}
-        | {cost: figures(cost, of, best) for cost, of in results.items()}
+        | {cost: figures(cost, of, float(result.reference[cost]), best) for cost, of in fronts.items()}
     )
 
 

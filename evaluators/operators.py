@@ -36,14 +36,24 @@ class Operator:
     scale_bytes: int = 0
 
     @property
+    def elements(self) -> int:
+        """Of all operands, zeros included."""
+        return self.count * self.k * self.n
+
+    @property
+    def zeros(self) -> int:
+        """Elements of the operands that are zero."""
+        return round(self.sparsity * self.elements)
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates, zeros included."""
-        return self.count * self.m * self.k * self.n
+        return self.m * self.elements
 
     @property
     def nonzero_macs(self) -> int:
         """Multiply-accumulates with what is not zero."""
-        return round(self.macs * (1 - self.sparsity))
+        return self.m * (self.elements - self.zeros)
 
     @property
     def compute_bits(self) -> int:
@@ -62,9 +72,8 @@ class Operator:
         """As `weight_bytes`, without the zeros: a bit a weight says which they are. Dense where that is less."""
         if self.kind != "weight" or not self.sparsity:
             return self.weight_bytes
-        elements = self.count * self.k * self.n
-        kept = elements - round(elements * self.sparsity)
-        sparse = -(-(kept * self.weight_bits + elements) // 8) + self.scale_bytes * self.count
+        bits = (self.elements - self.zeros) * self.weight_bits + self.elements
+        sparse = -(-bits // 8) + self.scale_bytes * self.count
         return min(sparse, self.weight_bytes)
 
     @property

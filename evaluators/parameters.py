@@ -58,5 +58,5 @@ class NonZeroParameters:
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Count what is not zero in `subnet`."""
         weights = weights_of(subnet)
-        zeros = sum(round(op.sparsity * op.count * op.k * op.n) for op in weights)
+        zeros = sum(op.zeros for op in weights)
         return Measurement(stored_parameters(subnet, weights) - zeros)

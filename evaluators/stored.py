@@ -27,7 +27,7 @@ def stored_bytes(subnet: Subnetwork, sparse: bool = False) -> int:
     and counts once. `sparse` leaves out zeros; see `Operator.sparse_weight_bytes`.
     """
     weights = weights_of(subnet)
-    multiplied = sum(op.count * op.k * op.n for op in weights)
+    multiplied = sum(op.elements for op in weights)
     others = stored_parameters(subnet, weights) - multiplied
     bits = max(op.activation_bits for op in weights)
     matrices = sum(op.sparse_weight_bytes if sparse else op.weight_bytes for op in weights)
