@@ -10,6 +10,8 @@ from nas_engine.search.operators import later_rates, layer_masks, neighbours, or
 from nas_engine.search.pymoo_driver import PymooDriver
 from nas_engine.search.random_driver import RandomDriver
 from nas_engine.search.surrogate import SurrogateDriver
+from nas_engine.search.surrogate.features import FeatureMap
+from nas_engine.search.surrogate.scale import explains_better
 from search_spaces import ModelShape, lora_rank, mlp_width, weight_bits
 from tests.ordered import EVALUATORS, Ordered, space_of
 
@@ -191,6 +193,39 @@ def test_surrogate_begins_with_each_dimension_alone() -> None:
         assert len(first) == len(np.unique(first, axis=0)) == min(population, len(space) + 1)
         alone = [np.where(dimensions == d, level, 2) for level in (0, 1) for d in dict.fromkeys(dimensions)]
         assert all((first == genome).all(axis=1).any() for genome in alone[:found])
+
+
+def told(objective, seed: int, count: int = 40) -> np.ndarray:
+    """What a surrogate asks for when a sum of genes, given as `objective` of it, stands against their number."""
+    space = space_of(6, 4)
+    driver, genomes = SurrogateDriver(DriverProblem(space, 2, 12, seed)), np.empty((0, len(space)), dtype=np.int64)
+    weights = np.linspace(1, 3, len(space))
+    while len(genomes) < count:
+        batch = driver.ask()
+        driver.tell(batch, np.stack([batch.sum(axis=1), objective(-batch @ weights)], axis=1).astype(float))
+        genomes = np.vstack([genomes, batch])
+    return genomes
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_surrogate_of_a_score_that_spans_magnitudes_asks_what_it_asks_of_the_logarithm(seed: int) -> None:
+    assert np.array_equal(told(np.exp, seed), told(lambda score: score, seed))
+
+
+def test_surrogate_goes_on_where_a_positive_score_turns_negative() -> None:
+    calls = iter(range(1000))
+    genomes = told(lambda score: np.exp(score) if next(calls) < 10 else score, 0)
+    assert len(np.unique(genomes, axis=0)) == len(genomes) >= 40
+
+
+def test_logarithm_is_taken_where_it_explains_better() -> None:
+    space = space_of(6, 4)
+    genomes = np.random.default_rng(0).integers(0, 4, (40, len(space)))
+    features, sums = FeatureMap(space)(genomes), genomes @ np.linspace(1, 3, len(space)) / 4
+    assert explains_better(features, np.exp(sums))
+    assert not explains_better(features, 1 + sums)
+    assert not explains_better(features, -np.exp(sums))
+    assert not explains_better(features, np.full(40, 2.0))
 
 
 def test_unknown_driver_is_refused_with_the_known_ones() -> None:

@@ -22,6 +22,7 @@ from nas_engine.search.surrogate.evolution import evolve
 from nas_engine.search.surrogate.features import FeatureMap, Features
 from nas_engine.search.surrogate.gain import choose_batch
 from nas_engine.search.surrogate.process import Process
+from nas_engine.search.surrogate.scale import explains_better, rescaled
 from search_spaces import Genome
 
 Array = npt.NDArray[np.float64]
@@ -72,6 +73,7 @@ class SurrogateDriver:
         self._outputs = np.empty((0, problem.objectives + problem.constraints))
         self._seen: set[bytes] = set()
         self._variances: dict[int, Array] = {}  # log-variances of the process of each output
+        self._logarithmic = np.zeros(self._outputs.shape[1], dtype=bool)  # outputs predicted as logarithms
         self._fitted_at = 0
 
     def ask(self) -> Genome:
@@ -120,12 +122,16 @@ class SurrogateDriver:
         """A process for each output that is not computed, and one for whether an evaluation succeeds."""
         succeeded = self._measured()
         genomes, outputs = self._genomes[succeeded], self._outputs[succeeded]
+        features, processes = self._features(genomes), {}
+        measured = np.flatnonzero(np.isnan(self._computed(genomes[:1])[0])).tolist()
         refit = len(self._genomes) >= self._settings.refit * self._fitted_at
         if refit:
             self._fitted_at = len(self._genomes)
-        computed = self._computed(genomes[:1])
-        features, processes = self._features(genomes), {}
-        for i in np.flatnonzero(np.isnan(computed[0])).tolist():
+            for i in measured:  # of violations only the sign counts
+                self._logarithmic[i] = i < self._problem.objectives and explains_better(features, outputs[:, i])
+        self._logarithmic &= (outputs > 0).all(axis=0)  # also what came since
+        outputs = rescaled(outputs, self._logarithmic)
+        for i in measured:
             processes[i] = Process(features, outputs[:, i], self._variances.get(i), refit or i not in self._variances)
             self._variances[i] = processes[i].log_variances
         success = None
@@ -171,8 +177,9 @@ class SurrogateDriver:
         """What counts as 0 and as 1 of each objective: the range of the front and of the space's corners."""
         corners = anchors(self._problem.space)[:2]
         at_corner = [(self._genomes == corner).all(axis=1) for corner in corners]
-        rows = self._outputs[np.any(at_corner, axis=0), : self._problem.objectives]
-        points = np.vstack([known[best(known, np.zeros((len(known), 0)), 20)], rows[~np.isnan(rows).any(axis=1)]])
+        rows = rescaled(self._outputs[np.any(at_corner, axis=0) & self._measured()], self._logarithmic)
+        rows = rows[:, : self._problem.objectives]
+        points = np.vstack([known[best(known, np.zeros((len(known), 0)), 20)], rows])
         low, high = points.min(axis=0), points.max(axis=0)
         return low, np.where(high > low, high, low + 1.0)
 

@@ -56,6 +56,9 @@ class Process:
         values: shape (genomes,).
         log_variances: of the parts and the noise, where they are known from an earlier fit.
         refit: whether to adapt the variances to these values.
+
+    Attributes:
+        surprise: the negative logarithm of the values' marginal likelihood, but for a constant of their count.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Process:
         covariance[np.diag_indices_from(covariance)] += np.exp(self.log_variances[-1]) + _LEAST_NOISE
         self._factor = cho_factor(covariance, lower=True)
         self._weights = cho_solve(self._factor, scaled)
+        self.surprise = _surprise(self._factor[0], scaled, self._weights) + len(values) * float(np.log(self._spread))
         # Linear parts predict by a vector a group, whatever the number of measured genomes.
         self._coefficients = [v * (f.T @ self._weights) for v, f in zip(self._variances, features.linear, strict=False)]
 
@@ -90,6 +94,11 @@ class Process:
         half = solve_triangular(self._factor[0], cross.T, lower=True)
         mean = self._mean + self._spread * (cross @ self._weights)
         return Posterior(mean, self._spread**2 * (prior - half.T @ half))
+
+
+def _surprise(factor: Array, values: Array, weights: Array) -> float:
+    """Of values whose covariance has this Cholesky `factor`; `weights` are the covariance's inverse times them."""
+    return float(0.5 * values @ weights + np.log(factor.diagonal()).sum())
 
 
 def _parts(left: Features, right: Features) -> Array:
@@ -125,10 +134,9 @@ def _most_likely(parts: Array, values: Array, start: Array) -> Array:
         inverse = cho_solve((factor, True), np.eye(count))
         weights = inverse @ values
         slope = inverse - np.outer(weights, weights)  # twice the derivative by the covariance
-        surprise = 0.5 * values @ weights + np.log(factor.diagonal()).sum()
         gradient = 0.5 * variances * np.append(flat @ slope.ravel(), slope.trace())
         apart = (log_variances - _PRIOR_MEAN) / _PRIOR_WIDTH
-        return surprise + 0.5 * apart @ apart, gradient + apart / _PRIOR_WIDTH
+        return _surprise(factor, values, weights) + 0.5 * float(apart @ apart), gradient + apart / _PRIOR_WIDTH
 
     bounds = [(-14.0, 5.0)] * len(start)
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
