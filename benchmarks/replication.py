@@ -76,6 +76,7 @@ class Work:
 
     train: list[Question]
     validation: list[Question]
+    confirmation: list[Question]
     test: list[Question]
     steps: int
     learning_rate: float
@@ -92,29 +93,52 @@ class Work:
     @property
     def settings(self) -> dict[str, float]:
         """What a line on disk must share to be taken from there."""
-        return {"steps": self.steps, "learning_rate": self.learning_rate, "calibration": self.calibration}
+        return {
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "calibration": self.calibration,
+            "confirmation": len(self.confirmation),
+            "test": len(self.test),
+        }
+
+    @property
+    def searching(self) -> SearchPlan:
+        """The search for sub-adapters, if there is one, and what its best are confirmed by."""
+        again = MultipleChoiceAccuracy(self.confirmation, normalize="characters") if self.confirmation else None
+        drivers = ("nsga2",) if self.evaluations else ()
+        return SearchPlan(drivers, self.evaluations, 4 if self.quick else 10, 1 if again is None else 3, again)
 
     def fresh(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model as it was."""
         return load(self.quick)
 
 
-def questions(data: Path | None, quick: bool, seed: int = 0) -> tuple[list[Question], list[Question], list[Question]]:
-    """Training, validation and test questions."""
+def questions(
+    data: Path | None, quick: bool, confirmed: int = 0, tested: int = 500, seed: int = 0
+) -> tuple[list[Question], list[Question], list[Question], list[Question]]:
+    """Training, validation, confirmation and test questions.
+
+    Args:
+        data: the folder of the question sets; not needed with `quick`.
+        quick: few generated questions instead.
+        confirmed: how many of train confirm.
+        tested: test questions of each set, or all where it has fewer.
+        seed: of the draws.
+    """
     if quick:
         made = chain_sum(60, seed)
-        return made[:30], made[30:44], made[44:]
+        return made[confirmed:30], made[30:44], made[:confirmed], made[44:]
     assert data is not None
     learn: list[Question] = []
     judge: list[Question] = []
     for name in ("arc_easy", "openbookqa"):
         part = load_questions(data / name / "test.jsonl")
-        judge += random.Random(seed).sample(part, 500)
+        judge += random.Random(seed).sample(part, min(tested, len(part)))
         learn += load_questions(data / name / "train.jsonl")
     held_out = {question.question for question in judge}
     learn = [question for question in learn if question.question not in held_out]
     random.Random(seed).shuffle(learn)
-    return learn[300:], learn[:300], judge
+    return learn[300 + confirmed :], learn[:300], learn[300 : 300 + confirmed], judge
 
 
 def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFrame | None, TrainingReport | None]:
@@ -146,7 +170,7 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
         "calibration": work.calibration,
         "folder": folder,
         "space": lora_rank((32,), TARGETS) if method == "dense_lora" else shears_space(),
-        "searching": SearchPlan(("nsga2",) if work.evaluations else (), work.evaluations, 4 if work.quick else 10),
+        "searching": work.searching,
     }
     validation = MultipleChoiceAccuracy(work.validation, normalize="characters")
     if kind in ("dense_lora", "shears_40", "shears_50"):
@@ -210,6 +234,8 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak, of each line")
     parser.add_argument("--calibration", type=int, default=0, help="training examples for Wanda and GPTQ; default 512")
     parser.add_argument("--evaluations", type=int, default=0, help="of NSGA-II over sub-adapters; default none")
+    parser.add_argument("--confirmation", type=int, default=0, help="training questions that confirm the best found")
+    parser.add_argument("--test", type=int, default=500, help="test questions of each set; default 500")
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--folder", type=Path, default=Path("runs/replication"))
     given = parser.parse_args()
@@ -223,7 +249,7 @@ def main() -> None:
         evaluations = given.evaluations or (6 if given.quick else 0)
         calibration = given.calibration or (16 if given.quick else 512)
         work = Work(
-            *questions(data, given.quick),
+            *questions(data, given.quick, given.confirmation or (6 if given.quick else 0), given.test),
             steps,
             given.learning_rate,
             calibration,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -143,6 +144,7 @@ _MODEL = Annotated[str, typer.Option(help="Hugging Face id or folder, or smollm2
 _TASK = Annotated[str, typer.Option(help="chain_sum, a JSONL file or folder of questions, or hf:<dataset>.")]
 _TRAIN = Annotated[int, typer.Option(help="Training questions at most.")]
 _VALIDATION = Annotated[int, typer.Option(help="Questions that compare sub-adapters.")]
+_CONFIRMATION = Annotated[int, typer.Option(help="Other questions that judge the best ones again; 0 for none.")]
 _TEST = Annotated[int, typer.Option(help="Held-out questions at most.")]
 _STEPS = Annotated[int, typer.Option(help="Training steps.")]
 _BATCH_SIZE = Annotated[int, typer.Option(help="Questions of a training batch.")]
@@ -161,6 +163,7 @@ def shears_command(
     task: _TASK = _RECIPE.task,
     train: _TRAIN = _RECIPE.train,
     validation: _VALIDATION = _RECIPE.validation,
+    confirmation: _CONFIRMATION = _RECIPE.confirmation,
     test: _TEST = _RECIPE.test,
     steps: _STEPS = _RECIPE.steps,
     batch_size: _BATCH_SIZE = _RECIPE.batch_size,
@@ -184,6 +187,7 @@ def sqft_command(
     task: _TASK = _RECIPE.task,
     train: _TRAIN = _RECIPE.train,
     validation: _VALIDATION = _RECIPE.validation,
+    confirmation: _CONFIRMATION = _RECIPE.confirmation,
     test: _TEST = _RECIPE.test,
     steps: _STEPS = _RECIPE.steps,
     batch_size: _BATCH_SIZE = _RECIPE.batch_size,
@@ -213,13 +217,7 @@ def _run_recipe(recipe: Literal["shears", "sqft"], settings: RecipeSettings) -> 
         Console(stderr=True).print(f"Interrupted; the same command goes on from {settings.folder}.", soft_wrap=True)
         raise typer.Exit(130) from None
     console = Console()
-    table = Table(title="Sub-adapters on validation questions")
-    for column in ("found by", "accuracy", "standard error", "adapter parameters"):
-        table.add_column(column, justify="left" if column == "found by" else "right")
-    for _, row in made.candidates.iterrows():
-        figures = (f"{row['accuracy']:.3f}", f"{row['accuracy_stderr']:.3f}", f"{row['adapter_parameters']:,}")
-        table.add_row(row["sub_adapter"], *figures)
-    console.print(table)
+    console.print(candidates_table(made.candidates))
     accuracy = summary["accuracy"]
     console.print(
         f"\nOn {accuracy['n']} held-out questions {accuracy['value']:.3f} ± {accuracy['stderr']:.3f}; "
@@ -229,3 +227,19 @@ def _run_recipe(recipe: Literal["shears", "sqft"], settings: RecipeSettings) -> 
         highlight=False,
         soft_wrap=True,
     )
+
+
+def candidates_table(candidates: pd.DataFrame) -> Table:
+    """What a recipe compared, the chosen one first."""
+    table = Table(title="Sub-adapters on validation questions")
+    scores = {"accuracy": "accuracy", "confirmed": "on other questions"}
+    scores = {column: title for column, title in scores.items() if column in candidates}
+    table.add_column("found by")
+    for title in (*scores.values(), "adapter parameters"):
+        table.add_column(title, justify="right")
+    for _, row in candidates.iterrows():
+        known = (
+            "" if pd.isna(row[column]) else f"{row[column]:.3f} ± {row[f'{column}_stderr']:.3f}" for column in scores
+        )
+        table.add_row(row["sub_adapter"], *known, f"{row['adapter_parameters']:,}")
+    return table

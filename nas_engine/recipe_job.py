@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ class RecipeSettings:
         model: Hugging Face id or folder, or ``smollm2``.
         task: ``chain_sum``, a JSONL file or a folder of questions, or ``hf:<dataset>``.
         train: questions to train on; likewise `validation`, which compares sub-adapters, and `test`, held out.
+        confirmation: questions, cut from the training ones too, that judge the best sub-adapters again; 0 for none.
         steps: of training; likewise `batch_size` and `learning_rate`.
         drivers: of the searches beside the heuristics; likewise `evaluations`.
         sparsity: fraction of zeros, or ``2:4`` or ``4:8``.
@@ -37,6 +38,7 @@ class RecipeSettings:
     task: str = "chain_sum"
     train: int = 4000
     validation: int = 240
+    confirmation: int = 0
     test: int = 800
     steps: int = 200
     batch_size: int = 16
@@ -64,11 +66,18 @@ def run_recipe(
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
+    if settings.confirmation < 0:
+        raise ValueError(f"confirmation is {settings.confirmation}; give a number of questions, or 0 for none.")
     started = time.perf_counter()
-    splits = task_splits(settings.task, settings.train, settings.validation, settings.test, settings.seed)
-    validation = MultipleChoiceAccuracy(splits.validation)
+    splits = task_splits(
+        settings.task, settings.train, settings.validation + settings.confirmation, settings.test, settings.seed
+    )
+    validation = MultipleChoiceAccuracy(splits.validation[: settings.validation])
     training = TrainingPlan(settings.steps, settings.batch_size, settings.learning_rate)
     searching = SearchPlan(settings.drivers, settings.evaluations)
+    if settings.confirmation:
+        again = MultipleChoiceAccuracy(splits.validation[settings.validation :])
+        searching = replace(searching, best=3, confirmation=again)
     if recipe == "shears":
         made = shears(
             settings.model,

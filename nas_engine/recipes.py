@@ -15,22 +15,33 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators import Evaluator, Measurement, ParameterCount
-from nas_engine import heuristics
+from evaluators import Evaluator
 from nas_engine.compression.calibration import Batch
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.quantization import Quantization, quantize_model, require_unquantized
 from nas_engine.compression.sparsify import sparsify, sparsity_report
 from nas_engine.models import load_model
 from nas_engine.progress import say
-from nas_engine.search.loop import search
+from nas_engine.sub_adapters import SearchPlan, compare_sub_adapters
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.supernet.extraction import extract
 from nas_engine.training import TrainingReport, train
 from nas_engine.training.data import TextPair, batch_of, tokenize
-from search_spaces import Configuration, SearchSpace, SpaceTemplate, attention_heads, mlp_width
+from search_spaces import SearchSpace, SpaceTemplate, attention_heads, mlp_width
 from search_spaces import shears as shears_space
 from search_spaces import sqft as sqft_space
+
+__all__ = [
+    "Adapter",
+    "CompressedModel",
+    "SearchPlan",
+    "TrainingPlan",
+    "calibration_batches",
+    "compare_sub_adapters",
+    "ordered",
+    "shears",
+    "sqft",
+]
 
 Adapter = Literal["sqft", "sparsepeft", "qa-sparsepeft"]
 _COMBINATIONS: Mapping[str, str] = {"sqft": "plain", "sparsepeft": "masked", "qa-sparsepeft": "quantized"}
@@ -47,28 +58,14 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
-class SearchPlan:
-    """Which sub-adapters are looked for beside the heuristic ones.
-
-    Args:
-        drivers: of `nas_engine.search`, one row of the table each; none by default.
-        evaluations: of each.
-        population: of a generation.
-    """
-
-    drivers: tuple[str, ...] = ()
-    evaluations: int = 50
-    population: int = 10
-
-
-@dataclass(frozen=True)
 class CompressedModel:
     """What a recipe made.
 
     Args:
         supernet: the trained super-network on the compressed base.
         candidates: one row a sub-adapter, the best first: `sub_adapter` (how it was found), the evaluator's column and
-            its `_stderr`, `adapter_parameters` and `configuration`.
+            its `_stderr`, `adapter_parameters` and `configuration`; with a confirmation also `confirmed` and
+            `confirmed_stderr`, missing for all but the finalists.
         chosen: the best one.
         training: what training did.
     """
@@ -140,7 +137,9 @@ def shears(
 
     Raises:
         CompressionError: the model is quantized already, the training set is empty, or the pattern fits no layer.
+        ValueError: the confirmation is no score like the validation's.
     """
+    searching.require_score_of(validation)
     base, tokenizer = _loaded(model, tokenizer)
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
     if sparsity:
@@ -200,9 +199,11 @@ def sqft(
     Raises:
         CompressionError: an unknown adapter, a model that is quantized already, a group size that does not divide, an
             empty training set, or a pattern that fits no layer.
+        ValueError: the confirmation is no score like the validation's.
     """
     if adapter not in get_args(Adapter):
         raise CompressionError(f"adapter is {adapter!r}; choose one of {', '.join(get_args(Adapter))}.")
+    searching.require_score_of(validation)
     base, tokenizer = _loaded(model, tokenizer)
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
     if sparsity:
@@ -261,85 +262,6 @@ def ordered(
     supernet = SuperNetwork.from_pretrained(model, space, tokenizer)
     supernet.order_by_importance(batches)
     return extract(supernet.largest.model, supernet.family, supernet.layers)
-
-
-def compare_sub_adapters(
-    supernet: SuperNetwork,
-    training: TrainingReport,
-    validation: Evaluator,
-    searching: SearchPlan = SearchPlan(),
-    seed: int = 0,
-    folder: str | Path | None = None,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Largest, heuristic and searched sub-adapters in one table, the best first; ties go to the smaller one.
-
-    The heuristics are SQFT's seven: the median, the most active, and the five of the lowest mean training loss.
-
-    Args:
-        supernet: trained.
-        training: what `train` returned.
-        validation: what they are compared by; never the questions that judge the chosen one.
-        searching: the drivers, each of which looks for accuracy and few adapter parameters.
-        seed: of the drivers.
-        folder: for their ledgers; None keeps them in memory.
-        progress: show bars.
-    """
-    space = supernet.space
-    found: dict[str, Configuration] = {"largest": space.configuration(space.largest)}
-    if len(space):
-        found |= {"median": heuristics.median(space), "most active": heuristics.most_active(training.visits)}
-        losses = heuristics.lowest_loss(training.visits)
-        found |= {f"lowest loss {i}": configuration for i, configuration in enumerate(losses, start=1)}
-    measured = {name: validation(supernet.subnetwork(configuration)) for name, configuration in found.items()}
-    for driver in searching.drivers if len(space) else ():
-        found[driver], measured[driver] = _searched(
-            supernet, validation, driver, searching, seed, None if folder is None else Path(folder) / driver, progress
-        )
-    rows = [
-        {
-            "sub_adapter": name,
-            validation.name: measurement.value,
-            f"{validation.name}_stderr": measurement.stderr,
-            "adapter_parameters": _adapter_parameters(supernet, found[name]),
-            "configuration": dict(found[name]),
-        }
-        for name, measurement in measured.items()
-    ]
-    frame = pd.DataFrame(rows)
-    ascending = [validation.direction == "minimize", True]
-    return frame.sort_values([validation.name, "adapter_parameters"], ascending=ascending, ignore_index=True)
-
-
-def _searched(
-    supernet: SuperNetwork,
-    validation: Evaluator,
-    driver: str,
-    searching: SearchPlan,
-    seed: int,
-    folder: Path | None,
-    progress: bool,
-) -> tuple[Configuration, Measurement]:
-    result = search(
-        supernet,
-        [validation, ParameterCount(merged=False, name="adapted_parameters")],
-        driver,
-        searching.evaluations,
-        searching.population,
-        seed,
-        storage=folder,
-        progress=progress,
-    )
-    table = result.frame[result.frame["error"] == ""]
-    ascending = [validation.direction == "minimize", True]
-    best = table.sort_values([validation.name, "adapted_parameters"], ascending=ascending).iloc[0]
-    value, stderr = float(best[validation.name]), float(best[f"{validation.name}_stderr"])
-    return result.subnetwork(best).configuration, Measurement(value, stderr)
-
-
-def _adapter_parameters(supernet: SuperNetwork, configuration: Configuration) -> int:
-    supernet.activate(configuration)
-    return sum(linear.active_adapter_parameters for linear in supernet.elastic_linears.values())
 
 
 def _loaded(

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from evaluators import MultipleChoiceAccuracy, save_questions
+from evaluators import MultipleChoiceAccuracy, Perplexity, save_questions
 from nas_engine.cli import app
 from nas_engine.compression import CompressionError, load_quantized
 from nas_engine.recipes import SearchPlan, TrainingPlan, ordered, shears, sqft
@@ -62,6 +62,33 @@ def test_shears_that_merges_leaves_one_sparse_model(tmp_path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert zeros(loaded) == zeros(made.chosen.extract())
     assert (logits(loaded) - logits(made.chosen.model)).abs().max() < 1e-4
+
+
+def test_finalists_are_judged_by_questions_that_chose_none_of_them() -> None:
+    others = MultipleChoiceAccuracy(chain_sum(40, seed=1), name="accuracy")
+    searching = SearchPlan(("nsga2",), evaluations=8, population=4, best=3, confirmation=others, finalists=5)
+    made = shears(tiny_llama(), QUESTIONS[:40], VALIDATION, **QUICK | {"searching": searching})
+    table = made.candidates
+    final = table[table["confirmed"].notna()]
+    assert final.index.tolist() == list(range(5))
+    assert {"largest", "median"} <= set(final["sub_adapter"])
+    assert set(table["sub_adapter"]) >= {"nsga2 1", "nsga2 2", "nsga2 3"}
+    best = final.sort_values(["confirmed", "adapter_parameters"], ascending=[False, True])
+    assert best.index.tolist() == final.index.tolist()
+    for _, row in final.iterrows():
+        assert others(made.supernet.subnetwork(row["configuration"])).value == row["confirmed"]
+    assert made.chosen.configuration == table.loc[0, "configuration"]
+    # Of the others, the best on the validation are finalists.
+    out, chosen = table.drop(final.index), final[~final["sub_adapter"].isin(["largest", "median"])]
+    assert out["accuracy"].max() <= chosen["accuracy"].min()
+
+
+def test_a_confirmation_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="finalists is 1; best must be 1 or more, finalists 2 or more"):
+        SearchPlan(finalists=1)
+    searching = SearchPlan(confirmation=Perplexity(["one text", "another text"]))
+    with pytest.raises(ValueError, match="confirmation is to minimize .* validation to maximize .* same score"):
+        shears(tiny_llama(), QUESTIONS[:40], VALIDATION, **QUICK | {"searching": searching})
 
 
 @pytest.mark.parametrize("adapter", ["sqft", "sparsepeft", "qa-sparsepeft"])
@@ -133,7 +160,7 @@ def test_bad_input_is_refused_with_what_to_do() -> None:
     ("command", "flags", "file"),
     [
         ("shears", ["--merge"], "model.safetensors"),
-        ("sqft", ["--group-size", "16", "--refit"], "model.safetensors"),
+        ("sqft", ["--group-size", "16", "--refit", "--confirmation", "8"], "model.safetensors"),
     ],
 )
 def test_command_leaves_model_table_and_summary(tmp_path, command: str, flags: list[str], file: str) -> None:
@@ -150,6 +177,7 @@ def test_command_leaves_model_table_and_summary(tmp_path, command: str, flags: l
     assert summary["sparsity"] == pytest.approx(0.5, abs=0.01)
     assert summary["accuracy"]["n"] == 10
     assert summary["sub_adapter"] in done.output
+    assert ("on other questions" in done.output) == ("--confirmation" in flags)
     assert (tmp_path / "run" / "compressed" / file).exists()
     assert len(pd.read_csv(tmp_path / "run" / "candidates.csv")) >= 3
 
