@@ -190,6 +190,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--evaluations", type=int, default=0, help="of each search; default 60")
     parser.add_argument("--steps", type=int, default=0, help="training steps; default 150")
+    parser.add_argument("--judged", type=int, default=64, help="texts that perplexity is measured on, 64 at most")
     parser.add_argument("--driver", default="auto", help="of `nas_engine.search`")
     parser.add_argument("--data", type=Path, help="a JSONL file of questions; without it, generated problems")
     parser.add_argument("--folder", type=Path, default=Path("runs/joint_space"), help="for all that is kept")
@@ -206,7 +207,7 @@ def main() -> None:
         model = ordered(model, tokenizer, calibration)
         build_database(model, calibration, folder / "database", group_size=group_size, refit=True, **LEVELS)
         supernets = trained(model, tokenizer, spaces(2 if given.quick else 5, group_size), lines, steps, folder)
-        evaluators = [Perplexity(judged), layer_bytes, nonzeros, latency]
+        evaluators = [Perplexity(judged[: given.judged]), layer_bytes, nonzeros, latency]
         fronts: dict[str, dict[str, pd.DataFrame]] = {cost: {} for cost in COSTS}
         for name, supernet in supernets.items():
             for cost in COSTS:  # what one search has measured, the next finds in the ledger

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from evaluators import Evaluator, Measurement, ParameterCount
@@ -149,9 +150,8 @@ def _confirmed(
     supernet: SuperNetwork, frame: pd.DataFrame, again: Evaluator, finalists: int, progress: bool
 ) -> pd.DataFrame:
     """`frame`, the best first, with its finalists measured `again` and in that order at the top."""
-    always = frame["sub_adapter"].isin(["largest", "median"])
-    others = frame.index[~always][: max(finalists - int(always.sum()), 0)]
-    final = frame.index[always | frame.index.isin(others)]
+    frame = frame.assign(confirmed=np.nan, confirmed_stderr=np.nan)
+    final = _finalists(frame, finalists)
     with progress_bar("Confirming", len(final), enabled=progress) as bar:
         for i in final:
             measurement = again(supernet.subnetwork(frame.at[i, "configuration"]))
@@ -160,6 +160,14 @@ def _confirmed(
     ascending = [again.direction == "minimize", True]
     chosen = frame.loc[final].sort_values(["confirmed", "adapter_parameters"], ascending=ascending)
     return pd.concat([chosen, frame.drop(final)], ignore_index=True)
+
+
+def _finalists(frame: pd.DataFrame, count: int) -> pd.Index:
+    """The index of the largest, the median and the first others of `frame`, no configuration twice."""
+    always = frame["sub_adapter"].isin(["largest", "median"])
+    before = pd.concat([frame[always], frame[~always]])
+    keys = before["configuration"].map(lambda configuration: tuple(sorted(configuration.items())))
+    return before.index[~keys.duplicated()][:count]
 
 
 def _adapter_parameters(supernet: SuperNetwork, configuration: Configuration) -> int:
