@@ -10,9 +10,10 @@ largest. Perplexity on held-out texts is set against three costs of the layers, 
   which limits writing; zeros and widths save arithmetic, which limits reading.
 
 Adapters are merged and cost nothing, so that the front of ranks alone is a single point. A front's point is dominated
-where the joint front has one that is no worse in both and better in one. Hypervolume counts a cost as a fraction of the
-largest sub-network's and perplexity by its logarithm, from `best`, the least that any space found, 0, to ten times as
-much, 1.
+where the joint front has one that is no worse in both and better in one; `joint_exceeds_by` says how much more
+perplexity the joint front has at no more cost than a point, where that is most. Hypervolume counts a cost as a fraction
+of the largest sub-network's and perplexity by its logarithm, from `best`, the least that any space found, 0, to ten
+times as much, 1.
 
 Run as ``python -m benchmarks.joint_space [--quick] [--data questions.jsonl] [--evaluations N] [--steps N]
 [--driver NAME] [--folder FOLDER] [--figure FILE.png]``; interrupted, it goes on.
@@ -109,6 +110,16 @@ def dominated(points: pd.DataFrame, by: pd.DataFrame, cost: str) -> float:
     return float(np.mean((no_worse & better).any(0)))
 
 
+def excess(points: pd.DataFrame, by: pd.DataFrame, cost: str) -> float:
+    """The part by which the perplexity of `by` exceeds that of `points` at no more cost, where that is most.
+
+    The epsilon indicator (Zitzler et al., 2003) in one objective: below 0 all points are dominated.
+    """
+    affordable = by[cost].to_numpy() <= points[cost].to_numpy()[:, None]  # (points, by)
+    ratios = by["perplexity"].to_numpy() / points["perplexity"].to_numpy()[:, None]
+    return float(np.where(affordable, ratios, np.inf).min(1).max() - 1)
+
+
 def volume(front: pd.DataFrame, cost: str, most: float, best: float) -> float:
     """The hypervolume of a front; the cost `most` counts as 1, the perplexity `best` as 0."""
     points = np.column_stack([front[cost] / most, np.log10(front["perplexity"] / best)])
@@ -177,6 +188,7 @@ def figures(cost: str, fronts: dict[str, pd.DataFrame], most: float, best: float
     joint = fronts["joint"]
     return {
         "dominated_by_joint": {n: round(dominated(f, joint, cost), 3) for n, f in fronts.items() if n != "joint"},
+        "joint_exceeds_by": {n: round(excess(f, joint, cost), 4) for n, f in fronts.items() if n != "joint"},
         "joint_dominated_by": {n: round(dominated(joint, f, cost), 3) for n, f in fronts.items() if n != "joint"},
         "hypervolume": {n: round(volume(f, cost, most, best), 4) for n, f in fronts.items()},
         "fronts": {
