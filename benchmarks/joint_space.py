@@ -1,8 +1,9 @@
 """One space of rank, width, bits and sparsity against each of them alone, in one super-network, at equal evaluations.
 
 SmolLM2-135M is ordered, its versions are put on disk, sparse ones refitted, and one super-network is trained over all
-four dimensions, in turns. Then each space is searched in it: in that of a single dimension, all others stay at their
-largest. Perplexity on held-out texts is set against three costs of the layers, a search for each, by the same driver:
+four dimensions, in turns. Then each space is searched in it by the same driver, for as many evaluations: in that of a
+single dimension, all others stay at their largest. Perplexity on held-out texts is set against three costs of the
+layers, a search for each; those of a single dimension rise and fall together, so that one search serves all:
 
 - bytes: nonzeros at their bits, and a bit a weight that says which are zero where that is less;
 - parameters that are not zero;
@@ -41,6 +42,7 @@ from evaluators import Operator, Perplexity, Subnetwork, cost_model, load_device
 from evaluators.roofline import roofline_seconds
 from nas_engine import SuperNetwork, search, train
 from nas_engine.compression.database import LayerDatabase, build_database
+from nas_engine.dominance import non_dominated
 from nas_engine.recipes import ordered
 from nas_engine.training import Example
 from search_spaces import SpaceTemplate, lora_rank, mlp_width, sparsity, weight_bits
@@ -50,6 +52,7 @@ LEARNING_RATE = 1e-3
 TICKS = [digit * 10**power for power in range(6) for digit in (1, 1.5, 2, 3, 5, 7)]  # of perplexity
 LEVELS: dict[str, Any] = {"bits": (16, 8, 4), "sparsities": (0.0, 0.2, 0.4, 0.6)}
 READ, WRITTEN = 256, 32  # tokens
+GUIDES = {"rank": "layer_bytes", "width": "nonzeros", "bits": "layer_bytes", "sparsity": "nonzeros"}
 DEVICE = replace(load_device("raspberry-pi-5"), skips_zeros=True)
 COSTS = {  # by the evaluator's name: the axis's label, and what its unit is divided by
     "layer_bytes": ("bytes of the layers (MB)", 1e6),
@@ -100,6 +103,12 @@ def spaces(per_gene: int, group_size: int) -> dict[str, SpaceTemplate]:
         "sparsity": largest + zeros,
         "joint": rank + width + bits + zeros,
     }
+
+
+def front_of(frame: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """The rows that no other dominates in perplexity and `cost`."""
+    frame = frame[frame["error"] == ""]
+    return frame[non_dominated(frame[["perplexity", cost]].to_numpy(dtype=float))]
 
 
 def dominated(points: pd.DataFrame, by: pd.DataFrame, cost: str) -> float:
@@ -222,8 +231,8 @@ def main() -> None:
         evaluators = [Perplexity(judged[: given.judged]), layer_bytes, nonzeros, latency]
         fronts: dict[str, dict[str, pd.DataFrame]] = {cost: {} for cost in COSTS}
         for name, supernet in supernets.items():
-            for cost in COSTS:  # what one search has measured, the next finds in the ledger
-                print(f"{name}: perplexity and {cost}", flush=True)
+            for guide in [GUIDES[name]] if name in GUIDES else COSTS:  # what one has measured, the next need not
+                print(f"{name}: perplexity and {guide}", flush=True)
                 result = search(
                     supernet,
                     evaluators,
@@ -231,9 +240,10 @@ def main() -> None:
                     evaluations,
                     4 if given.quick else 20,
                     storage=folder / name,
-                    objectives=["perplexity", cost],
+                    objectives=["perplexity", guide],
                 )
-                fronts[cost][name] = result.front
+                for cost in COSTS if name in GUIDES else [guide]:
+                    fronts[cost][name] = front_of(result.frame, cost)
         draw(fronts, given.figure or folder / "fronts.png")
     best = min(float(front["perplexity"].min()) for of in fronts.values() for front in of.values())
     print_json(
