@@ -199,6 +199,8 @@ def row(method: str, work: Work) -> dict[str, Any]:
         if {name: known.get(name) for name in work.settings} == work.settings:
             return known
     supernet, chosen, candidates, training = made(method, work)
+    if candidates is not None:
+        candidates.to_csv(work.folder / method / "candidates.csv", index=False)
     seconds = seconds_per_step(training, work, work.folder / method / "seconds_per_step.json")
     test = MultipleChoiceAccuracy(work.test, normalize="characters")
     accuracy = test(chosen)
