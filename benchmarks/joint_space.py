@@ -17,7 +17,7 @@ of the largest sub-network's and perplexity by its logarithm, from `best`, the l
 times as much, 1.
 
 Run as ``python -m benchmarks.joint_space [--quick] [--data questions.jsonl] [--evaluations N] [--steps N]
-[--driver NAME] [--folder FOLDER] [--figure FILE.png]``; interrupted, it goes on.
+[--judged N] [--driver NAME] [--folder FOLDER] [--figure FILE.png]``; interrupted, it goes on.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ LEARNING_RATE = 1e-3
 TICKS = [digit * 10**power for power in range(6) for digit in (1, 1.5, 2, 3, 5, 7)]  # of perplexity
 LEVELS: dict[str, Any] = {"bits": (16, 8, 4), "sparsities": (0.0, 0.2, 0.4, 0.6)}
 READ, WRITTEN = 256, 32  # tokens
+# The cost that a single dimension is searched against; its others rise and fall with that one.
 GUIDES = {"rank": "layer_bytes", "width": "nonzeros", "bits": "layer_bytes", "sparsity": "nonzeros"}
 DEVICE = replace(load_device("raspberry-pi-5"), skips_zeros=True)
 COSTS = {  # by the evaluator's name: the axis's label, and what its unit is divided by
@@ -231,7 +232,9 @@ def main() -> None:
         evaluators = [Perplexity(judged[: given.judged]), layer_bytes, nonzeros, latency]
         fronts: dict[str, dict[str, pd.DataFrame]] = {cost: {} for cost in COSTS}
         for name, supernet in supernets.items():
-            for guide in [GUIDES[name]] if name in GUIDES else COSTS:  # what one has measured, the next need not
+            single = {GUIDES[name]: tuple(COSTS)} if name in GUIDES else {}
+            # What one search has measured, the next finds in the ledger.
+            for guide, costs in (single or {cost: (cost,) for cost in COSTS}).items():
                 print(f"{name}: perplexity and {guide}", flush=True)
                 result = search(
                     supernet,
@@ -242,7 +245,7 @@ def main() -> None:
                     storage=folder / name,
                     objectives=["perplexity", guide],
                 )
-                for cost in COSTS if name in GUIDES else [guide]:
+                for cost in costs:
                     fronts[cost][name] = front_of(result.frame, cost)
         draw(fronts, given.figure or folder / "fronts.png")
     best = min(float(front["perplexity"].min()) for of in fronts.values() for front in of.values())

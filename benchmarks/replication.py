@@ -8,8 +8,9 @@ the kept weights make up for the zeros, which the papers do not; lines named ``u
 adapter. Bytes are those of half-precision weights, integers with their half-precision scales; MACs are those of the
 layers' weights at 256 tokens, as LoNAS counts them.
 
-Run as ``python -m benchmarks.replication --data FOLDER [--quick] [--steps N] [--methods NAME …] [--folder RUN]``;
-FOLDER holds ``arc_easy/`` and ``openbookqa/`` with ``train.jsonl`` and ``test.jsonl``, and defaults to ``$NAS_DATA``.
+Run as ``python -m benchmarks.replication --data FOLDER [--quick] [--steps N] [--evaluations N]
+[--confirmation N] [--test N] [--methods NAME …] [--folder RUN]``; FOLDER holds ``arc_easy/`` and ``openbookqa/``
+with ``train.jsonl`` and ``test.jsonl``, and defaults to ``$NAS_DATA``.
 """
 
 from __future__ import annotations
