@@ -30,6 +30,11 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The flag of the benchmarks that also run on a GPU."""
+    parser.add_argument("--device", default="cpu", help="where the model computes, such as cuda")
+
+
 def load(quick: bool, **config: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """SmolLM2-135M, or with `quick` a tiny random Llama (seeded; `config` overrides its configuration)."""
     if not quick:

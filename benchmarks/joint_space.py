@@ -17,7 +17,7 @@ of the largest sub-network's and perplexity by its logarithm, from `best`, the l
 times as much, 1.
 
 Run as ``python -m benchmarks.joint_space [--quick] [--data questions.jsonl] [--evaluations N] [--steps N]
-[--judged N] [--driver NAME] [--folder FOLDER] [--figure FILE.png]``; interrupted, it goes on.
+[--judged N] [--driver NAME] [--device cuda] [--folder FOLDER] [--figure FILE.png]``; interrupted, it goes on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from matplotlib.ticker import NullFormatter
 from moocore import hypervolume
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks._common import arguments, load, print_json, texts
+from benchmarks._common import add_device, arguments, load, print_json, texts
 from benchmarks.quantization_error import batched
 from evaluators import Operator, Perplexity, Subnetwork, cost_model, load_device
 from evaluators.roofline import roofline_seconds
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=64, help="texts that perplexity is measured on, 64 at most")
     parser.add_argument("--driver", default="auto", help="of `nas_engine.search`")
     parser.add_argument("--data", type=Path, help="a JSONL file of questions; without it, generated problems")
+    add_device(parser)
     parser.add_argument("--folder", type=Path, default=Path("runs/joint_space"), help="for all that is kept")
     parser.add_argument("--figure", type=Path, help="default: fronts.png in the folder")
     given = parser.parse_args()
@@ -226,7 +227,7 @@ def main() -> None:
         group_size = 32 if given.quick else 64
         lines, judged = texts(given.data, *((16, 8) if given.quick else (1800, 64)))
         calibration = batched(lines[:256], tokenizer)
-        model = ordered(model, tokenizer, calibration)
+        model = ordered(model.to(given.device), tokenizer, calibration)  # type: ignore[arg-type]
         build_database(model, calibration, folder / "database", group_size=group_size, refit=True, **LEVELS)
         supernets = trained(model, tokenizer, spaces(2 if given.quick else 5, group_size), lines, steps, folder)
         evaluators = [Perplexity(judged[: given.judged]), layer_bytes, nonzeros, latency]

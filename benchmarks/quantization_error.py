@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks._common import arguments, batch_of, load, print_json, texts
+from nas_engine.batches import Batch
 from nas_engine.compression import (
     GridSettings,
     calibrated_layers,
@@ -30,7 +31,7 @@ from nas_engine.compression import (
     sparsify,
     wanda_mask,
 )
-from nas_engine.compression.calibration import Batch, Hessians
+from nas_engine.compression.calibration import Hessians
 from nas_engine.compression.gptq import output_error
 from nas_engine.compression.sparsify import matrix_of
 

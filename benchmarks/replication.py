@@ -9,8 +9,8 @@ adapter. Bytes are those of half-precision weights, integers with their half-pre
 layers' weights at 256 tokens, as LoNAS counts them.
 
 Run as ``python -m benchmarks.replication --data FOLDER [--quick] [--steps N] [--evaluations N]
-[--confirmation N] [--test N] [--methods NAME …] [--folder RUN]``; FOLDER holds ``arc_easy/`` and ``openbookqa/``
-with ``train.jsonl`` and ``test.jsonl``, and defaults to ``$NAS_DATA``.
+[--confirmation N] [--test N] [--seed N] [--device cuda] [--methods NAME …] [--folder RUN]``; FOLDER holds
+``arc_easy/`` and ``openbookqa/`` with ``train.jsonl`` and ``test.jsonl``, and defaults to ``$NAS_DATA``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks._common import arguments, load, print_json
+from benchmarks._common import add_device, arguments, load, print_json
 from evaluators import Macs, MultipleChoiceAccuracy, Question, load_questions
 from nas_engine import SuperNetwork, heuristics, train
 from nas_engine.compression import sparsify, sparsity_report
@@ -85,6 +85,8 @@ class Work:
     evaluations: int
     folder: Path
     quick: bool
+    seed: int = 0
+    device: str = "cpu"
 
     @property
     def plan(self) -> TrainingPlan:
@@ -98,8 +100,10 @@ class Work:
             "steps": self.steps,
             "learning_rate": self.learning_rate,
             "calibration": self.calibration,
+            "evaluations": self.evaluations,
             "confirmation": len(self.confirmation),
             "test": len(self.test),
+            "seed": self.seed,
         }
 
     @property
@@ -111,7 +115,8 @@ class Work:
 
     def fresh(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model as it was."""
-        return load(self.quick)
+        model, tokenizer = load(self.quick)
+        return model.to(self.device), tokenizer  # type: ignore[arg-type]
 
 
 def questions(
@@ -153,7 +158,9 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
         supernet = SuperNetwork.from_pretrained(model, mlp_width((1.0,)), tokenizer)
         return supernet, supernet.subnetwork({}), None, None
     if method == "lonas":
-        supernet = SuperNetwork.from_pretrained(model, lonas(32 if not work.quick else 8), tokenizer, alpha=64.0)
+        supernet = SuperNetwork.from_pretrained(
+            model, lonas(32 if not work.quick else 8), tokenizer, alpha=64.0, seed=work.seed
+        )
         plan = work.plan
         training = train(
             supernet,
@@ -161,6 +168,7 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
             plan.steps,
             batch_size=plan.batch_size,
             learning_rate=plan.learning_rate,
+            seed=work.seed,
             checkpoint=folder / "training",
         )
         chosen = supernet.subnetwork(heuristics.median(supernet.space))
@@ -170,6 +178,7 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
         "training": work.plan,
         "calibration": work.calibration,
         "folder": folder,
+        "seed": work.seed,
         "space": lora_rank((32,), TARGETS) if method == "dense_lora" else shears_space(),
         "searching": work.searching,
     }
@@ -239,6 +248,8 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=0, help="of NSGA-II over sub-adapters; default none")
     parser.add_argument("--confirmation", type=int, default=0, help="training questions that confirm the best found")
     parser.add_argument("--test", type=int, default=500, help="test questions of each set; default 500")
+    parser.add_argument("--seed", type=int, default=0, help="of adapters and training")
+    add_device(parser)
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--folder", type=Path, default=Path("runs/replication"))
     given = parser.parse_args()
@@ -259,6 +270,8 @@ def main() -> None:
             evaluations,
             folder,
             given.quick,
+            given.seed,
+            given.device,
         )
         rows = [row(method, work) for method in given.methods]
     plain = next((r["seconds_per_step"] for r in rows if r["method"] == "dense_lora"), None)

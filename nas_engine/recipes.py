@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Evaluator
-from nas_engine.compression.calibration import Batch
+from nas_engine.batches import Batch
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.quantization import Quantization, quantize_model, require_unquantized
 from nas_engine.compression.sparsify import sparsify, sparsity_report

@@ -55,7 +55,8 @@ def random_adapters(supernet: SuperNetwork, seed: int = 0) -> SuperNetwork:
     generator = torch.Generator().manual_seed(seed)
     for layer in supernet.elastic_linears.values():
         if layer.lora_B is not None:
-            nn.init.normal_(layer.lora_B, std=0.1, generator=generator)
+            drawn = torch.empty(layer.lora_B.shape).normal_(std=0.1, generator=generator)  # the same on every device
+            layer.lora_B.data.copy_(drawn)
     return supernet
 
 

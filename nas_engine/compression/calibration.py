@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nas_engine.batches import Batch, on_device
 from nas_engine.compression.errors import CompressionError
 from nas_engine.supernet.families import Family, family_of
 
-Batch = Mapping[str, Tensor]
 Observer = Callable[[str, Tensor], None]
 """Is given a projection's name in its layer, such as ``up``, and its inputs without padding, shape (tokens, inputs)."""
 _HIDDEN = "hidden_states"
@@ -94,7 +94,7 @@ def calibrated_layers(model: PreTrainedModel, batches: Iterable[Batch]) -> Itera
     """
     family = family_of(model)
     layers = list(model.get_submodule(family.layers).children())
-    given = list(batches)
+    given = list(on_device(batches, model.device))
     if not sum(int(batch["attention_mask"].sum()) for batch in given):
         raise CompressionError("the calibration data is empty; give at least one batch with a token in it.")
     calls: list[list[_Call]] = [[] for _ in layers]

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nas_engine.compression.calibration import Batch, CalibratedLayer, Hessians, calibrated_layers
+from nas_engine.batches import Batch
+from nas_engine.compression.calibration import CalibratedLayer, Hessians, calibrated_layers
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.gptq import gptq
 from nas_engine.compression.grid import Grid, GridSettings
@@ -106,20 +107,26 @@ class LayerDatabase:
         self.group_size = self._grid.group_size
         self.budget_bytes = budget_bytes
         self._files: dict[int, Any] = {}
-        self._kept: OrderedDict[tuple[str, Level, torch.dtype], Version] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, Level, torch.dtype, torch.device], Version] = OrderedDict()
         missing = {module.split(".")[1] for module in self.modules if not _layer_file(self.folder, module).exists()}
         if missing:
             raise CompressionError(
                 f"{folder} lacks layers {', '.join(sorted(missing, key=int))}; call build_database again to go on."
             )
 
-    def version(self, module: str, level: Level, dtype: torch.dtype = torch.float32) -> Version:
-        """The projection `module` at `level`, in `dtype`; not to be written to.
+    def version(
+        self,
+        module: str,
+        level: Level,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  # a constant
+    ) -> Version:
+        """The projection `module` at `level`, in `dtype` on `device`; not to be written to.
 
         Raises:
             CompressionError: the database has no such version.
         """
-        key = (module, level, dtype)
+        key = (module, level, dtype, device)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -128,7 +135,7 @@ class LayerDatabase:
                 f"{self.folder} has no {module} at {level.bits} bits and density {level.density:g}; its levels are "
                 f"{', '.join(known.key for known in self.levels)}."
             )
-        version = self._read(module, level, dtype)
+        version = self._read(module, level, dtype, device)
         self._kept[key] = version
         while len(self._kept) > 1 and self.kept_bytes > self.budget_bytes:
             self._kept.popitem(last=False)
@@ -136,20 +143,20 @@ class LayerDatabase:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the weights kept in memory."""
+        """Bytes of the weights kept in memory, wherever that is."""
         return sum(version.weight.nbytes for version in self._kept.values())
 
-    def _read(self, module: str, level: Level, dtype: torch.dtype) -> Version:
+    def _read(self, module: str, level: Level, dtype: torch.dtype, device: torch.device) -> Version:
         index, projection = int(module.split(".")[1]), module.split(".")[2]
         if index not in self._files:
             self._files[index] = safe_open(_layer_file(self.folder, module), framework="pt")
         file, prefix = self._files[index], f"{projection}/{level.key}"
-        weight = file.get_tensor(f"{prefix}/weight").to(dtype)
+        weight = file.get_tensor(f"{prefix}/weight").to(device, dtype)
         if level.bits == FULL_BITS:
             return Version(weight, None)
         settings = GridSettings(level.bits, self._grid.group_size, self._grid.symmetric)
         scale, zero_point = file.get_tensor(f"{prefix}/scale"), file.get_tensor(f"{prefix}/zero_point")
-        return Version(weight, Grid(settings, scale.to(dtype), zero_point))
+        return Version(weight, Grid(settings, scale.to(dtype), zero_point).to(device))
 
 
 def build_database(

@@ -14,7 +14,8 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nas_engine.compression.calibration import Batch, Hessians, calibrated_layers
+from nas_engine.batches import Batch
+from nas_engine.compression.calibration import Hessians, calibrated_layers
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.gptq import gptq, output_error, round_to_nearest
 from nas_engine.compression.grid import Grid, GridSettings

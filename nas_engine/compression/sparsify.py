@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from nas_engine.compression.calibration import Batch, Hessians, InputNorms, Observer, calibrated_layers
+from nas_engine.batches import Batch
+from nas_engine.compression.calibration import Hessians, InputNorms, Observer, calibrated_layers
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.sparsity import magnitude_mask, pattern_of, wanda_mask

@@ -74,9 +74,9 @@ class Levels:
         for module in sorted(self._changed):
             assert self._database is not None
             linear = linears[module]
-            version = self._database.version(module, self._active[module], linear.weight.dtype)
-            grid = None if version.grid is None else version.grid.to(linear.weight.device)
-            linear.set_weight(version.weight.to(linear.weight.device), grid)
+            weight = linear.weight
+            version = self._database.version(module, self._active[module], weight.dtype, weight.device)
+            linear.set_weight(version.weight, version.grid)
         self._changed.clear()
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nas_engine.batches import Batch
 from nas_engine.compression.checkpoint import load_base
 from nas_engine.compression.database import LayerDatabase
 from nas_engine.compression.errors import CompressionError
@@ -25,7 +26,7 @@ from nas_engine.supernet.extraction import absent_layers, bypassed
 from nas_engine.supernet.families import Family, family_of
 from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer
 from nas_engine.supernet.levels import Levels
-from nas_engine.supernet.ordering import Batch, final_states
+from nas_engine.supernet.ordering import final_states
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.refit import find_shares
 from nas_engine.supernet.storage import (
