@@ -55,6 +55,7 @@ def search_command(
     layers_per_gene: Annotated[int, typer.Option(help="Layers that share a gene.")] = _DEFAULT.layers_per_gene,
     tokens: Annotated[int, typer.Option(help="Prompt length at which prefill is timed.")] = _DEFAULT.tokens,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = _DEFAULT.seed,
+    device: Annotated[str, typer.Option(help="Where all is computed and timed, such as cuda.")] = _DEFAULT.device,
 ) -> None:
     """Train a super-network, search it for accuracy, latency and size, and save the chosen sub-network."""
     console = Console()
@@ -83,6 +84,7 @@ def search_command(
                     layers_per_gene=layers_per_gene,
                     tokens=tokens,
                     seed=seed,
+                    device=device,
                 )
             ),
             console,
@@ -154,6 +156,7 @@ _EVALUATIONS = Annotated[int, typer.Option(help="Sub-adapters that each search m
 _SPARSITY = Annotated[str, typer.Option(help="Fraction of zeros, or 2:4 or 4:8.")]
 _REFIT = Annotated[bool, typer.Option(help="Let the kept weights make up for the zeros before training.")]
 _SEED = Annotated[int, typer.Option(help="Of everything random.")]
+_DEVICE = Annotated[str, typer.Option(help="Where all is computed, such as cuda.")]
 
 
 @app.command("shears")
@@ -174,6 +177,7 @@ def shears_command(
     refit: _REFIT = _RECIPE.refit,
     merge: Annotated[bool, typer.Option(help="Adapt the nonzeros alone, so that the adapter merges.")] = False,
     seed: _SEED = _RECIPE.seed,
+    device: _DEVICE = _RECIPE.device,
 ) -> None:
     """Make a model sparse, train an elastic adapter on it, and save the best sub-adapter."""
     given = {name: value for name, value in locals().items() if name != "driver"}
@@ -201,6 +205,7 @@ def sqft_command(
     symmetric: Annotated[bool, typer.Option(help="Without zero points.")] = _RECIPE.symmetric,
     adapter: Annotated[str, typer.Option(help="qa-sparsepeft, sparsepeft or sqft.")] = _RECIPE.adapter,
     seed: _SEED = _RECIPE.seed,
+    device: _DEVICE = _RECIPE.device,
 ) -> None:
     """Make a model sparse, quantize it, train an elastic adapter on it, and save the best sub-adapter."""
     given = {name: value for name, value in locals().items() if name != "driver"}

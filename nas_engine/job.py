@@ -15,6 +15,7 @@ import matplotlib
 import pandas as pd
 
 from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, Racing
+from evaluators.devices import require_device
 from nas_engine.choosing import choose, speedups_over
 from nas_engine.front import SearchResult
 from nas_engine.progress import say
@@ -49,6 +50,7 @@ class JobSettings:
         layers_per_gene: consecutive layers that share a rank and a width.
         tokens: prompt length at which prefill is timed, batch 1.
         seed: of everything random.
+        device: where all is computed and timed, such as ``cuda``.
     """
 
     folder: Path = Path("runs/quickstart")
@@ -72,6 +74,7 @@ class JobSettings:
     layers_per_gene: int = 3
     tokens: int = 128
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         # Checked here because the stages that use them come minutes later.
@@ -83,6 +86,7 @@ class JobSettings:
             raise ValueError(
                 f"evaluations and population are {self.evaluations} and {self.population}; give at least 1 and 2."
             )
+        require_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def _untrained(settings: JobSettings) -> SuperNetwork:
     space = lora_rank(settings.ranks, TARGETS, layers_per_gene=settings.layers_per_gene) + mlp_width(
         settings.widths, multiple_of=32, layers_per_gene=settings.layers_per_gene
     )
-    return SuperNetwork.from_pretrained(settings.model, space, seed=settings.seed)
+    return SuperNetwork.from_pretrained(settings.model, space, seed=settings.seed, device=settings.device)
 
 
 def _search(
@@ -176,7 +180,7 @@ def _search(
     evaluators: list[Evaluator] = [
         validation,
         # A ratio to the largest, timed in turns with it: the machine's drift, between runs too, cancels.
-        Latency(batch=1, tokens=settings.tokens, repeats=4, warmup=1, reference=supernet.largest),
+        Latency(tokens=settings.tokens, repeats=4, warmup=1, device=settings.device, reference=supernet.largest),
         ParameterCount(),
     ]
     return search(

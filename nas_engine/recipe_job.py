@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evaluators import MultipleChoiceAccuracy
+from evaluators.devices import require_device
 from nas_engine.progress import say
 from nas_engine.recipes import Adapter, CompressedModel, SearchPlan, TrainingPlan, shears, sqft
 from nas_engine.tasks import task_splits
@@ -31,6 +32,7 @@ class RecipeSettings:
         merge: Shears alone: train on the nonzeros, so that the adapter merges.
         bits: SQFT alone; likewise `group_size`, `symmetric` and `adapter`.
         seed: of everything random.
+        device: where all is computed, such as ``cuda``.
     """
 
     folder: Path = Path("runs/recipe")
@@ -53,6 +55,7 @@ class RecipeSettings:
     symmetric: bool = False
     adapter: Adapter = "qa-sparsepeft"
     seed: int = 0
+    device: str = "cpu"
 
 
 def run_recipe(
@@ -68,6 +71,7 @@ def run_recipe(
     """
     if settings.confirmation < 0:
         raise ValueError(f"confirmation is {settings.confirmation}; give a number of questions, or 0 for none.")
+    require_device(settings.device)
     started = time.perf_counter()
     splits = task_splits(
         settings.task, settings.train, settings.validation + settings.confirmation, settings.test, settings.seed
@@ -89,6 +93,7 @@ def run_recipe(
             training=training,
             searching=searching,
             seed=settings.seed,
+            device=settings.device,
             folder=settings.folder,
             progress=progress,
         )
@@ -106,6 +111,7 @@ def run_recipe(
             training=training,
             searching=searching,
             seed=settings.seed,
+            device=settings.device,
             folder=settings.folder,
             progress=progress,
         )

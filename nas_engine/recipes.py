@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Evaluator
+from evaluators.devices import require_device
 from nas_engine.batches import Batch
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.quantization import Quantization, quantize_model, require_unquantized
@@ -111,6 +112,7 @@ def shears(
     searching: SearchPlan = SearchPlan(),
     calibration: int = 128,
     seed: int = 0,
+    device: str | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> CompressedModel:
@@ -132,15 +134,16 @@ def shears(
         searching: what is searched; nothing by default.
         calibration: examples.
         seed: of everything random.
+        device: where all is computed, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
         folder: for what an interrupted run goes on from.
         progress: show bars.
 
     Raises:
         CompressionError: the model is quantized already, the training set is empty, or the pattern fits no layer.
-        ValueError: the confirmation is no score like the validation's.
+        ValueError: the confirmation is no score like the validation's, or this machine has no such device.
     """
     searching.require_score_of(validation)
-    base, tokenizer = _loaded(model, tokenizer)
+    base, tokenizer = _loaded(model, tokenizer, device)
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
     if sparsity:
         say(f"Making {sparsity} of the weights zero", enabled=progress)
@@ -168,6 +171,7 @@ def sqft(
     searching: SearchPlan = SearchPlan(),
     calibration: int = 128,
     seed: int = 0,
+    device: str | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> CompressedModel:
@@ -193,18 +197,19 @@ def sqft(
         searching: what is searched; nothing by default.
         calibration: examples.
         seed: of everything random.
+        device: where all is computed, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
         folder: for what an interrupted run goes on from.
         progress: show bars.
 
     Raises:
         CompressionError: an unknown adapter, a model that is quantized already, a group size that does not divide, an
             empty training set, or a pattern that fits no layer.
-        ValueError: the confirmation is no score like the validation's.
+        ValueError: the confirmation is no score like the validation's, or this machine has no such device.
     """
     if adapter not in get_args(Adapter):
         raise CompressionError(f"adapter is {adapter!r}; choose one of {', '.join(get_args(Adapter))}.")
     searching.require_score_of(validation)
-    base, tokenizer = _loaded(model, tokenizer)
+    base, tokenizer = _loaded(model, tokenizer, device)
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
     if sparsity:
         say(f"Making {sparsity} of the weights zero", enabled=progress)
@@ -265,7 +270,7 @@ def ordered(
 
 
 def _loaded(
-    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, device: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if isinstance(model, str | Path):
         loaded, own = load_model(model)
@@ -275,6 +280,9 @@ def _loaded(
     else:
         loaded = model
     require_unquantized(loaded)
+    if device is not None:
+        require_device(device)
+        loaded.to(device)  # type: ignore[arg-type]  # transformers wraps it untyped
     return loaded, tokenizer
 
 

@@ -62,6 +62,18 @@ def test_sparse_and_quantized_supernetworks_move_with_their_grids(make) -> None:
     require_same_on_gpu(make())
 
 
+def test_quantized_supernetwork_is_made_loaded_and_saved_there(tmp_path) -> None:
+    """Projections without an adapter keep their grids beside the weights."""
+    here = sqft_supernet(lora_rank((4, 2), ("q",), (("q",),)))
+    expected = logits(here.largest.model)
+    here.save(tmp_path / "supernet", include_base=True)
+    there = SuperNetwork.load(tmp_path / "supernet", device="cuda")
+    assert there.model.device.type == "cuda"
+    assert (logits(there.largest.model) - expected).abs().max() < 1e-3
+    there.save_base(tmp_path / "base")
+    assert len(load_quantized(tmp_path / "base")[2].grids) == 21
+
+
 def test_supernetwork_made_there_is_ordered_and_fitted_there() -> None:
     made = []
     for device in ("cpu", "cuda"):
@@ -219,13 +231,14 @@ def require_back_on_cpu(supernet: SuperNetwork) -> None:
 def test_recipes_run_there(recipe, tmp_path) -> None:
     grid = {"group_size": 16} if recipe is sqft else {"merge": True}
     made = recipe(
-        tiny_llama().to(GPU),
+        tiny_llama(),
         QUESTIONS[:40],
         MultipleChoiceAccuracy(QUESTIONS[40:]),
         tokenizer=tiny_tokenizer(),
         space=lora_rank((4, 3, 2)),
         training=TrainingPlan(6, 4, 1e-2),
         searching=SearchPlan(("nsga2",), 8, 4),
+        device="cuda",
         calibration=16,
         progress=False,
         **grid,

@@ -79,6 +79,7 @@ def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_
         ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
         ("--width", "80", "width is 80.0, but this layer has 48 channels"),
         ("--folder", "/dev/null/run", "cannot be written"),
+        ("--device", "abacus", "'abacus', which cannot be used here"),
     ],
 )
 def test_bad_option_ends_with_a_clear_message_and_no_traceback(

@@ -149,6 +149,8 @@ def test_ordered_model_computes_the_same_with_its_important_channels_first(famil
 
 
 def test_bad_input_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match="device is 'abacus'"):
+        shears(tiny_llama(), QUESTIONS[:40], VALIDATION, device="abacus", **QUICK)
     with pytest.raises(CompressionError, match="calibration data is empty"):
         shears(tiny_llama(), [], VALIDATION, **QUICK)
     with pytest.raises(CompressionError, match="adapter is 'lora'; choose one of sqft, sparsepeft, qa-sparsepeft"):

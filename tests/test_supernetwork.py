@@ -64,6 +64,14 @@ def test_model_object_needs_its_tokenizer() -> None:
         SuperNetwork.from_pretrained(tiny_llama(), lora_rank((4, 2)))
 
 
+def test_device_that_is_not_there_is_refused(tmp_path) -> None:
+    supernet = SuperNetwork.from_pretrained(tiny_llama(), lora_rank((4, 2)), tiny_tokenizer(), device="cpu")
+    with pytest.raises(ValueError, match="device is 'abacus', which cannot be used here"):
+        supernet.to("abacus")
+    with pytest.raises(ValueError, match="device is 'abacus'"):
+        SuperNetwork.from_pretrained(tiny_llama(), lora_rank((4, 2)), tiny_tokenizer(), device="abacus")
+
+
 def test_saved_supernetwork_loads_as_it_was(tmp_path) -> None:
     supernet = random_adapters(supernetwork(tiny_llama()))
     supernet.order_by_importance([{"input_ids": torch.arange(2, 12)[None], "attention_mask": torch.ones(1, 10)}])

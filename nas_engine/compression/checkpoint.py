@@ -84,6 +84,7 @@ def packed(weight: Tensor, grid: Grid, where: str = "a weight") -> dict[str, Ten
         CompressionError: `weight` is off `grid`, or compressed-tensors is not installed.
     """
     pack_to_int32, _ = _packing()
+    grid = grid.to(weight.device)
     integers = quantize(weight, grid)
     off = int((dequantize(integers, grid) != weight).sum())
     if off:

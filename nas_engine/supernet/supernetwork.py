@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.devices import require_device
 from nas_engine.batches import Batch
 from nas_engine.compression.checkpoint import load_base
 from nas_engine.compression.database import LayerDatabase
@@ -139,6 +140,7 @@ class SuperNetwork:
         combination: str = "plain",
         quantization: Quantization | None = None,
         database: LayerDatabase | None = None,
+        device: str | torch.device | None = None,
     ) -> SuperNetwork:
         """Freeze `model` and make it elastic in what `space` varies.
 
@@ -157,6 +159,7 @@ class SuperNetwork:
                 `nas_engine.compression.save_quantized` wrote brings its own.
             database: what `nas_engine.compression.database.build_database` made of `model`, for a space with
                 `weight_bits` or `sparsity`, which needs ``combination="quantized"``.
+            device: where it computes, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
 
         Raises:
             CompressionError: the model is quantized in another format, or a width cuts a group of a grid.
@@ -177,7 +180,19 @@ class SuperNetwork:
         shape = family_of(loaded).shape(loaded)
         bound = space.bind(shape) if isinstance(space, SpaceTemplate) else space
         settings = AdapterSettings(alpha, dropout, seed, combination)
-        return cls(loaded, tokenizer, bound, settings, base, quantization, database)
+        supernet = cls(loaded, tokenizer, bound, settings, base, quantization, database)
+        return supernet.to(device)
+
+    def to(self, device: str | torch.device | None) -> SuperNetwork:
+        """Move everything to `device`, such as ``cuda``, in place; None leaves it where it is.
+
+        Raises:
+            ValueError: this machine has no such device.
+        """
+        if device is not None:
+            require_device(str(device))
+            self.model.to(device)  # type: ignore[arg-type]  # transformers wraps it untyped
+        return self
 
     def save(self, folder: str | Path, include_base: bool | None = None) -> Path:
         """Save adapters, channel order and space; the base model's weights only where needed.
@@ -198,8 +213,10 @@ class SuperNetwork:
         return save_base(self, Path(folder))
 
     @classmethod
-    def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SuperNetwork:
-        """The super-network that `save` wrote.
+    def load(
+        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device | None = None
+    ) -> SuperNetwork:
+        """The super-network that `save` wrote, on `device` or else the CPU.
 
         Raises:
             CheckpointError: a file is missing, or the base model is no longer the one that it was saved with.
@@ -210,7 +227,7 @@ class SuperNetwork:
         database = None if saved.database is None else LayerDatabase(saved.database)
         supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, saved.quantization, database)
         supernet.load_state(state)
-        return supernet
+        return supernet.to(device)
 
     def load_adapter(self, folder: str | Path) -> None:
         """Start the super-adapter from a LoRA checkpoint that PEFT trained on the same base model.
