@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -15,12 +13,9 @@ from evaluators import Evaluator, MultipleChoiceAccuracy, Question
 from evaluators import Subnetwork as SubnetworkProtocol
 from nas_engine import plots
 from nas_engine.dominance import dominated_beyond_error, non_dominated
-from nas_engine.progress import progress_bar
 from nas_engine.search.errors import SelectionError
-from nas_engine.search.executor import InProcess
-from nas_engine.search.identity import identity_of
-from nas_engine.search.ledger import Ledger, Record, Storage
-from nas_engine.search.measuring import Job
+from nas_engine.search.ledger import Record, Storage
+from nas_engine.search.measured import measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,21 +121,11 @@ def confirm(
     """
     evaluators = _evaluators(held_out)
     _require_objectives(evaluators, {o.name: o for o in result.objectives})
-    supernet = result.supernet
-    # Another set of held-out questions is another study, so that none is mistaken for the other.
-    identity = identity_of(supernet.space, supernet.fingerprint(), evaluators)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    ledger = Ledger(storage, supernet.space, supernet.fingerprint(), evaluators, study=f"{_STUDY}-{digest}")
     rows = result.front
     genomes = [np.array(result.records[number - 1].genome) for number in rows.index]
-    missing = [genome for genome in genomes if ledger.get(genome) is None]
-    with progress_bar("Confirming", len(genomes), enabled=progress, completed=len(genomes) - len(missing)) as bar:
-        for record in InProcess(Job(supernet, evaluators)).evaluate(missing, ()) if missing else ():
-            ledger.append(record)
-            bar.advance()
-    records = [ledger.get(genome) for genome in genomes]
+    records = measured(result.supernet, evaluators, genomes, storage, _STUDY, "Confirming", progress)
     names = [e.name for e in evaluators]
-    frame = _frame(rows, [r for r in records if r is not None], result.objectives, names)
+    frame = _frame(rows, records, result.objectives, names)
     return ConfirmedFront(result, frame, names)
 
 
@@ -173,12 +158,12 @@ def _frame(
 ) -> pd.DataFrame:
     frame = rows.copy()
     for i, name in enumerate(confirmed):
-        measured = [r.measurements[i] if r.measurements else None for r in records]
+        again = [r.measurements[i] if r.measurements else None for r in records]
         frame[f"{name}_search"], frame[f"{name}_search_stderr"] = rows[name], rows[f"{name}_stderr"]
-        frame[name] = [np.nan if m is None else m.value for m in measured]
-        frame[f"{name}_stderr"] = [np.nan if m is None else m.stderr for m in measured]
+        frame[name] = [np.nan if m is None else m.value for m in again]
+        frame[f"{name}_stderr"] = [np.nan if m is None else m.stderr for m in again]
         if f"{name}_n" in frame:
-            frame[f"{name}_n"] = [0 if m is None else m.n for m in measured]
+            frame[f"{name}_n"] = [0 if m is None else m.n for m in again]
     frame["error"] = [r.error for r in records]
     optimized = [o for o in objectives if o.optimized]
     fine = (frame["error"] == "").to_numpy()

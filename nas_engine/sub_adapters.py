@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pandas as pd
 
 from evaluators import Evaluator, Measurement, ParameterCount
 from nas_engine import heuristics
-from nas_engine.progress import progress_bar
+from nas_engine.search.errors import SearchError
 from nas_engine.search.loop import search
+from nas_engine.search.measured import measured
 from nas_engine.supernet import SuperNetwork
 from nas_engine.training import TrainingReport
 from search_spaces import Configuration
+
+_STUDY = "nas-engine-sub-adapters"
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,12 @@ def compare_sub_adapters(
         validation: what they are compared by; never the questions that judge the chosen one.
         searching: the drivers, each of which looks for accuracy and few adapter parameters, and the confirmation.
         seed: of the drivers.
-        folder: for their ledgers; None keeps them in memory.
+        folder: for all measurements, so that a killed call goes on where it was; None keeps them in memory.
         progress: show bars.
 
     Raises:
         ValueError: the confirmation is not what the validation is: another direction or unit.
+        SearchError: a heuristic sub-adapter or a finalist cannot be measured.
     """
     searching.require_score_of(validation)
     space = supernet.space
@@ -91,13 +96,14 @@ def compare_sub_adapters(
         found |= {"median": heuristics.median(space), "most active": heuristics.most_active(training.visits)}
         losses = heuristics.lowest_loss(training.visits)
         found |= {f"lowest loss {i}": configuration for i, configuration in enumerate(losses, start=1)}
-    measured = {name: validation(supernet.subnetwork(configuration)) for name, configuration in found.items()}
+    place = None if folder is None else Path(folder)
+    values = _measured(supernet, validation, list(found.values()), place, "Comparing heuristics", progress)
+    measurements = dict(zip(found, values, strict=True))
     for driver in searching.drivers if len(space) else ():
-        place = None if folder is None else Path(folder) / driver
         for name, (configuration, measurement) in _searched(
-            supernet, validation, driver, searching, seed, place, progress
+            supernet, validation, driver, searching, seed, place and place / driver, progress
         ).items():
-            found[name], measured[name] = configuration, measurement
+            found[name], measurements[name] = configuration, measurement
     rows = [
         {
             "sub_adapter": name,
@@ -106,13 +112,13 @@ def compare_sub_adapters(
             "adapter_parameters": _adapter_parameters(supernet, found[name]),
             "configuration": dict(found[name]),
         }
-        for name, measurement in measured.items()
+        for name, measurement in measurements.items()
     ]
     ascending = [validation.direction == "minimize", True]
     frame = pd.DataFrame(rows).sort_values([validation.name, "adapter_parameters"], ascending=ascending)
     if searching.confirmation is None or len(frame) == 1:
         return frame.reset_index(drop=True)
-    return _confirmed(supernet, frame, searching.confirmation, searching.finalists, progress)
+    return _confirmed(supernet, frame, searching.confirmation, searching.finalists, place, progress)
 
 
 def _searched(
@@ -147,19 +153,43 @@ def _searched(
 
 
 def _confirmed(
-    supernet: SuperNetwork, frame: pd.DataFrame, again: Evaluator, finalists: int, progress: bool
+    supernet: SuperNetwork,
+    frame: pd.DataFrame,
+    again: Evaluator,
+    finalists: int,
+    folder: Path | None,
+    progress: bool,
 ) -> pd.DataFrame:
     """`frame`, the best first, with its finalists measured `again` and in that order at the top."""
     frame = frame.assign(confirmed=np.nan, confirmed_stderr=np.nan)
     final = _finalists(frame, finalists)
-    with progress_bar("Confirming", len(final), enabled=progress) as bar:
-        for i in final:
-            measurement = again(supernet.subnetwork(frame.at[i, "configuration"]))
-            frame.loc[i, ["confirmed", "confirmed_stderr"]] = measurement.value, measurement.stderr
-            bar.advance()
+    measurements = _measured(supernet, again, frame.loc[final, "configuration"], folder, "Confirming", progress)
+    frame.loc[final, "confirmed"] = [measurement.value for measurement in measurements]
+    frame.loc[final, "confirmed_stderr"] = [measurement.stderr for measurement in measurements]
     ascending = [again.direction == "minimize", True]
     chosen = frame.loc[final].sort_values(["confirmed", "adapter_parameters"], ascending=ascending)
     return pd.concat([chosen, frame.drop(final)], ignore_index=True)
+
+
+def _measured(
+    supernet: SuperNetwork,
+    evaluator: Evaluator,
+    configurations: Iterable[Configuration],
+    folder: Path | None,
+    title: str,
+    progress: bool,
+) -> list[Measurement]:
+    """What `evaluator` gives each sub-adapter, out of `folder` where it is known there.
+
+    Raises:
+        SearchError: one cannot be measured.
+    """
+    genomes = [supernet.space.genome(configuration) for configuration in configurations]
+    records = measured(supernet, [evaluator], genomes, folder, _STUDY, title, progress)
+    failed = next((record for record in records if record.error), None)
+    if failed is not None:
+        raise SearchError(f"a sub-adapter cannot be measured by {evaluator.name}: {failed.error}")
+    return [record.measurements[0] for record in records]
 
 
 def _finalists(frame: pd.DataFrame, count: int) -> pd.Index:

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from evaluators import MultipleChoiceAccuracy, Perplexity, save_questions
+from evaluators.answering import Answering
 from nas_engine.cli import app
 from nas_engine.compression import CompressionError, load_quantized
 from nas_engine.recipes import SearchPlan, TrainingPlan, ordered, shears, sqft
@@ -134,6 +135,33 @@ def test_interrupted_recipe_ends_as_an_uninterrupted_one(tmp_path) -> None:
     again = run(tmp_path)
     assert again.training.resumed_at == 6
     pd.testing.assert_frame_equal(again.candidates, first.candidates)
+
+
+def test_sub_adapters_measured_before_a_kill_are_not_measured_again(tmp_path, monkeypatch) -> None:
+    others = MultipleChoiceAccuracy(chain_sum(40, seed=1), name="accuracy")
+    searching = SearchPlan(("nsga2",), evaluations=8, population=4, best=3, confirmation=others, finalists=5)
+    asked: list[int] = []
+    ask, stop = Answering.ask, 10_000
+
+    def counted(answering: Answering, part, *around) -> None:
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        asked.append(len(part))
+        ask(answering, part, *around)
+
+    def run(folder):
+        asked.clear()
+        return shears(tiny_llama(), QUESTIONS[:40], VALIDATION, **QUICK | {"searching": searching, "folder": folder})
+
+    monkeypatch.setattr(Answering, "ask", counted)
+    whole = run(None)
+    stop = len(asked) - 2  # within the confirmation
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    stop = 10_000
+    resumed = run(tmp_path)
+    assert len(asked) == 2
+    pd.testing.assert_frame_equal(resumed.candidates, whole.candidates)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
