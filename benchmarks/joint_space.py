@@ -17,7 +17,8 @@ of the largest sub-network's and perplexity by its logarithm, from `best`, the l
 times as much, 1.
 
 Run as ``python -m benchmarks.joint_space [--quick] [--data questions.jsonl] [--evaluations N] [--steps N]
-[--judged N] [--driver NAME] [--device cuda] [--folder FOLDER] [--figure FILE.png]``; interrupted, it goes on.
+[--judged N] [--driver NAME] [--sensitivity N] [--device cuda] [--folder FOLDER] [--figure FILE.png]``; interrupted,
+it goes on.
 """
 
 from __future__ import annotations
@@ -215,6 +216,7 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=64, help="texts that perplexity is measured on, 64 at most")
     parser.add_argument("--driver", default="auto", help="of `nas_engine.search`")
     parser.add_argument("--data", type=Path, help="a JSONL file of questions; without it, generated problems")
+    parser.add_argument("--sensitivity", type=int, default=0, help="texts that tell a search which genes matter")
     add_device(parser)
     parser.add_argument("--folder", type=Path, default=Path("runs/joint_space"), help="for all that is kept")
     parser.add_argument("--figure", type=Path, help="default: fronts.png in the folder")
@@ -233,6 +235,7 @@ def main() -> None:
         evaluators = [Perplexity(judged[: given.judged]), layer_bytes, nonzeros, latency]
         fronts: dict[str, dict[str, pd.DataFrame]] = {cost: {} for cost in COSTS}
         for name, supernet in supernets.items():
+            hint = supernet.sensitivity(batched(lines[: given.sensitivity], tokenizer)) if given.sensitivity else None
             single = {GUIDES[name]: tuple(COSTS)} if name in GUIDES else {}
             # What one search has measured, the next finds in the ledger.
             for guide, costs in (single or {cost: (cost,) for cost in COSTS}).items():
@@ -245,6 +248,7 @@ def main() -> None:
                     4 if given.quick else 20,
                     storage=folder / name,
                     objectives=["perplexity", guide],
+                    sensitivity=hint,
                 )
                 for cost in costs:
                     fronts[cost][name] = front_of(result.frame, cost)

@@ -29,6 +29,8 @@ class DriverProblem:
             objectives + constraints): objectives first, then violations as `tell` takes them; NaN where a number has to
             be measured. Cheap enough for thousands of genomes. None where nothing is known.
         evaluations: how many there will be at most; 0 where nobody knows.
+        sensitivity: of each gene in turn, how much each of its values is expected to cost in quality where the other
+            genes are at their largest, in any unit, shape (values,); None where nobody knows. A hint, no promise.
     """
 
     space: SearchSpace
@@ -38,6 +40,7 @@ class DriverProblem:
     constraints: int = 0
     computed: Callable[[Genome], Objectives] | None = None
     evaluations: int = 0
+    sensitivity: tuple[npt.NDArray[np.float64], ...] | None = None
 
 
 class Driver(Protocol):

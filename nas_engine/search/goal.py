@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,24 @@ def positions_of(objectives: Sequence[str] | None, names: Sequence[str]) -> tupl
         what = f"{unknown[0]!r}" if unknown else "nothing"
         raise SearchError(f"objectives names {what}; choose among the evaluators: {', '.join(names)}.")
     return tuple(i for i, name in enumerate(names) if name in wanted)
+
+
+def by_gene(sensitivity: Mapping[str, Sequence[float]], space: SearchSpace) -> tuple[npt.NDArray[np.float64], ...]:
+    """The sensitivity of each gene of `space` in turn.
+
+    Raises:
+        SearchError: a gene is missing, or has another number of values, or one that is no number from 0 on.
+    """
+    found = []
+    for gene in space.genes:
+        values = np.array(sensitivity.get(gene.name, ()), dtype=float)
+        if len(values) != len(gene) or not (np.isfinite(values) & (values >= 0)).all():
+            raise SearchError(
+                f"sensitivity has {values.tolist()} for {gene.name}, which needs a number from 0 on for each of "
+                f"{', '.join(map(str, gene.values))}; take it from supernet.sensitivity(...) of the same super-network."
+            )
+        found.append(values)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,13 @@ class Goal:
         return objectives, violations(self.constraints, values, largest)
 
     def problem(
-        self, space: SearchSpace, score: Callable[[Evaluator, Genome], float], population: int, seed: int, budget: int
+        self,
+        space: SearchSpace,
+        score: Callable[[Evaluator, Genome], float],
+        population: int,
+        seed: int,
+        budget: int,
+        sensitivity: Mapping[str, Sequence[float]] | None = None,
     ) -> DriverProblem:
         """The driver's problem.
 
@@ -104,6 +128,10 @@ class Goal:
             population: of a generation.
             seed: of the driver.
             budget: evaluations at most.
+            sensitivity: of the genes' values, by name; see `nas_engine.SuperNetwork.sensitivity`.
+
+        Raises:
+            SearchError: the sensitivity is not of this space.
         """
         computing = [i for i, e in enumerate(self.evaluators) if getattr(e, "computed", False)]
         computed = _Computed(self, space, {i: _scored(score, self.evaluators[i]) for i in computing})
@@ -115,6 +143,7 @@ class Goal:
             len(self.constraints),
             computed if computing else None,
             budget,
+            None if sensitivity is None else by_gene(sensitivity, space),
         )
 
 

@@ -6,7 +6,7 @@ the search continues as the uninterrupted one would have, with no state of the d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic
 
@@ -42,6 +42,7 @@ def search(
     constraints: Sequence[str] = (),
     objectives: Sequence[str] | None = None,
     executor: Workplace | None = None,
+    sensitivity: Mapping[str, Sequence[float]] | None = None,
 ) -> SearchResult[S]:
     """Look for the sub-networks that are worth deploying.
 
@@ -62,9 +63,12 @@ def search(
             `reference` is the largest sub-network's value; drivers prefer what comes nearer to keeping them.
         objectives: names of the evaluators that are to be optimized, where others only bound; None takes all.
         executor: where sub-networks are measured: ``WorkerPool(2)``, ``RayCluster(8)``; None measures in this process.
+        sensitivity: what ``supernet.sensitivity(texts)`` gave, from which the driver ``surrogate`` (and ``auto`` where
+            it takes that) starts; the others do without.
 
     Raises:
-        SearchError: bad arguments, or the first evaluations all failed (with the message of the first).
+        SearchError: bad arguments, a sensitivity of another space, or the first evaluations all failed (with the
+            message of the first).
         LedgerError: the storage cannot be written, or belongs to another search.
     """
     _check(supernet.space, evaluators, evaluations, time_limit_seconds)
@@ -74,7 +78,7 @@ def search(
     def score(evaluator: Evaluator, genome: Genome) -> float:
         return evaluator(supernet.subnetwork(space.configuration(genome))).value
 
-    chosen = make_driver(driver, goal.problem(space, score, population, seed, evaluations))
+    chosen = make_driver(driver, goal.problem(space, score, population, seed, evaluations, sensitivity))
     ledger = Ledger(storage, supernet.space, supernet.fingerprint(), evaluators)
     evaluations = min(evaluations, supernet.space.size())
     idle = 0

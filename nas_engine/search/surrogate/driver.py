@@ -17,10 +17,11 @@ from nas_engine.search.driver import DriverProblem, Objectives, Violations
 from nas_engine.search.initial import anchors, distinct, unseen
 from nas_engine.search.operators import layers_of, ordered_mutation
 from nas_engine.search.ranking import best
-from nas_engine.search.surrogate.design import each_alone, tilted, uniform_levels, warm_start
+from nas_engine.search.surrogate.design import tilted, warm_start
 from nas_engine.search.surrogate.evolution import evolve
 from nas_engine.search.surrogate.features import FeatureMap, Features
 from nas_engine.search.surrogate.gain import choose_batch
+from nas_engine.search.surrogate.hint import promising, starting_points
 from nas_engine.search.surrogate.process import Process
 from nas_engine.search.surrogate.scale import explains_better, rescaled
 from search_spaces import Genome
@@ -28,6 +29,7 @@ from search_spaces import Genome
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 _WARM = 8  # genomes that the warm start has at least
+_HINTED = 0.6  # of the warm start, where a sensitivity says what to expect
 _LEARNABLE = 4  # successful evaluations without which nothing is predicted
 
 
@@ -59,7 +61,7 @@ class SurrogateDriver:
 
     Args:
         problem: what is searched; the warm start has one genome more than the space has genes, at least 8 and at most
-            the population.
+            the population. More than half of it lies where a sensitivity, if there is one, expects the front.
         settings: how much work goes into a proposal.
     """
 
@@ -67,7 +69,7 @@ class SurrogateDriver:
         self._problem = problem
         self._settings = settings or SurrogateSettings()
         self._rng = np.random.default_rng(problem.seed)
-        self._features = FeatureMap(problem.space)
+        self._features = FeatureMap(problem.space, problem.sensitivity)
         self._layers = layers_of(problem.space)
         self._genomes = np.empty((0, len(problem.space)), dtype=np.int64)
         self._outputs = np.empty((0, problem.objectives + problem.constraints))
@@ -79,8 +81,7 @@ class SurrogateDriver:
     def ask(self) -> Genome:
         """The warm start, later a batch that promises most; empty once the space is exhausted."""
         if not self._seen:
-            count = min(self._problem.population, max(_WARM, len(self._problem.space) + 1))
-            asked = warm_start(self._problem.space, count, self._rng)
+            asked = self._warm_start(min(self._problem.population, max(_WARM, len(self._problem.space) + 1)))
         else:
             batch = self._batch()
             asked = self._proposed(batch) if self._measured().sum() >= _LEARNABLE else self._genomes[:0]
@@ -95,6 +96,18 @@ class SurrogateDriver:
         missed = np.empty((len(genomes), 0)) if violations is None else violations
         self._genomes = np.vstack([self._genomes, genomes])
         self._outputs = np.vstack([self._outputs, np.column_stack([objectives, missed])])
+
+    def _warm_start(self, count: int) -> Genome:
+        problem = self._problem
+        if problem.sensitivity is None:
+            return warm_start(problem.space, count, self._rng)
+        general = warm_start(problem.space, count - round(_HINTED * count), self._rng)
+
+        def computed(genomes: Genome) -> Array:
+            return self._computed(genomes)[:, : problem.objectives]
+
+        hinted = promising(problem.space, problem.sensitivity, computed, count - len(general), self._rng)
+        return distinct(np.vstack([general, hinted]))
 
     def _batch(self) -> int:
         """How many genomes are asked next."""
@@ -154,8 +167,7 @@ class SurrogateDriver:
                 [
                     parents,
                     ordered_mutation(parents, space.largest, self._rng),
-                    uniform_levels(space, 17),
-                    each_alone(space, uniform_levels(space, 9)),
+                    *starting_points(space),
                     tilted(space, size // 4, self._rng),
                 ]
             )

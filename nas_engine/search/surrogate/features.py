@@ -14,9 +14,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from nas_engine.search.surrogate.hint import costs_of
 from search_spaces import Choice, Genome, SearchSpace
 
 Array = npt.NDArray[np.float64]
+_REACH = 4.0  # of the expected costs: from the largest sub-network to the smallest, in prior standard deviations
 _BUMPS = 6  # places along the depth at which a kind's levels are summed
 
 
@@ -26,6 +28,7 @@ class Features:
 
     Args:
         linear: features in whose sum the value is linear, by what they say; a prior variance belongs to each group.
+            The last one, where it is there, is what each kind of gene is expected to cost.
         means: mean level of each kind of gene, for what saturates or falls off in all.
         levels: level of each gene, for everything else.
     """
@@ -40,11 +43,11 @@ class FeatureMap:
 
     Args:
         space: the genomes'. Genes are of one kind where they have the same dimension and projections; neighbours are
-        the
-            genes of one layer, and those of one kind in layers that follow each other.
+            the genes of one layer, and those of one kind in layers that follow each other.
+        sensitivity: as `DriverProblem` has it.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, sensitivity: Sequence[Array] | None = None) -> None:
         self._top = space.largest.astype(float)
         kinds = _kinds(space.genes)
         depth = np.array([gene.layer for gene in space.genes], dtype=float)
@@ -52,6 +55,8 @@ class FeatureMap:
         self._bumps = _bumps(kinds, depth)
         self._pairs = _pairs(kinds, depth)
         self._curved = np.flatnonzero(self._top > 1)
+        self._sensitivity = sensitivity
+        self._of_kind = self._means > 0
 
     def __call__(self, genomes: Genome) -> Features:
         """The features of `genomes`, shape (batch, genes)."""
@@ -60,14 +65,22 @@ class FeatureMap:
         left, right = self._pairs
         curvature = 1.5 * centred[:, self._curved] ** 2 - 0.5
         means = levels @ self._means
-        linear = (
+        linear: tuple[Array, ...] = (
             2 * means - 1,
             centred @ self._bumps,
             centred / np.sqrt(len(self._top)),
             curvature / np.sqrt(max(len(self._curved), 1)),
             centred[:, left] * centred[:, right] / np.sqrt(max(len(left), 1)),
         )
+        if self._sensitivity is not None:
+            linear = (*linear, self._expected(genomes, self._sensitivity))
         return Features(linear, means, levels)
+
+    def _expected(self, genomes: Genome, sensitivity: Sequence[Array]) -> Array:
+        """What each kind is expected to cost, as a part of what all genes can cost, shape (genomes, kinds)."""
+        most = sum(float(of_gene.max()) for of_gene in sensitivity)
+        expected: Array = _REACH * costs_of(genomes, sensitivity) @ self._of_kind / max(most, 1e-12)
+        return expected
 
 
 def _kinds(genes: Sequence[Choice]) -> npt.NDArray[np.int64]:

@@ -22,9 +22,10 @@ _MEANS_SCALE = 0.4  # length scale of mean levels
 _LEVELS_SCALE = 0.4  # length scale of all levels, a root mean square over genes
 _LEAST_NOISE = 1e-6  # of the data's variance
 _STEPS = 40  # of the likelihood's ascent
-# Log-variances before anything is known, in the order of the parts with the noise last, and how firmly: what is
-# taken away in all explains most, then where; the rest has to earn its variance.
-_PRIOR_MEAN = np.log([1.0, 0.3, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1])
+# Variances before anything is known, and how firmly: what is taken away in all explains most, then where, and what was
+# expected of it, if anything was; the rest, the squared exponentials and the noise have to earn theirs.
+_PRIOR_LINEAR = (1.0, 0.3, 0.3, 0.1, 0.1, 1.0)
+_PRIOR_REST = (0.1, 0.1, 0.1)
 _PRIOR_WIDTH = 1.5
 
 
@@ -68,9 +69,10 @@ class Process:
         self._mean, self._spread = float(values.mean()), max(float(values.std()), 1e-12)
         scaled = (values - self._mean) / self._spread
         parts = _parts(features, features)
-        self.log_variances = _PRIOR_MEAN if log_variances is None else log_variances
+        prior = np.log([*_PRIOR_LINEAR[: len(features.linear)], *_PRIOR_REST])
+        self.log_variances = prior if log_variances is None else log_variances
         if refit:
-            self.log_variances = _most_likely(parts, scaled, self.log_variances)
+            self.log_variances = _most_likely(parts, scaled, self.log_variances, prior)
         self._variances = np.exp(self.log_variances[:-1])
         covariance = _CONSTANT + np.tensordot(self._variances, parts, 1)
         covariance[np.diag_indices_from(covariance)] += np.exp(self.log_variances[-1]) + _LEAST_NOISE
@@ -121,8 +123,8 @@ def _squared_distances(left: Array, right: Array) -> Array:
     return distances
 
 
-def _most_likely(parts: Array, values: Array, start: Array) -> Array:
-    """Log-variances of the highest marginal likelihood times prior."""
+def _most_likely(parts: Array, values: Array, start: Array, prior: Array) -> Array:
+    """Log-variances of the highest marginal likelihood times that of the `prior`, the parts' and the noise's."""
     count = len(values)
     flat = parts.reshape(len(parts), -1)
 
@@ -135,7 +137,7 @@ def _most_likely(parts: Array, values: Array, start: Array) -> Array:
         weights = inverse @ values
         slope = inverse - np.outer(weights, weights)  # twice the derivative by the covariance
         gradient = 0.5 * variances * np.append(flat @ slope.ravel(), slope.trace())
-        apart = (log_variances - _PRIOR_MEAN) / _PRIOR_WIDTH
+        apart = (log_variances - prior) / _PRIOR_WIDTH
         return _surprise(factor, values, weights) + 0.5 * float(apart @ apart), gradient + apart / _PRIOR_WIDTH
 
     bounds = [(-14.0, 5.0)] * len(start)

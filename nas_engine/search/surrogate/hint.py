@@ -1,0 +1,60 @@
+"""What a sensitivity of genes says before anything is evaluated: which sub-networks should be worth a look first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from nas_engine.search.driver import Objectives, Violations
+from nas_engine.search.initial import distinct
+from nas_engine.search.operators import layers_of
+from nas_engine.search.surrogate.design import each_alone, tilted, uniform_levels
+from nas_engine.search.surrogate.evolution import evolve
+from search_spaces import Genome, SearchSpace
+
+Array = npt.NDArray[np.float64]
+_SURVIVORS, _GENERATIONS = 100, 30  # of the search on expectations
+
+
+def costs_of(genomes: Genome, sensitivity: Sequence[Array]) -> Array:
+    """What each gene is expected to cost in quality, shape (genomes, genes)."""
+    return np.stack([of_gene[genomes[:, i]] for i, of_gene in enumerate(sensitivity)], axis=1)
+
+
+def starting_points(space: SearchSpace) -> list[Genome]:
+    """Genomes from which a search on predictions begins, whatever they are: all genes alike, and each kind alone."""
+    return [uniform_levels(space, 17), each_alone(space, uniform_levels(space, 9))]
+
+
+def promising(
+    space: SearchSpace,
+    sensitivity: Sequence[Array],
+    computed: Callable[[Genome], Array],
+    count: int,
+    rng: np.random.Generator,
+) -> Genome:
+    """`count` genomes along the front of what is expected and what is known, shape (count or fewer, genes).
+
+    Args:
+        space: the genomes'.
+        sensitivity: of each gene in turn; a genome is expected to cost the sum.
+        computed: objectives that are known without an evaluation, shape (genomes, objectives), NaN for the others.
+            Where none is known, cost is taken to fall with the genes' mean level.
+        count: how many.
+        rng: of all draws.
+    """
+
+    def predict(genomes: Genome) -> tuple[Objectives, Violations]:
+        known = computed(genomes)
+        known = known[:, ~np.isnan(known).any(axis=0)]
+        if not known.shape[1]:
+            known = (genomes / space.largest).mean(axis=1, keepdims=True)
+        return np.column_stack([costs_of(genomes, sensitivity).sum(axis=1), known]), np.empty((len(genomes), 0))
+
+    start = distinct(np.vstack([*starting_points(space), tilted(space, _SURVIVORS // 4, rng)]))
+    found = evolve(predict, start, space.largest, layers_of(space), _SURVIVORS, _GENERATIONS, rng)
+    order = np.argsort(predict(found)[0][:, 0], kind="stable")
+    chosen: Genome = found[order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]]
+    return chosen
