@@ -109,3 +109,10 @@ def test_sensitivity_of_another_space_is_refused(changed: dict, message: str) ->
     hint = {gene.name: [0.0] * len(gene) for gene in supernet.space.genes if gene.name != "layers.0.q_k_v.rank"}
     with pytest.raises(SearchError, match=message):
         search(supernet, [ParameterCount()], "surrogate", 8, 4, progress=False, sensitivity=hint | changed)
+
+
+def test_driver_that_makes_nothing_of_a_sensitivity_is_refused() -> None:
+    supernet = supernetwork(tiny_llama())
+    hint = {gene.name: [0.0] * len(gene) for gene in supernet.space.genes}
+    with pytest.raises(SearchError, match="'nsga2', which makes nothing of a sensitivity; choose auto or"):
+        search(supernet, [ParameterCount()], "nsga2", 8, 4, progress=False, sensitivity=hint)

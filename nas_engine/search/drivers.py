@@ -18,6 +18,7 @@ from nas_engine.search.surrogate import SurrogateDriver
 
 DriverFactory = Callable[[DriverProblem], Driver]
 
+_HINTED = ("auto", "surrogate")  # drivers that are better with a sensitivity
 _MANY = 1000  # evaluations beyond which predictions take longer than they save
 
 
@@ -70,7 +71,8 @@ def make_driver(driver: str | DriverFactory, problem: DriverProblem) -> Driver:
         problem: what is searched.
 
     Raises:
-        SearchError: an unknown name (the known ones are listed), or a population below 2.
+        SearchError: an unknown name (the known ones are listed), a population below 2, or a sensitivity of which the
+            driver makes nothing.
     """
     if problem.population < 2:
         raise SearchError(f"population is {problem.population}; it must be at least 2.")
@@ -78,4 +80,8 @@ def make_driver(driver: str | DriverFactory, problem: DriverProblem) -> Driver:
         return driver(problem)
     if driver not in DRIVERS:
         raise SearchError(f"driver is {driver!r}; choose one of {', '.join(DRIVERS)}, or pass a driver factory.")
+    if problem.sensitivity is not None and driver not in _HINTED:
+        raise SearchError(
+            f"driver is {driver!r}, which makes nothing of a sensitivity; choose {' or '.join(_HINTED)}, or do without."
+        )
     return DRIVERS[driver](problem)

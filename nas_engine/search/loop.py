@@ -63,12 +63,12 @@ def search(
             `reference` is the largest sub-network's value; drivers prefer what comes nearer to keeping them.
         objectives: names of the evaluators that are to be optimized, where others only bound; None takes all.
         executor: where sub-networks are measured: ``WorkerPool(2)``, ``RayCluster(8)``; None measures in this process.
-        sensitivity: what ``supernet.sensitivity(texts)`` gave, from which the driver ``surrogate`` (and ``auto`` where
-            it takes that) starts; the others do without.
+        sensitivity: what ``supernet.sensitivity(texts)`` gave, for the driver ``surrogate``, or ``auto`` where it takes
+            that one.
 
     Raises:
-        SearchError: bad arguments, a sensitivity of another space, or the first evaluations all failed (with the
-            message of the first).
+        SearchError: bad arguments, a sensitivity of another space or for a driver that makes nothing of it, or the
+            first evaluations all failed (with the message of the first).
         LedgerError: the storage cannot be written, or belongs to another search.
     """
     _check(supernet.space, evaluators, evaluations, time_limit_seconds)
