@@ -77,6 +77,22 @@ def test_surrogate_with_a_rough_hint_is_ahead_of_one_with_more_evaluations(seed:
     assert volume(seed, hinted=True, count=25) > volume(seed, hinted=False, count=40)
 
 
+@pytest.mark.parametrize("population", [2, 4, 20])
+@pytest.mark.parametrize("most", [0.0, 1.0])
+def test_any_population_and_a_hint_of_nothing_will_do(population: int, most: float) -> None:
+    space = space_of(6, 4)
+    hint = (np.linspace(most, 0, 4),) * 6
+    driver = SurrogateDriver(DriverProblem(space, 2, population, sensitivity=hint))
+    seen: set[bytes] = set()
+    while len(seen) < 30:
+        genomes = driver.ask()
+        new = {genome.tobytes() for genome in genomes}
+        assert len(new) == len(genomes)
+        assert not new & seen
+        seen |= new
+        driver.tell(genomes, np.stack([genomes.sum(axis=1), -np.sqrt(genomes).sum(axis=1)], axis=1))
+
+
 def test_hinted_search_begins_with_the_corners_and_goes_on_from_its_ledger(tmp_path) -> None:
     supernet = random_adapters(supernetwork(tiny_llama(), EVERY_DIMENSION))
     evaluators = [Perplexity(TEXTS), ParameterCount()]

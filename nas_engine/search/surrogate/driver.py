@@ -106,7 +106,8 @@ class SurrogateDriver:
         def computed(genomes: Genome) -> Array:
             return self._computed(genomes)[:, : problem.objectives]
 
-        hinted = promising(problem.space, problem.sensitivity, computed, count - len(general), self._rng)
+        left = max(count - len(general), 0)  # of a small population, nothing
+        hinted = promising(problem.space, problem.sensitivity, computed, left, self._rng)
         return distinct(np.vstack([general, hinted]))
 
     def _batch(self) -> int:
