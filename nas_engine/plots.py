@@ -149,7 +149,6 @@ def plot_comparison(
             label=label,
         )
     _finish_hypervolume(ax, reference_point, objectives)
-    ax.legend(loc="lower right", fontsize=7, frameon=False, handlelength=2.6)
     if several:
         ax.set_title("median and quartiles over runs", fontsize=7, loc="left", color="#444444")
     return ax
@@ -240,10 +239,15 @@ def _finish_hypervolume(ax: Axes, point: Mapping[str, float] | None, objectives:
     ax.set_ylabel("hypervolume (normalized)", fontsize=9)
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.25, linewidth=0.5)
-    if point is not None:
-        units = {o.name: f" {o.unit}" if o.unit else "" for o in objectives}
-        told = "\n".join(f"{name} {value:.4g}{units.get(name, '')}" for name, value in point.items())
-        ax.text(0.98, 0.4, f"from the point\n{told}", transform=ax.transAxes, ha="right", fontsize=6, color="#444444")
+    units = {o.name: f" {o.unit}" if o.unit else "" for o in objectives}
+    lines = [f"{name} {value:.4g}{units.get(name, '')}" for name, value in (point or {}).items()]
+    told = "\n".join(["from the point", *lines]) if lines else None
+    handles, labels = ax.get_legend_handles_labels()
+    if told or labels:  # "best": where it hides least of the curves
+        legend = ax.legend(
+            handles, labels, loc="best", fontsize=7, title=told, title_fontsize=6, frameon=False, handlelength=2.6
+        )
+        legend.get_title().set(color="#444444", multialignment="right")
 
 
 def _new_axes(height: float = _COLUMN[1]) -> Axes:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from nas_engine import plots
 from nas_engine.front import non_dominated
 from nas_engine.search import SelectionError
 from nas_engine.search.loop import search
@@ -118,6 +119,17 @@ def test_figures_name_axes_with_units_and_mark_reference_and_choice(result) -> N
     assert volume.get_xlabel() == "evaluations"
     with pytest.raises(SelectionError, match="'energy' is no objective"):
         result.plot("energy", "accuracy")
+
+
+@pytest.mark.parametrize("rise", [0.2, 1.0, 5.0])
+def test_reference_point_is_written_where_no_curve_is(result, rise: float) -> None:
+    evaluations = np.arange(1, 33)
+    curve = pd.Series((evaluations / 32) ** rise, index=evaluations)  # early, even and late
+    axes = plots.plot_hypervolume(curve, reference_point=result.reference_point(), objectives=result.objectives)
+    axes.get_figure().canvas.draw()
+    written = axes.get_legend().get_window_extent()
+    assert not written.count_contains(axes.transData.transform(np.column_stack([curve.index, curve])))
+    assert "latency" in axes.get_legend().get_title().get_text()
 
 
 def test_drawn_step_line_is_the_front_of_the_two_objectives() -> None:
