@@ -45,6 +45,9 @@ def search_command(
     driver: Annotated[str, typer.Option(help=f"Search algorithm: {', '.join(DRIVERS)}.")] = _DEFAULT.driver,
     evaluations: Annotated[int, typer.Option(help="Sub-networks to measure.")] = _DEFAULT.evaluations,
     population: Annotated[int, typer.Option(help="Sub-networks of a generation.")] = _DEFAULT.population,
+    sensitivity: Annotated[
+        int, typer.Option(help="Questions that say beforehand which genes matter, for auto and surrogate; 0 for none.")
+    ] = _DEFAULT.sensitivity,
     tolerance: Annotated[
         float, typer.Option(help="Accuracy that the chosen one may lose, as a fraction of 1.")
     ] = _DEFAULT.tolerance,
@@ -78,6 +81,7 @@ def search_command(
                     driver=driver,
                     evaluations=evaluations,
                     population=population,
+                    sensitivity=sensitivity,
                     tolerance=tolerance,
                     ranks=tuple(rank),
                     widths=tuple(width),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
-from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, Racing
+from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, Question, Racing
 from evaluators.devices import require_device
 from nas_engine.choosing import choose, speedups_over
 from nas_engine.front import SearchResult
 from nas_engine.progress import say
-from nas_engine.search.drivers import DRIVERS
+from nas_engine.recipes import calibration_batches
+from nas_engine.search.drivers import DRIVERS, HINTED
 from nas_engine.search.errors import LedgerError
 from nas_engine.search.loop import search
 from nas_engine.supernet import Subnetwork, SuperNetwork
@@ -44,6 +46,8 @@ class JobSettings:
         steps: of training; likewise `batch_size`, `learning_rate` and `strategy`.
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
         driver: of the search; likewise `evaluations` and `population`.
+        sensitivity: training questions by which it is measured how much each gene matters, before the search, for the
+            drivers ``auto`` and ``surrogate``; 0 does without.
         tolerance: what the chosen sub-network may lose of the largest one's accuracy, as a fraction of 1.
         ranks: adapter ranks to choose from.
         widths: fractions of the MLPs' intermediate sizes to choose from.
@@ -68,6 +72,7 @@ class JobSettings:
     driver: str = "nsga2-layers"
     evaluations: int = 30
     population: int = 12
+    sensitivity: int = 0
     tolerance: float = 0.005
     ranks: tuple[int, ...] = (32, 16)
     widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3, 0.15)
@@ -85,6 +90,11 @@ class JobSettings:
         if self.evaluations < 1 or self.population < 2:
             raise ValueError(
                 f"evaluations and population are {self.evaluations} and {self.population}; give at least 1 and 2."
+            )
+        if self.sensitivity < 0 or (self.sensitivity and self.driver not in HINTED):
+            raise ValueError(
+                f"sensitivity is {self.sensitivity} with the driver {self.driver!r}; give a number of questions with "
+                f"{' or '.join(HINTED)}, or 0."
             )
         require_device(self.device)
 
@@ -139,7 +149,8 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         progress=progress,
     )
     supernet.save(folder / "supernet")
-    result = _search(supernet, validation, settings, folder, progress)
+    hint = _sensitivity(supernet, splits.train, settings.sensitivity, folder, progress)
+    result = _search(supernet, validation, settings, folder, hint, progress)
     say(f"Measuring the best few again on {settings.selection} other questions, and in turns", enabled=progress)
     chosen = choose(result, supernet.largest, selection, settings.tolerance, settings.tokens).row
     _write_figures(result, chosen, folder)
@@ -174,8 +185,29 @@ def _untrained(settings: JobSettings) -> SuperNetwork:
     return SuperNetwork.from_pretrained(settings.model, space, seed=settings.seed, device=settings.device)
 
 
+def _sensitivity(
+    supernet: SuperNetwork, questions: Sequence[Question], count: int, folder: Path, progress: bool
+) -> dict[str, Sequence[float]] | None:
+    """What the first `count` questions say of the genes, kept in the run folder for a search that goes on."""
+    if not count:
+        return None
+    file, made_with = folder / "sensitivity.json", [supernet.fingerprint(), count]
+    if file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["made_with"] == made_with:
+            return dict(kept["genes"])
+    found = supernet.sensitivity(calibration_batches(questions, supernet.tokenizer, count), progress)
+    file.write_text(json.dumps({"made_with": made_with, "genes": found}) + "\n", encoding="utf-8")
+    return dict(found)
+
+
 def _search(
-    supernet: SuperNetwork, validation: MultipleChoiceAccuracy, settings: JobSettings, folder: Path, progress: bool
+    supernet: SuperNetwork,
+    validation: MultipleChoiceAccuracy,
+    settings: JobSettings,
+    folder: Path,
+    sensitivity: Mapping[str, Sequence[float]] | None,
+    progress: bool,
 ) -> SearchResult[Subnetwork]:
     evaluators: list[Evaluator] = [
         validation,
@@ -192,6 +224,7 @@ def _search(
         settings.seed,
         storage=folder,
         progress=progress,
+        sensitivity=sensitivity,
     )
 
 

@@ -61,6 +61,17 @@ def test_command_leaves_front_figure_model_and_summary(arguments: list[str], tmp
     assert "compressed/" in done.output
 
 
+def test_sensitivity_is_measured_once_and_kept(arguments: list[str], tmp_path) -> None:
+    hinted = [*arguments, "--sensitivity", "4", "--driver", "surrogate"]
+    assert run(hinted).exit_code == 0
+    folder = tmp_path / "run"
+    genes = json.loads((folder / "sensitivity.json").read_text())["genes"]
+    assert set(genes) == set(SuperNetwork.load(folder / "supernet").space.names)
+    before = [(folder / name).read_bytes() for name in ("sensitivity.json", "ledger.log", "evaluations.csv")]
+    assert run(hinted).exit_code == 0
+    assert before == [(folder / name).read_bytes() for name in ("sensitivity.json", "ledger.log", "evaluations.csv")]
+
+
 def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_path) -> None:
     run(arguments)
     folder = tmp_path / "run"
@@ -79,6 +90,7 @@ def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_
         ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
         ("--width", "80", "width is 80.0, but this layer has 48 channels"),
         ("--folder", "/dev/null/run", "cannot be written"),
+        ("--sensitivity", "4", "sensitivity is 4 with the driver 'nsga2-layers'; give a number of questions with auto"),
         ("--device", "abacus", "'abacus', which cannot be used here"),
     ],
 )

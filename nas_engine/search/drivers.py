@@ -18,7 +18,7 @@ from nas_engine.search.surrogate import SurrogateDriver
 
 DriverFactory = Callable[[DriverProblem], Driver]
 
-_HINTED = ("auto", "surrogate")  # drivers that are better with a sensitivity
+HINTED = ("auto", "surrogate")  # drivers that are better with a sensitivity
 _MANY = 1000  # evaluations beyond which predictions take longer than they save
 
 
@@ -80,8 +80,8 @@ def make_driver(driver: str | DriverFactory, problem: DriverProblem) -> Driver:
         return driver(problem)
     if driver not in DRIVERS:
         raise SearchError(f"driver is {driver!r}; choose one of {', '.join(DRIVERS)}, or pass a driver factory.")
-    if problem.sensitivity is not None and driver not in _HINTED:
+    if problem.sensitivity is not None and driver not in HINTED:
         raise SearchError(
-            f"driver is {driver!r}, which makes nothing of a sensitivity; choose {' or '.join(_HINTED)}, or do without."
+            f"driver is {driver!r}, which makes nothing of a sensitivity; choose {' or '.join(HINTED)}, or do without."
         )
     return DRIVERS[driver](problem)
