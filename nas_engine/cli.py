@@ -46,7 +46,8 @@ def search_command(
     evaluations: Annotated[int, typer.Option(help="Sub-networks to measure.")] = _DEFAULT.evaluations,
     population: Annotated[int, typer.Option(help="Sub-networks of a generation.")] = _DEFAULT.population,
     sensitivity: Annotated[
-        int, typer.Option(help="Questions that say beforehand which genes matter, for auto and surrogate; 0 for none.")
+        int | None,
+        typer.Option(help="Questions that say beforehand which genes matter; by default 8 with auto and surrogate."),
     ] = _DEFAULT.sensitivity,
     tolerance: Annotated[
         float, typer.Option(help="Accuracy that the chosen one may lose, as a fraction of 1.")

@@ -30,6 +30,7 @@ from nas_engine.training import train
 from nas_engine.training.strategies import STRATEGIES, Strategy
 from search_spaces import lora_rank, mlp_width
 
+_HINTS = 8  # training questions, some 300 tokens
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -47,7 +48,7 @@ class JobSettings:
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
         driver: of the search; likewise `evaluations` and `population`.
         sensitivity: training questions by which it is measured how much each gene matters, before the search, for the
-            drivers ``auto`` and ``surrogate``; 0 does without.
+            drivers ``auto`` and ``surrogate``; 0 does without, None takes 8 with these drivers.
         tolerance: what the chosen sub-network may lose of the largest one's accuracy, as a fraction of 1.
         ranks: adapter ranks to choose from.
         widths: fractions of the MLPs' intermediate sizes to choose from.
@@ -69,10 +70,10 @@ class JobSettings:
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
     refit: bool = True
-    driver: str = "nsga2-layers"
+    driver: str = "surrogate"
     evaluations: int = 30
     population: int = 12
-    sensitivity: int = 0
+    sensitivity: int | None = None
     tolerance: float = 0.005
     ranks: tuple[int, ...] = (32, 16)
     widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3, 0.15)
@@ -91,12 +92,19 @@ class JobSettings:
             raise ValueError(
                 f"evaluations and population are {self.evaluations} and {self.population}; give at least 1 and 2."
             )
-        if self.sensitivity < 0 or (self.sensitivity and self.driver not in HINTED):
+        if self.sensitivity is not None and not (
+            self.sensitivity == 0 or (self.sensitivity > 0 and self.driver in HINTED)
+        ):
             raise ValueError(
                 f"sensitivity is {self.sensitivity} with the driver {self.driver!r}; give a number of questions with "
                 f"{' or '.join(HINTED)}, or 0."
             )
         require_device(self.device)
+
+    @property
+    def hints(self) -> int:
+        """How many questions say beforehand which genes matter."""
+        return (_HINTS if self.driver in HINTED else 0) if self.sensitivity is None else self.sensitivity
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         progress=progress,
     )
     supernet.save(folder / "supernet")
-    hint = _sensitivity(supernet, splits.train, settings.sensitivity, folder, progress)
+    hint = _sensitivity(supernet, splits.train, settings.hints, folder, progress)
     result = _search(supernet, validation, settings, folder, hint, progress)
     say(f"Measuring the best few again on {settings.selection} other questions, and in turns", enabled=progress)
     chosen = choose(result, supernet.largest, selection, settings.tolerance, settings.tokens).row

@@ -72,6 +72,14 @@ def test_sensitivity_is_measured_once_and_kept(arguments: list[str], tmp_path) -
     assert before == [(folder / name).read_bytes() for name in ("sensitivity.json", "ledger.log", "evaluations.csv")]
 
 
+def test_sensitivity_for_a_driver_that_makes_nothing_of_it_is_refused() -> None:
+    assert (JobSettings().hints, JobSettings(driver="nsga2").hints, JobSettings(sensitivity=0).hints) == (8, 0, 0)
+    with pytest.raises(
+        ValueError, match="sensitivity is 4 with the driver 'nsga2'; give a number of questions with auto"
+    ):
+        JobSettings(driver="nsga2", sensitivity=4)
+
+
 def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_path) -> None:
     run(arguments)
     folder = tmp_path / "run"
@@ -90,7 +98,7 @@ def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_
         ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
         ("--width", "80", "width is 80.0, but this layer has 48 channels"),
         ("--folder", "/dev/null/run", "cannot be written"),
-        ("--sensitivity", "4", "sensitivity is 4 with the driver 'nsga2-layers'; give a number of questions with auto"),
+        ("--sensitivity", "-4", "sensitivity is -4 with the driver 'surrogate'; give a number of questions with auto"),
         ("--device", "abacus", "'abacus', which cannot be used here"),
     ],
 )
