@@ -31,6 +31,7 @@ from benchmarks._common import add_device, arguments, load, print_json
 from evaluators import Macs, MultipleChoiceAccuracy, Question, load_questions
 from nas_engine import SuperNetwork, heuristics, train
 from nas_engine.compression import sparsify, sparsity_report
+from nas_engine.models import moved
 from nas_engine.recipes import SearchPlan, TrainingPlan, calibration_batches, shears, sqft
 from nas_engine.supernet import Subnetwork
 from nas_engine.supernet.compressed_base import active_grids
@@ -116,7 +117,7 @@ class Work:
     def fresh(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model as it was."""
         model, tokenizer = load(self.quick)
-        return model.to(self.device), tokenizer  # type: ignore[arg-type]
+        return moved(model, self.device), tokenizer
 
 
 def questions(

