@@ -17,7 +17,7 @@ from nas_engine.search.driver import DriverProblem, Objectives, Violations
 from nas_engine.search.initial import anchors, distinct, unseen
 from nas_engine.search.operators import layers_of, ordered_mutation
 from nas_engine.search.ranking import best
-from nas_engine.search.surrogate.design import tilted, warm_start
+from nas_engine.search.surrogate.design import warm_start
 from nas_engine.search.surrogate.evolution import evolve
 from nas_engine.search.surrogate.features import FeatureMap, Features
 from nas_engine.search.surrogate.gain import choose_batch
@@ -29,7 +29,7 @@ from search_spaces import Genome
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 _WARM = 8  # genomes that the warm start has at least
-_HINTED = 0.6  # of the warm start, where a sensitivity says what to expect
+_HINTED_SHARE = 0.6  # of the warm start, where a sensitivity says what to expect
 _LEARNABLE = 4  # successful evaluations without which nothing is predicted
 
 
@@ -101,13 +101,14 @@ class SurrogateDriver:
         problem = self._problem
         if problem.sensitivity is None:
             return warm_start(problem.space, count, self._rng)
-        general = warm_start(problem.space, count - round(_HINTED * count), self._rng)
+        general = warm_start(problem.space, count - round(_HINTED_SHARE * count), self._rng)
 
         def computed(genomes: Genome) -> Array:
             return self._computed(genomes)[:, : problem.objectives]
 
         left = max(count - len(general), 0)  # of a small population, nothing
-        hinted = promising(problem.space, problem.sensitivity, computed, left, self._rng)
+        s = self._settings
+        hinted = promising(problem.space, problem.sensitivity, computed, left, s.survivors, s.generations, self._rng)
         return distinct(np.vstack([general, hinted]))
 
     def _batch(self) -> int:
@@ -168,8 +169,7 @@ class SurrogateDriver:
                 [
                     parents,
                     ordered_mutation(parents, space.largest, self._rng),
-                    *starting_points(space),
-                    tilted(space, size // 4, self._rng),
+                    starting_points(space, size // 4, self._rng),
                 ]
             )
         )

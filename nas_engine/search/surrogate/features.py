@@ -56,6 +56,7 @@ class FeatureMap:
         self._pairs = _pairs(kinds, depth)
         self._curved = np.flatnonzero(self._top > 1)
         self._sensitivity = sensitivity
+        self._most = sum(float(of_gene.max()) for of_gene in sensitivity or ())
         self._of_kind = self._means > 0
 
     def __call__(self, genomes: Genome) -> Features:
@@ -78,8 +79,7 @@ class FeatureMap:
 
     def _expected(self, genomes: Genome, sensitivity: Sequence[Array]) -> Array:
         """What each kind is expected to cost, as a part of what all genes can cost, shape (genomes, kinds)."""
-        most = sum(float(of_gene.max()) for of_gene in sensitivity)
-        expected: Array = _REACH * costs_of(genomes, sensitivity) @ self._of_kind / max(most, 1e-12)
+        expected: Array = _REACH * costs_of(genomes, sensitivity) @ self._of_kind / max(self._most, 1e-12)
         return expected
 
 

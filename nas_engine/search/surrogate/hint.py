@@ -15,7 +15,6 @@ from nas_engine.search.surrogate.evolution import evolve
 from search_spaces import Genome, SearchSpace
 
 Array = npt.NDArray[np.float64]
-_SURVIVORS, _GENERATIONS = 100, 30  # of the search on expectations
 
 
 def costs_of(genomes: Genome, sensitivity: Sequence[Array]) -> Array:
@@ -23,9 +22,13 @@ def costs_of(genomes: Genome, sensitivity: Sequence[Array]) -> Array:
     return np.stack([of_gene[genomes[:, i]] for i, of_gene in enumerate(sensitivity)], axis=1)
 
 
-def starting_points(space: SearchSpace) -> list[Genome]:
-    """Genomes from which a search on predictions begins, whatever they are: all genes alike, and each kind alone."""
-    return [uniform_levels(space, 17), each_alone(space, uniform_levels(space, 9))]
+def starting_points(space: SearchSpace, spread: int, rng: np.random.Generator) -> Genome:
+    """Genomes from which a search on predictions begins, whatever those are: all genes alike, each kind alone, and
+    `spread` others about the diagonal, shape (genomes, genes).
+    """
+    return np.vstack(
+        [uniform_levels(space, 17), each_alone(space, uniform_levels(space, 9)), tilted(space, spread, rng)]
+    )
 
 
 def promising(
@@ -33,6 +36,8 @@ def promising(
     sensitivity: Sequence[Array],
     computed: Callable[[Genome], Array],
     count: int,
+    survivors: int,
+    generations: int,
     rng: np.random.Generator,
 ) -> Genome:
     """`count` genomes along the front of what is expected and what is known, shape (count or fewer, genes).
@@ -43,6 +48,8 @@ def promising(
         computed: objectives that are known without an evaluation, shape (genomes, objectives), NaN for the others.
             Where none is known, cost is taken to fall with the genes' mean level.
         count: how many.
+        survivors: of a generation of the search on expectations.
+        generations: of that search.
         rng: of all draws.
     """
 
@@ -53,8 +60,8 @@ def promising(
             known = (genomes / space.largest).mean(axis=1, keepdims=True)
         return np.column_stack([costs_of(genomes, sensitivity).sum(axis=1), known]), np.empty((len(genomes), 0))
 
-    start = distinct(np.vstack([*starting_points(space), tilted(space, _SURVIVORS // 4, rng)]))
-    found = evolve(predict, start, space.largest, layers_of(space), _SURVIVORS, _GENERATIONS, rng)
+    start = distinct(starting_points(space, survivors // 4, rng))
+    found = evolve(predict, start, space.largest, layers_of(space), survivors, generations, rng)
     order = np.argsort(predict(found)[0][:, 0], kind="stable")
     chosen: Genome = found[order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]]
     return chosen
