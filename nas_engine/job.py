@@ -6,6 +6,7 @@ Each stage keeps what it has done in the run folder, so that the same job starte
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,9 +93,8 @@ class JobSettings:
             raise ValueError(
                 f"evaluations and population are {self.evaluations} and {self.population}; give at least 1 and 2."
             )
-        if self.sensitivity is not None and not (
-            self.sensitivity == 0 or (self.sensitivity > 0 and self.driver in HINTED)
-        ):
+        given = self.sensitivity or 0
+        if given < 0 or (given and self.driver not in HINTED):
             raise ValueError(
                 f"sensitivity is {self.sensitivity} with the driver {self.driver!r}; give a number of questions with "
                 f"{' or '.join(HINTED)}, or 0."
@@ -205,7 +205,9 @@ def _sensitivity(
         if kept["made_with"] == made_with:
             return dict(kept["genes"])
     found = supernet.sensitivity(calibration_batches(questions, supernet.tokenizer, count), progress)
-    file.write_text(json.dumps({"made_with": made_with, "genes": found}) + "\n", encoding="utf-8")
+    temporary = file.with_suffix(".tmp")  # a kill leaves either no file or a whole one
+    temporary.write_text(json.dumps({"made_with": made_with, "genes": found}) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
     return dict(found)
 
 
