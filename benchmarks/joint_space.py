@@ -44,6 +44,7 @@ from evaluators.roofline import roofline_seconds
 from nas_engine import SuperNetwork, search, train
 from nas_engine.compression.database import LayerDatabase, build_database
 from nas_engine.dominance import non_dominated
+from nas_engine.models import moved
 from nas_engine.recipes import ordered
 from nas_engine.training import Example
 from search_spaces import SpaceTemplate, lora_rank, mlp_width, sparsity, weight_bits
@@ -229,13 +230,15 @@ def main() -> None:
         group_size = 32 if given.quick else 64
         lines, judged = texts(given.data, *((16, 8) if given.quick else (1800, 64)))
         calibration = batched(lines[:256], tokenizer)
-        model = ordered(model.to(given.device), tokenizer, calibration)  # type: ignore[arg-type]
+        model = ordered(moved(model, given.device), tokenizer, calibration)
         build_database(model, calibration, folder / "database", group_size=group_size, refit=True, **LEVELS)
         supernets = trained(model, tokenizer, spaces(2 if given.quick else 5, group_size), lines, steps, folder)
         evaluators = [Perplexity(judged[: given.judged]), layer_bytes, nonzeros, latency]
+        hint = None
+        if given.sensitivity:  # a gene alone, the others at their largest, is the same in all spaces
+            hint = supernets["joint"].sensitivity(batched(lines[: given.sensitivity], tokenizer))
         fronts: dict[str, dict[str, pd.DataFrame]] = {cost: {} for cost in COSTS}
         for name, supernet in supernets.items():
-            hint = supernet.sensitivity(batched(lines[: given.sensitivity], tokenizer)) if given.sensitivity else None
             single = {GUIDES[name]: tuple(COSTS)} if name in GUIDES else {}
             # What one search has measured, the next finds in the ledger.
             for guide, costs in (single or {cost: (cost,) for cost in COSTS}).items():

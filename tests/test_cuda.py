@@ -182,7 +182,7 @@ def test_quantized_there_merges_to_the_integers_that_training_used(tmp_path, act
     sparsify(model, CALIBRATION, 0.5)
     quantization = quantize_model(model, CALIBRATION, 4, 8, symmetric=False, act_order=act_order)
     supernet = SuperNetwork.from_pretrained(
-        model, SPACE_IN_GROUPS, tiny_tokenizer(), combination="quantized", quantization=quantization
+        model, lora_rank((4, 2)), tiny_tokenizer(), combination="quantized", quantization=quantization
     )
     subnet = random_adapters(supernet).largest
     expected = logits(subnet.model)
@@ -195,9 +195,6 @@ def test_quantized_there_merges_to_the_integers_that_training_used(tmp_path, act
         torch.testing.assert_close(saved, weight)
     assert len(found.grids) == 21
     assert (logits(loaded) - expected).abs().max() < 1e-3
-
-
-SPACE_IN_GROUPS = lora_rank((4, 2))
 
 
 def test_joint_space_is_built_searched_and_saved_there(tmp_path) -> None:

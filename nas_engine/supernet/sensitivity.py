@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.head import logits_of
-from nas_engine.batches import Batch, on_device
+from nas_engine.batches import Batch, on_device, token_count
 from nas_engine.progress import progress_bar
 from nas_engine.supernet.ordering import final_states
 
@@ -32,7 +32,7 @@ def sensitivity(supernet: SuperNetwork, batches: Iterable[Batch], progress: bool
     """See `SuperNetwork.sensitivity`."""
     model, space = supernet.model, supernet.space
     given = list(on_device(batches, model.device))
-    if not sum(int(batch["attention_mask"].sum()) for batch in given):
+    if not token_count(given):
         raise ValueError("the calibration data is empty; give at least one batch with a token in it.")
     model.eval()
     supernet.activate_genome(space.largest)
