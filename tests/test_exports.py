@@ -95,7 +95,9 @@ def test_unknown_choice_of_rows_is_refused(result, tmp_path) -> None:
 
 def test_hypervolume_figure_states_its_reference_point() -> None:
     result = search(Ordered(space_of()), [Quality(), Cost()], evaluations=30, population=10, progress=False)
-    told = result.plot_hypervolume().texts[0].get_text()
+    legend = result.plot_hypervolume().get_legend()
+    assert legend is not None
+    told = legend.get_title().get_text()
     point = result.reference_point()
     assert told == f"from the point\naccuracy {point['accuracy']:.4g}\nlatency {point['latency']:.4g} ms"
 
