@@ -16,7 +16,8 @@ from nas_engine.search.errors import SelectionError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from nas_engine.front import Objective, SearchResult
+    from nas_engine.evaluation_table import Objective
+    from nas_engine.front import SearchResult
 
 
 @dataclass(frozen=True)

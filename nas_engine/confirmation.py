@@ -20,7 +20,8 @@ from nas_engine.search.measured import measured
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from nas_engine.front import Objective, SearchResult
+    from nas_engine.evaluation_table import Objective
+    from nas_engine.front import SearchResult
 
 S = TypeVar("S", bound=SubnetworkProtocol, covariant=True)
 _STUDY = "nas-engine-confirmed"

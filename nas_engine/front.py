@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pymoo.indicators.hv import HV
 
-from evaluators import Direction, Evaluator, Question
+from evaluators import Evaluator, Question
 from evaluators import Subnetwork as SubnetworkProtocol
 from nas_engine import exports, plots
 from nas_engine.confirmation import ConfirmedFront, confirm
-from nas_engine.dominance import non_dominated
+from nas_engine.evaluation_table import Objective, evaluation_table, row_of
+from nas_engine.hypervolume import hypervolumes
 from nas_engine.importance import gene_importance, layer_table
-from nas_engine.search.constraints import Constraint, parse_constraints, violations
+from nas_engine.search.constraints import Constraint, parse_constraints
 from nas_engine.search.errors import SelectionError
 from nas_engine.search.goal import positions_of
 from nas_engine.search.ledger import LedgerContents, Record, Storage, read_ledger
@@ -33,21 +31,6 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=SubnetworkProtocol, covariant=True)
 Rows = Literal["front", "all"]
 _REFERENCE = re.compile(r"\breference\.(\w+)")
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A column to be made small or large, or one that only bounds where it is not `optimized`."""
-
-    name: str
-    direction: Direction
-    unit: str
-    optimized: bool = True
-
-    @property
-    def sign(self) -> float:
-        """What turns the column into one to be minimized."""
-        return 1.0 if self.direction == "minimize" else -1.0
 
 
 class Searched(Protocol[S]):
@@ -93,7 +76,7 @@ class SearchResult(Generic[S]):
     ) -> None:
         self.supernet, self.objectives, self.constraints = supernet, tuple(objectives), tuple(constraints)
         self.records, self.storage = tuple(records), storage
-        self.frame = self._table(records)
+        self.frame = evaluation_table(supernet.space, self.objectives, self.records, self.constraints)
 
     @classmethod
     def load(
@@ -154,9 +137,7 @@ class SearchResult(Generic[S]):
         Raises:
             SelectionError: its evaluation failed (the message says why).
         """
-        space = self.supernet.space
-        largest = space.configuration(space.largest)
-        rows = self.frame[(self.frame[list(largest)] == pd.Series(largest)).all(axis=1)]
+        rows = row_of(self.frame, self.supernet.space, self.supernet.space.largest)
         if rows.empty or rows.iloc[0]["error"]:
             why = "was not evaluated" if rows.empty else f"failed: {rows.iloc[0]['error']}"
             raise SelectionError(f"there is no reference: the largest sub-network {why}.")
@@ -207,14 +188,8 @@ class SearchResult(Generic[S]):
                 f"reference_point lacks {missing[0]!r}; give {', '.join(o.name for o in self._optimized)}."
             )
         signed = np.array([o.sign * point[o.name] for o in self._optimized])
-        indicator = HV(ref_point=(signed - ideal) / (nadir - ideal))
         scaled = (self._minimized() - ideal) / (nadir - ideal)  # (evaluations, objectives)
-        volumes, volume, front = [], 0.0, np.empty((0, len(self._optimized)))
-        for row, feasible in zip(scaled, self.frame["feasible"], strict=True):
-            if feasible and not (front <= row).all(axis=1).any():
-                front = np.vstack([front[~(row <= front).all(axis=1)], row])
-                volume = float(indicator(front))
-            volumes.append(volume)
+        volumes = hypervolumes(scaled, self.frame["feasible"].to_numpy(), (signed - ideal) / (nadir - ideal))
         return pd.Series(volumes, index=self.frame.index, name="hypervolume")
 
     def best(self, minimize: str | None = None, maximize: str | None = None, where: str | None = None) -> pd.Series:
@@ -372,39 +347,6 @@ class SearchResult(Generic[S]):
     def _stderr_names(self) -> list[str]:
         return [f"{name}_stderr" for name in self._names]
 
-    def _table(self, records: Sequence[Record]) -> pd.DataFrame:
-        rows = []
-        for record in records:
-            row: dict[str, object] = dict(self.supernet.space.configuration(record.genome))
-            for i, name in enumerate(self._names):
-                m = record.measurements[i] if record.measurements else None
-                row |= {
-                    name: m.value if m else np.nan,
-                    f"{name}_stderr": m.stderr if m else np.nan,
-                    f"{name}_n": m.n if m else 0,
-                }
-            rows.append(row | {"error": record.error})
-        columns = [
-            *self.supernet.space.names,
-            *(f"{n}{what}" for n in self._names for what in ("", "_stderr", "_n")),
-            "error",
-        ]
-        frame = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="evaluation"))
-        feasible = (frame["error"] == "").to_numpy() & self._keeps(frame)
-        on_front = np.zeros(len(frame), dtype=bool)
-        signs = np.array([o.sign for o in self._optimized])
-        values = frame.loc[feasible, [o.name for o in self._optimized]].to_numpy(dtype=float) * signs
-        on_front[feasible] = non_dominated(values)
-        return frame.assign(feasible=feasible, on_front=on_front)
-
-    def _keeps(self, frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
-        """Which rows keep every constraint."""
-        largest = self.supernet.space.configuration(self.supernet.space.largest)
-        rows = frame[(frame[list(largest)] == pd.Series(largest)).all(axis=1)]
-        reference = {name: float(rows.iloc[0][name]) if len(rows) else math.nan for name in self._names}
-        values = {name: frame[name].to_numpy(dtype=float) for name in self._names}
-        return np.asarray((violations(self.constraints, values, reference) <= 0).all(axis=1))
-
     def _minimized(self) -> npt.NDArray[np.float64]:
         signs, names = np.array([o.sign for o in self._optimized]), [o.name for o in self._optimized]
         values: npt.NDArray[np.float64] = self.frame[names].to_numpy(dtype=float) * signs
@@ -412,9 +354,7 @@ class SearchResult(Generic[S]):
 
     def _anchors(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """The better and the worse of largest and smallest sub-network, each of shape (objectives,), minimized."""
-        space = self.supernet.space
-        smallest = space.configuration(space.smallest)
-        rows = self.frame[(self.frame[list(smallest)] == pd.Series(smallest)).all(axis=1)]
+        rows = row_of(self.frame, self.supernet.space, self.supernet.space.smallest)
         if rows.empty or rows.iloc[0]["error"]:
             raise SelectionError("the smallest sub-network was not measured; a hypervolume needs it for its scale.")
         signs, names = np.array([o.sign for o in self._optimized]), [o.name for o in self._optimized]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nas_engine import plots
-from nas_engine.front import non_dominated
+from nas_engine.dominance import non_dominated
 from nas_engine.search import SelectionError
 from nas_engine.search.loop import search
 from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of

@@ -14,7 +14,8 @@ import numpy as np
 
 from evaluators import Evaluator
 from nas_engine.dominance import non_dominated
-from nas_engine.front import Objective, SearchResult
+from nas_engine.evaluation_table import Objective
+from nas_engine.front import SearchResult
 from nas_engine.progress import progress_bar
 from nas_engine.search.driver import Driver, Objectives
 from nas_engine.search.drivers import DriverFactory, make_driver

@@ -18,15 +18,13 @@ from nas_engine.compression.checkpoint import load_base, load_grids, save_grids,
 from nas_engine.compression.quantization import Quantization
 from nas_engine.supernet.errors import CheckpointError
 from nas_engine.supernet.families import family_of
-from nas_engine.supernet.layer import Unit
+from nas_engine.supernet.state import adapter_tensors
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork
 
 _FORMAT = 2
-ORDER_KEYS: dict[str, Unit] = {"channel_order": "channels", "head_order": "heads"}
-SHARE = ".share."  # between a module and a number of inputs
 _SAMPLES = 64  # weights of each tensor that the base's fingerprint looks at
 
 
@@ -41,23 +39,6 @@ class SavedSuperNetwork:
     base: str | None
     quantization: Quantization | None
     database: str | None
-
-
-def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
-    """Every adapter tensor, order of heads and channels and share of inputs of `supernet`, by name."""
-    tensors = {
-        f"layers.{layer.index}.{key}": layer.orders[unit]
-        for layer in supernet.layers
-        for key, unit in ORDER_KEYS.items()
-        if unit in layer.orders
-    }
-    for name, layer in supernet.elastic_linears.items():
-        if layer.lora_A is not None and layer.lora_B is not None:
-            tensors |= {f"{name}.lora_A": layer.lora_A.detach(), f"{name}.lora_B": layer.lora_B.detach()}
-        tensors |= {f"{name}{SHARE}{kept}": share for kept, share in layer.shares.items()}
-    for path, module in supernet.head.items():
-        tensors |= {f"head.{path}.{name}": tensor.detach() for name, tensor in module.state_dict().items()}
-    return tensors
 
 
 def base_fingerprint(model: PreTrainedModel, head: tuple[str, ...]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy.typing as npt
@@ -18,23 +17,22 @@ from nas_engine.compression.database import LayerDatabase
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.quantization import Quantization
 from nas_engine.models import moved
+from nas_engine.supernet.block_importance import block_importance
 from nas_engine.supernet.combination import COMBINATIONS
 from nas_engine.supernet.compressed_base import prepare_base
-from nas_engine.supernet.dimensions import BITS, DENSITY, HEADS, RANK, SKIP, WIDTH
+from nas_engine.supernet.dimensions import BITS, DENSITY, RANK, SKIP
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_units import elastic_units, sort_by_norms
 from nas_engine.supernet.extraction import absent_layers, bypassed
 from nas_engine.supernet.families import Family, family_of
-from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer
+from nas_engine.supernet.layer import READERS, ElasticLayer
 from nas_engine.supernet.levels import Levels
-from nas_engine.supernet.ordering import final_states
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.refit import find_shares
+from nas_engine.supernet.resizing import resizers_of
 from nas_engine.supernet.sensitivity import sensitivity
+from nas_engine.supernet.state import adapter_tensors, load_tensors
 from nas_engine.supernet.storage import (
-    ORDER_KEYS,
-    SHARE,
-    adapter_tensors,
     base_fingerprint,
     fingerprint,
     read_supernetwork,
@@ -121,7 +119,7 @@ class SuperNetwork:
         self.levels = Levels(space, database, self.base_fingerprint, self.adapter.combination)
         self._fix_orders()
         self._rigid_linears: dict[str, ElasticLinear] = {}  # views of the others, to be asked what they hold
-        self._resizers = {choice.name: self._resizers_of(choice) for choice in space.choices}
+        self._resizers = {c.name: resizers_of(c, self.layers, self.elastic_linears) for c in space.choices}
         self._genome: tuple[int, ...] | None = None  # what is active; only changed genes are applied
         for choice in space.fixed:
             self._apply(choice, choice.values[0])
@@ -386,7 +384,6 @@ class SuperNetwork:
                 "order with refit=False, or refit before the base is compressed."
             )
 
-    @torch.no_grad()
     def block_importance(self, batches: Sequence[Batch]) -> dict[str, float]:
         """How much the model's last hidden states change when a block is left out, by name: ``layers.3.attention``.
 
@@ -396,19 +393,7 @@ class SuperNetwork:
         Args:
             batches: calibration texts as `input_ids` and `attention_mask` of shape (rows, tokens).
         """
-        self.activate_genome(self.space.largest)
-        self.model.eval()
-        whole = final_states(self.model, batches)
-        importance = {}
-        for layer in self.layers:
-            for block in BLOCKS:
-                layer.set_kept(block, kept=False)
-                try:
-                    change = final_states(self.model, batches) - whole
-                finally:
-                    layer.set_kept(block, kept=True)
-                importance[f"layers.{layer.index}.{block}"] = (change.norm() / whole.norm()).item()
-        return importance
+        return block_importance(self, batches)
 
     def sensitivity(self, batches: Iterable[Batch], progress: bool = True) -> dict[str, tuple[float, ...]]:
         """How much each value of a gene changes what the network says, the other genes at their largest.
@@ -447,28 +432,9 @@ class SuperNetwork:
         """Adapters and channel order by name: with the base and the space, the whole super-network."""
         return adapter_tensors(self)
 
-    @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave. A base whose units are still in their original order is permuted first."""
-        for key, tensor in tensors.items():
-            if key.endswith("_order"):
-                _, index, name = key.split(".")
-                layer, unit = self.layers[int(index)], ORDER_KEYS[name]
-                current = layer.orders.get(unit, torch.arange(len(tensor)))
-                # `current` and `tensor` both hold original indices; compose the way back with the way there.
-                layer.permute(unit, current.argsort()[tensor.cpu()].to(self.model.device))
-        for module, linear in self.elastic_linears.items():
-            start = f"{module}{SHARE}"
-            linear.shares = {
-                int(key.removeprefix(start)): share.to(linear.weight.device)
-                for key, share in tensors.items()
-                if key.startswith(start)
-            }
-            if linear.lora_A is not None and linear.lora_B is not None:
-                linear.lora_A.copy_(tensors[f"{module}.lora_A"])
-                linear.lora_B.copy_(tensors[f"{module}.lora_B"])
-        for path, head in self.head.items():
-            head.load_state_dict({name: tensors[f"head.{path}.{name}"] for name in head.state_dict()})
+        load_tensors(self, tensors)
 
     def _fix_orders(self) -> None:
         """Inputs of a quantized layer are in groups, versions on disk in an order: the base's units keep theirs."""
@@ -510,19 +476,3 @@ class SuperNetwork:
             return
         for resize in self._resizers[choice.name]:
             resize(int(value))
-
-    def _resizers_of(self, choice: Choice) -> list[Callable[[int], None]]:
-        """What a value of `choice` is given to, looked up once: a search switches thousands of times."""
-        if choice.dimension == RANK:
-            return [self.elastic_linears[module].set_rank for module in choice.modules]
-        resizers: list[Callable[[int], None]] = []
-        for module in choice.modules:
-            _, index, name = module.split(".")
-            layer = self.layers[int(index)]
-            if choice.dimension == SKIP:
-                resizers.append(partial(layer.set_kept, "attention" if name == "attention" else "mlp"))
-            elif choice.dimension == HEADS and name == "o":
-                resizers.append(layer.set_heads)
-            elif choice.dimension == WIDTH and name == "down":
-                resizers.append(layer.set_width)
-        return resizers

@@ -1,0 +1,36 @@
+"""What the value of a gene is given to: the elastic layers whose ranks, heads, channels or blocks it sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from nas_engine.supernet.dimensions import HEADS, RANK, SKIP, WIDTH
+from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.layer import ElasticLayer
+from search_spaces import Choice
+
+
+def resizers_of(
+    choice: Choice, layers: Sequence[ElasticLayer], linears: Mapping[str, ElasticLinear]
+) -> list[Callable[[int], None]]:
+    """The setters of every size that `choice` is about; looked up once, for a search switches thousands of times.
+
+    Args:
+        choice: of a rank, a number of heads or channels, or whether a block is kept; others set nothing here.
+        layers: of the super-network.
+        linears: its elastic projections by name.
+    """
+    if choice.dimension == RANK:
+        return [linears[module].set_rank for module in choice.modules]
+    resizers: list[Callable[[int], None]] = []
+    for module in choice.modules:
+        _, index, name = module.split(".")
+        layer = layers[int(index)]
+        if choice.dimension == SKIP:
+            resizers.append(partial(layer.set_kept, "attention" if name == "attention" else "mlp"))
+        elif choice.dimension == HEADS and name == "o":
+            resizers.append(layer.set_heads)
+        elif choice.dimension == WIDTH and name == "down":
+            resizers.append(layer.set_width)
+    return resizers
