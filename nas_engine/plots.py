@@ -11,8 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from nas_engine.importance import layer_table
+
 if TYPE_CHECKING:
     from evaluators import Direction
+    from search_spaces import SearchSpace
 
 _COLUMN = (3.4, 2.6)  # inches: one column of a two-column paper
 _LINES = ("#1f4e79", "#c8502d", "#5a5a5a", "#7a9a3a", "#8a5aa0", "#111111")
@@ -158,30 +161,23 @@ def plot_importance(table: pd.DataFrame, objective: str, ax: Axes | None = None)
     """Which genes matter, as a map of what the gene is by layer: darker is more.
 
     Args:
-        table: shares by kind of gene (rows) and layer (columns), as `nas_engine.importance.layer_table` gives it; cells
-            without a gene are hatched.
+        table: shares by kind of gene (rows) and layer (columns), as `nas_engine.importance.layer_table` gives it.
         objective: its name.
         ax: where to draw; None makes a figure whose height follows the rows.
     """
-    ax = ax or _new_axes(height=1.15 + 0.24 * len(table))
-    percent = 100 * table.to_numpy(dtype=float)
-    ax.patch.set(hatch="////", edgecolor="#c0c0c0", facecolor="white")
-    image = ax.imshow(np.ma.masked_invalid(percent), cmap="Greys", vmin=0, aspect="auto", interpolation="nearest")
-    ax.set_yticks(range(len(table)), labels=list(table.index), fontsize=8)
-    ax.set_xticks(np.arange(-0.5, len(table.columns)), minor=True)
-    ax.set_yticks(np.arange(-0.5, len(table)), minor=True)
-    ax.grid(which="minor", color="#d8d8d8", linewidth=0.5)  # shows cells that are all but white
-    ax.tick_params(which="minor", length=0)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
-    ax.set_xlabel("layer", fontsize=9)
-    for side in ax.spines.values():
-        side.set_visible(False)
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    bar = figure.colorbar(image, ax=ax, location="top", aspect=40, pad=0.03, shrink=0.9)
-    bar.set_label(f"share in {objective} (%)", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    return ax
+    return _plot_layers(100 * table, f"share in {objective} (%)", ax)
+
+
+def plot_sensitivity(sensitivity: Mapping[str, Sequence[float]], space: SearchSpace, ax: Axes | None = None) -> Axes:
+    """What each gene's smallest value changes of what the network says, as a map of what the gene is by layer.
+
+    Args:
+        sensitivity: as `SuperNetwork.sensitivity` gives it.
+        space: of that super-network.
+        ax: where to draw; None makes a figure whose height follows the rows.
+    """
+    smallest = pd.Series({gene: values[0] for gene, values in sensitivity.items()})
+    return _plot_layers(layer_table(smallest, space), "divergence when smallest (nats)", ax)
 
 
 def plot_confirmed(rows: pd.DataFrame, x: Column, y: Column, ax: Axes | None = None) -> Axes:
@@ -232,6 +228,36 @@ def plot_confirmed(rows: pd.DataFrame, x: Column, y: Column, ax: Axes | None = N
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=7, frameon=False, handletextpad=0.2,
               columnspacing=0.8)  # fmt: skip
     return ax
+
+
+def _plot_layers(table: pd.DataFrame, label: str, ax: Axes | None) -> Axes:
+    """A map of kinds of genes (rows) by layer (columns); cells without a gene are hatched."""
+    ax = ax or _new_axes(height=1.15 + 0.24 * len(table))
+    ax.patch.set(hatch="////", edgecolor="#c0c0c0", facecolor="white")
+    image = ax.imshow(
+        np.ma.masked_invalid(table.to_numpy(dtype=float)), cmap="Greys", vmin=0, aspect="auto", interpolation="nearest"
+    )
+    ax.set_yticks(range(len(table)), labels=_short(list(table.index)), fontsize=8)
+    ax.set_xticks(np.arange(-0.5, len(table.columns)), minor=True)
+    ax.set_yticks(np.arange(-0.5, len(table)), minor=True)
+    ax.grid(which="minor", color="#d8d8d8", linewidth=0.5)  # shows cells that are all but white
+    ax.tick_params(which="minor", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+    ax.set_xlabel("layer", fontsize=9)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(image, ax=ax, location="top", aspect=40, pad=0.03, shrink=0.9)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return ax
+
+
+def _short(kinds: list[str]) -> list[str]:
+    """Kinds of genes without the modules that they are about, where that tells them apart."""
+    last = [kind.rpartition(".")[2] for kind in kinds]
+    return last if len(set(last)) == len(kinds) else kinds
 
 
 def _finish_hypervolume(ax: Axes, point: Mapping[str, float] | None, objectives: Sequence[Column]) -> None:

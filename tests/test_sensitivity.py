@@ -7,8 +7,10 @@ import torch
 from evaluators import ParameterCount, Perplexity
 from nas_engine import search
 from nas_engine.dominance import non_dominated
+from nas_engine.plots import plot_sensitivity
 from nas_engine.search import DriverProblem, SearchError
 from nas_engine.search.surrogate import SurrogateDriver
+from search_spaces import Choice, SearchSpace
 from tests.ordered import space_of
 from tests.supernets import CALIBRATION, EVERY_DIMENSION, FAMILIES, TOKENS, random_adapters, supernetwork
 from tests.tiny import tiny_llama
@@ -46,6 +48,19 @@ def test_sensitivity_needs_a_text() -> None:
     empty = [{name: torch.zeros_like(tensor) for name, tensor in CALIBRATION[0].items()}]
     with pytest.raises(ValueError, match="calibration data is empty"):
         supernetwork(tiny_llama()).sensitivity(empty)
+
+
+def test_map_of_a_sensitivity_shows_the_smallest_values_by_layer() -> None:
+    space = SearchSpace.of(
+        [
+            Choice("layers.0-1.mlp.width", (8, 16, 32), ("layers.0.up", "layers.1.up"), "mlp_width"),
+            Choice("layers.1.q.rank", (8, 16), ("layers.1.q",), "lora_rank"),
+        ]
+    )
+    axes = plot_sensitivity({"layers.0-1.mlp.width": (0.4, 0.1, 0.0), "layers.1.q.rank": (0.2, 0.0)}, space)
+    shown = axes.images[0].get_array()
+    assert shown.filled(np.nan) == pytest.approx(np.array([[0.4, 0.4], [np.nan, 0.2]]), nan_ok=True)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["width", "rank"]
 
 
 def volume(seed: int, hinted: bool, count: int) -> float:
