@@ -20,12 +20,12 @@ def test_notebook_runs_from_top_to_bottom_on_a_tiny_model(tmp_path) -> None:
     )
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     figures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert len(figures) == 4
+    assert len(figures) == 5
     assert (tmp_path / "run" / "compressed" / "config.json").exists()
 
 
 def test_committed_notebook_has_its_outputs_and_no_error() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
