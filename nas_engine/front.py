@@ -163,10 +163,9 @@ class SearchResult(Generic[S]):
             SelectionError: the evaluation of one of them failed.
         """
         ends = zip(*self._anchors(), strict=True)
-        objectives = [o for o in self.objectives if o.optimized]
         return {
             o.name: (o.sign * float(ideal), o.sign * float(nadir))
-            for o, (ideal, nadir) in zip(objectives, ends, strict=True)
+            for o, (ideal, nadir) in zip(self._optimized, ends, strict=True)
         }
 
     def hypervolume(self, reference_point: dict[str, float] | None = None) -> pd.Series:

@@ -6,7 +6,6 @@ Each stage keeps what it has done in the run folder, so that the same job starte
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.tasks import task_splits
 from nas_engine.training import train
 from nas_engine.training.strategies import STRATEGIES, Strategy
+from nas_engine.whole_file import replacing
 from search_spaces import lora_rank, mlp_width
 
 _HINTS = 8  # training questions, some 300 tokens
@@ -205,9 +205,8 @@ def _sensitivity(
         if kept["made_with"] == made_with:
             return dict(kept["genes"])
     found = supernet.sensitivity(calibration_batches(questions, supernet.tokenizer, count), progress)
-    temporary = file.with_suffix(".tmp")  # a kill leaves either no file or a whole one
-    temporary.write_text(json.dumps({"made_with": made_with, "genes": found}) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    with replacing(file) as unfinished:
+        unfinished.write_text(json.dumps({"made_with": made_with, "genes": found}) + "\n", encoding="utf-8")
     return dict(found)
 
 

@@ -8,7 +8,6 @@ since a search may put any version of the others before it.
 from __future__ import annotations
 
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from nas_engine.compression.sparsify import matrix_of
 from nas_engine.compression.sparsity import Unstructured, wanda_mask
 from nas_engine.supernet.families import family_of
 from nas_engine.supernet.storage import base_fingerprint
+from nas_engine.whole_file import replacing
 
 _FORMAT = 1
 FULL_BITS = 16
@@ -204,9 +204,8 @@ def build_database(
             grid.require_dividing(matrix_of(linear).shape[1], layer.name(projection))
         if not file.exists():
             tensors = _versions(layer, levels, grid, refit)
-            temporary = file.with_suffix(".tmp")
-            save_file(tensors, temporary)
-            os.replace(temporary, file)
+            with replacing(file) as unfinished:
+                save_file(tensors, unfinished)
     return LayerDatabase(folder, budget_bytes)
 
 

@@ -121,9 +121,9 @@ def _errors_without(weight: Tensor, inverse: Tensor, width: int) -> Tensor:
     units = len(inverse) // width
     own = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (units, width, width)
     columns = weight.T.view(units, width, -1)
-    products = columns @ columns.transpose(1, 2)
     # LAPACK takes matrices one by one: of thousands of single numbers it makes minutes where cores are shared.
-    errors: Tensor = (products / own if width == 1 else products * torch.linalg.inv(own)).sum((1, 2))
+    solved = columns / own if width == 1 else torch.linalg.solve(own, columns)
+    errors: Tensor = (columns * solved).sum((1, 2))
     return errors
 
 

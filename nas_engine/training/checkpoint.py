@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nas_engine.supernet.errors import CheckpointError
+from nas_engine.whole_file import replacing
 
 FILE = "training.safetensors"
 _FORMAT = 2
@@ -49,9 +49,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "settings": json.dumps({"format": _FORMAT, **checkpoint.settings}),
         "refitted": json.dumps(checkpoint.refitted),
     }
-    temporary = folder / f"{FILE}.tmp"
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, folder / FILE)
+    with replacing(folder / FILE) as file:
+        save_file(tensors, file, metadata=metadata)
 
 
 def read_checkpoint(folder: Path, settings: Mapping[str, Any]) -> Checkpoint | None:
