@@ -25,8 +25,9 @@ from evaluators import Measurement, MultipleChoiceAccuracy, Question
 from nas_engine import SuperNetwork, train
 from nas_engine.progress import progress_bar
 from nas_engine.tasks import task_splits
+from nas_engine.training.answers import answer_loss
 from nas_engine.training.data import batch_indices, batch_of, tokenize
-from nas_engine.training.trainer import TrainingSettings, answer_loss, learning_rate_at
+from nas_engine.training.run import TrainingSettings, learning_rate_at
 from search_spaces import lora_rank, mlp_width
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -62,7 +63,7 @@ def peft_accuracy(
 
 
 def _train_peft(peft: Any, examples: list[Any], steps: int, pad: int) -> None:
-    settings = TrainingSettings(steps, BATCH, LEARNING_RATE, "uniform", 1, 0.1, 0.0, 1.0, 1024, 0)
+    settings = TrainingSettings(steps, BATCH, LEARNING_RATE)
     parameters = [p for p in peft.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
     lengths = tuple(len(example.tokens) for example in examples)

@@ -7,19 +7,23 @@ from nas_engine.search.loop import search
 from nas_engine.search.pool import WorkerPool
 from nas_engine.search.ray_executor import RayCluster
 from nas_engine.supernet import Subnetwork, SuperNetwork
-from nas_engine.training import Example, TrainingReport, train
+from nas_engine.training import Distillation, Example, Healed, Teacher, TrainingReport, heal, train
 
 __all__ = [
     "Comparison",
     "ConfirmedFront",
+    "Distillation",
     "Example",
+    "Healed",
     "RayCluster",
     "SearchResult",
     "Subnetwork",
     "SuperNetwork",
+    "Teacher",
     "TrainingReport",
     "WorkerPool",
     "compare",
+    "heal",
     "search",
     "train",
 ]

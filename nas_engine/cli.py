@@ -29,13 +29,21 @@ def search_command(
     folder: Annotated[Path, typer.Option(help="Run folder; start again with the same one to go on.")] = _DEFAULT.folder,
     model: Annotated[str, typer.Option(help="Hugging Face id or folder, or smollm2.")] = _DEFAULT.model,
     task: Annotated[
-        str, typer.Option(help="chain_sum, a JSONL file or folder of questions, or hf:<dataset>.")
+        str, typer.Option(help="family, chain_sum, a JSONL file or folder of questions, or hf:<dataset>.")
     ] = _DEFAULT.task,
     train: Annotated[int, typer.Option(help="Training questions at most.")] = _DEFAULT.train,
     validation: Annotated[int, typer.Option(help="Questions that guide the search.")] = _DEFAULT.validation,
-    selection: Annotated[int, typer.Option(help="Questions on which the best few are compared.")] = _DEFAULT.selection,
+    selection: Annotated[int, typer.Option(help="Questions on which the finalists are compared.")] = _DEFAULT.selection,
     test: Annotated[int, typer.Option(help="Held-out questions at most.")] = _DEFAULT.test,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = _DEFAULT.steps,
+    adapter: Annotated[
+        Path | None, typer.Option(help="PEFT LoRA adapter of this model, to be the reference instead of a trained one.")
+    ] = _DEFAULT.adapter,
+    lora_steps: Annotated[
+        int, typer.Option(help="Steps of plain LoRA on the whole model: the reference and the teacher.")
+    ] = _DEFAULT.lora_steps,
+    steps: Annotated[int, typer.Option(help="Steps of the super-network's training.")] = _DEFAULT.steps,
+    heal_steps: Annotated[int, typer.Option(help="Steps that heal a finalist alone.")] = _DEFAULT.heal_steps,
+    finalists: Annotated[int, typer.Option(help="Sub-networks of the front that are healed.")] = _DEFAULT.finalists,
     batch_size: Annotated[int, typer.Option(help="Questions of a training batch.")] = _DEFAULT.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = _DEFAULT.learning_rate,
     strategy: Annotated[
@@ -74,7 +82,11 @@ def search_command(
                     validation=validation,
                     selection=selection,
                     test=test,
+                    adapter=adapter,
+                    lora_steps=lora_steps,
                     steps=steps,
+                    heal_steps=heal_steps,
+                    finalists=finalists,
                     batch_size=batch_size,
                     learning_rate=learning_rate,
                     strategy=strategy,  # type: ignore[arg-type]  # checked by JobSettings
@@ -107,27 +119,35 @@ def report(job: JobResult, console: Console) -> None:
     console.print(front_table(job))
     reference, chosen = job.summary["reference"], job.summary["chosen"]
     console.print("\nMeasured again on held-out questions, latencies in turns:")
-    for title, entry in (("largest", reference), ("chosen", chosen)):
+    entries = (("plain LoRA", reference), ("largest", job.summary["largest"]), ("chosen", chosen))
+    for title, entry in entries:
         accuracy = entry["accuracy"]
         console.print(
-            f"  {title:8} accuracy {accuracy['value']:.3f} ± {accuracy['stderr']:.3f}   "
+            f"  {title:10} accuracy {accuracy['value']:.3f} ± {accuracy['stderr']:.3f}   "
             f"latency {entry['latency_ms']:.1f} ms   {entry['parameters'] / 1e6:.1f} M parameters",
             highlight=False,
         )
     console.print(
-        f"  speed-up {job.summary['speedup']:.2f} ×, accuracy drop {100 * job.summary['accuracy_drop']:.1f} points; "
+        f"  speed-up {job.summary['speedup']:.2f} ×, accuracy drop {100 * job.summary['accuracy_drop']:.1f} points "
+        f"against plain LoRA on the whole model; "
         f"{job.summary['evaluations']} evaluations, {job.summary['seconds']:.0f} s in all",
         highlight=False,
     )
+    console.print("\nThe chosen model in its own words, on held-out questions:")
+    for answer in job.summary["answers"]:
+        mark = "" if answer["said"] == answer["right"] else f"   (right: {answer['right']})"
+        console.print(f"  {answer['question']} {answer['said']}{mark}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"\nIn {job.folder}:", highlight=False)
     for name, content in (
         ("front.csv, front.png", "the Pareto front"),
         ("evaluations.csv", "every sub-network measured"),
+        ("finalists.csv, healed.png", "the finalists before and after healing"),
+        ("reference/", "plain LoRA on the whole model, as a PEFT adapter"),
         ("compressed/", "the chosen model, for AutoModelForCausalLM.from_pretrained(…, trust_remote_code=True)"),
         ("supernet/", "the trained super-network, for SuperNetwork.load"),
         ("summary.json", "the figures above"),
     ):
-        console.print(f"  {name:22} {content}", highlight=False, soft_wrap=True)
+        console.print(f"  {name:25} {content}", highlight=False, soft_wrap=True)
 
 
 def front_table(job: JobResult) -> Table:
@@ -148,7 +168,7 @@ def front_table(job: JobResult) -> Table:
 _RECIPE = RecipeSettings()
 _FOLDER = Annotated[Path, typer.Option(help="Run folder; start again with the same one to go on.")]
 _MODEL = Annotated[str, typer.Option(help="Hugging Face id or folder, or smollm2.")]
-_TASK = Annotated[str, typer.Option(help="chain_sum, a JSONL file or folder of questions, or hf:<dataset>.")]
+_TASK = Annotated[str, typer.Option(help="family, chain_sum, a JSONL file or folder of questions, or hf:<dataset>.")]
 _TRAIN = Annotated[int, typer.Option(help="Training questions at most.")]
 _VALIDATION = Annotated[int, typer.Option(help="Questions that compare sub-adapters.")]
 _CONFIRMATION = Annotated[int, typer.Option(help="Other questions that judge the best ones again; 0 for none.")]

@@ -1,4 +1,4 @@
-"""The main job from a model to a compressed one, as the command line runs it: train, search, choose, save, confirm.
+"""The main job from a model to a compressed one, as the command line runs it: tune, train, search, heal, save, confirm.
 
 Each stage keeps what it has done in the run folder, so that the same job started again goes on where it stopped.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import pandas as pd
 
 from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, Question, Racing
 from evaluators.devices import require_device
-from nas_engine.choosing import choose, speedups_over
+from evaluators.generation import greedy
+from nas_engine import plots
+from nas_engine.finalists import Finalist, HealingPlan, choose, flips, speedups_over, table
 from nas_engine.front import SearchResult
 from nas_engine.progress import say
 from nas_engine.recipes import calibration_batches
@@ -26,12 +28,13 @@ from nas_engine.search.errors import LedgerError
 from nas_engine.search.loop import search
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.tasks import task_splits
-from nas_engine.training import train
+from nas_engine.training import Teacher, train
 from nas_engine.training.strategies import STRATEGIES, Strategy
 from nas_engine.whole_file import replacing
 from search_spaces import lora_rank, mlp_width
 
 _HINTS = 8  # training questions, some 300 tokens
+_SHOWN, _NEW_TOKENS = 5, 12  # held-out questions that the chosen one answers in its own words
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -42,15 +45,20 @@ class JobSettings:
     Args:
         folder: of the run; everything that the job makes is below it.
         model: Hugging Face id or folder, or ``smollm2``.
-        task: ``chain_sum``, a JSONL file or a folder of questions, or ``hf:<dataset>``.
-        train: questions to train on; likewise `validation`, which guides the search, `selection`, on which its best few
-            are compared again, and `test`, held out.
-        steps: of training; likewise `batch_size`, `learning_rate` and `strategy`.
+        task: ``family`` or ``chain_sum``, a JSONL file or a folder of questions, or ``hf:<dataset>``.
+        train: questions to train on; likewise `validation`, which guides the search, `selection`, on which its
+            finalists are compared, and `test`, held out.
+        adapter: folder of a PEFT LoRA adapter of this model, which is then the reference; None trains one.
+        lora_steps: plain LoRA on the whole model: the reference, the teacher of all smaller ones, and their start. With
+            0 and no adapter the model as it is given is the reference.
+        steps: of the super-network's training; likewise `batch_size`, `learning_rate` (of all training) and `strategy`.
+        heal_steps: of a finalist alone, after the search; 0 takes it as the super-network left it.
+        finalists: sub-networks of the front that are healed, by successive halving.
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
         driver: of the search; likewise `evaluations` and `population`.
         sensitivity: training questions by which it is measured how much each gene matters, before the search, for the
             drivers ``auto`` and ``surrogate``; 0 does without, None takes 8 with these drivers.
-        tolerance: what the chosen sub-network may lose of the largest one's accuracy, as a fraction of 1.
+        tolerance: what the chosen sub-network may lose of the reference's accuracy, as a fraction of 1.
         ranks: adapter ranks to choose from.
         widths: fractions of the MLPs' intermediate sizes to choose from.
         layers_per_gene: consecutive layers that share a rank and a width.
@@ -61,22 +69,26 @@ class JobSettings:
 
     folder: Path = Path("runs/quickstart")
     model: str = "smollm2"
-    task: str = "chain_sum"
+    task: str = "family"
     train: int = 4000
-    validation: int = 400
-    selection: int = 960
-    test: int = 1200
-    steps: int = 180
+    validation: int = 128
+    selection: int = 320
+    test: int = 800
+    adapter: Path | None = None
+    lora_steps: int = 110
+    steps: int = 36
+    heal_steps: int = 48
+    finalists: int = 4
     batch_size: int = 16
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
     refit: bool = True
     driver: str = "surrogate"
-    evaluations: int = 30
+    evaluations: int = 24
     population: int = 12
     sensitivity: int | None = None
-    tolerance: float = 0.005
-    ranks: tuple[int, ...] = (32, 16)
+    tolerance: float = 0.01
+    ranks: tuple[int, ...] = (32,)
     widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3, 0.15)
     layers_per_gene: int = 3
     tokens: int = 128
@@ -93,6 +105,11 @@ class JobSettings:
             raise ValueError(
                 f"evaluations and population are {self.evaluations} and {self.population}; give at least 1 and 2."
             )
+        if min(self.lora_steps, self.steps) < 0:
+            raise ValueError(f"lora_steps and steps are {self.lora_steps} and {self.steps}; give at least 0.")
+        if self.adapter is not None and self.lora_steps != JobSettings.lora_steps and self.lora_steps:
+            raise ValueError("an adapter is given, so that none is trained; leave lora_steps out.")
+        self.healing  # noqa: B018  # checks itself
         given = self.sensitivity or 0
         if given < 0 or (given and self.driver not in HINTED):
             raise ValueError(
@@ -100,6 +117,11 @@ class JobSettings:
                 f"{' or '.join(HINTED)}, or 0."
             )
         require_device(self.device)
+
+    @property
+    def healing(self) -> HealingPlan:
+        """How the finalists are healed."""
+        return HealingPlan(self.heal_steps, self.finalists, self.batch_size, self.learning_rate, self.seed)
 
     @property
     def hints(self) -> int:
@@ -127,8 +149,8 @@ class JobResult:
 def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     """Run the whole job.
 
-    Leaves in the run folder `front.csv`, `front.png`, `evaluations.csv`, `compressed/`, `supernet/`, `summary.json`,
-    the search's ledger and the training's checkpoint.
+    Leaves in the run folder `front.csv`, `front.png`, `evaluations.csv`, `finalists.csv`, `healed.png`, `reference/`
+    (plain LoRA, as PEFT's adapter), `compressed/`, `supernet/`, `summary.json`, the search's ledger and checkpoints.
 
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
@@ -144,35 +166,48 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     held_out = MultipleChoiceAccuracy(splits.test)
     say(f"Scoring it untrained on {settings.validation} validation questions", enabled=progress)
     untrained = validation(supernet.largest)
-    train(
-        supernet,
-        splits.train,
-        settings.steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        strategy=settings.strategy,
-        refit=settings.refit and supernet.can_refit,
-        seed=settings.seed,
-        checkpoint=folder / "training",
-        progress=progress,
-    )
+    teacher = _reference(supernet, splits.train, settings, folder, progress)
+    say("Scoring the reference, plain LoRA on the whole model", enabled=progress)
+    reference = {name: _of(teacher, asked) for name, asked in (("validation", validation), ("selection", selection))}
+    _train(supernet, splits.train, teacher, settings, folder, progress)
     supernet.save(folder / "supernet")
     hint = _sensitivity(supernet, splits.train, settings.hints, folder, progress)
     result = _search(supernet, validation, settings, folder, hint, progress)
-    say(f"Measuring the best few again on {settings.selection} other questions, and in turns", enabled=progress)
-    chosen = choose(result, supernet.largest, selection, settings.tolerance, settings.tokens).row
-    _write_figures(result, chosen, folder)
-    subnet = result.subnetwork(chosen)
-    subnet.save_pretrained(folder / "compressed")
-    say(f"Measuring the largest and the chosen again on {len(splits.test)} held-out questions", enabled=progress)
-    summary = _confirm(supernet, subnet, held_out, settings) | {
+    finalists = choose(
+        result,
+        supernet.largest,
+        reference["selection"],
+        selection,
+        splits.train,
+        teacher,
+        settings.healing,
+        settings.tolerance,
+        settings.tokens,
+        folder,
+        progress,
+    )
+    chosen = finalists[0]
+    _write_figures(result, finalists, reference, folder)
+    (chosen.healed or chosen.subnet).save_pretrained(folder / "compressed")
+    say(f"Measuring reference, largest and chosen on {len(splits.test)} held-out questions", enabled=progress)
+    changed, pairs = flips(finalists)
+    summary = _confirm(supernet, teacher, chosen, held_out, settings) | {
+        "answers": _answers(chosen, splits.test),
+        "finalists": json.loads(table(finalists).round(4).to_json(orient="records")),
+        "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         "untrained_validation_accuracy": _rounded(untrained),
         "front": int(result.frame["on_front"].sum()),
         "evaluations": len(result),
         "seconds": round(time.perf_counter() - started, 1),
+        "processor_seconds": round(time.process_time(), 1),
+        "settings": {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(settings).items()
+            if name != "folder"
+        },
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return JobResult(result, chosen, summary, folder)
+    return JobResult(result, chosen.row, summary, folder)
 
 
 def _writable(folder: Path) -> Path:
@@ -191,6 +226,61 @@ def _untrained(settings: JobSettings) -> SuperNetwork:
         settings.widths, multiple_of=32, layers_per_gene=settings.layers_per_gene
     )
     return SuperNetwork.from_pretrained(settings.model, space, seed=settings.seed, device=settings.device)
+
+
+def _reference(
+    supernet: SuperNetwork, questions: Sequence[Question], settings: JobSettings, folder: Path, progress: bool
+) -> Teacher:
+    """What a user would otherwise have: plain LoRA on the whole model, trained or given; also kept as PEFT's."""
+    if settings.adapter is not None:
+        supernet.load_adapter(settings.adapter)
+    elif settings.lora_steps:
+        train(
+            supernet,
+            questions,
+            settings.lora_steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            strategy="largest",
+            seed=settings.seed,
+            checkpoint=folder / "lora",
+            progress=progress,
+        )
+        supernet.largest.save_adapter(folder / "reference")
+    return Teacher.of(supernet)
+
+
+def _train(
+    supernet: SuperNetwork,
+    questions: Sequence[Question],
+    teacher: Teacher,
+    settings: JobSettings,
+    folder: Path,
+    progress: bool,
+) -> None:
+    refit = settings.refit and supernet.can_refit
+    if not settings.steps:
+        say("Ordering heads and channels", enabled=progress)
+        supernet.order_by_importance(list(calibration_batches(questions, supernet.tokenizer, 512)), refit)
+        return
+    train(
+        supernet,
+        questions,
+        settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        strategy=settings.strategy,
+        teacher=teacher,
+        refit=refit,
+        seed=settings.seed,
+        checkpoint=folder / "training",
+        progress=progress,
+    )
+
+
+def _of(teacher: Teacher, asked: MultipleChoiceAccuracy) -> Measurement:
+    with teacher.taught() as supernet:
+        return asked.measure(supernet.model, supernet.tokenizer)
 
 
 def _sensitivity(
@@ -237,38 +327,66 @@ def _search(
     )
 
 
-def _write_figures(result: SearchResult[Subnetwork], chosen: pd.Series, folder: Path) -> None:
+def _write_figures(
+    result: SearchResult[Subnetwork],
+    finalists: Sequence[Finalist],
+    reference: Mapping[str, Measurement],
+    folder: Path,
+) -> None:
     result.to_csv(folder / "front.csv")
     result.frame.to_csv(folder / "evaluations.csv")
+    healed = table(finalists)
+    healed.to_csv(folder / "finalists.csv", index=False)
+    latency = float(result.reference["latency"])  # the reference's architecture is the largest's
     with matplotlib.rc_context({"backend": "agg"}):
-        axes = result.plot("latency", "accuracy", chosen=chosen)
-        figure = axes.get_figure(root=True)
-        assert figure is not None
-        figure.savefig(folder / "front.png", dpi=300)
+        axes = result.plot("latency", "accuracy", chosen=finalists[0].row)
+        plots.mark_reference(axes, latency, reference["validation"].value)
+        plots.save(axes, folder / "front.png")
+        plots.save(plots.plot_healed(healed, reference["selection"]), folder / "healed.png")
 
 
 def _confirm(
-    supernet: SuperNetwork, chosen: Subnetwork, held_out: MultipleChoiceAccuracy, settings: JobSettings
+    supernet: SuperNetwork,
+    teacher: Teacher,
+    chosen: Finalist,
+    held_out: MultipleChoiceAccuracy,
+    settings: JobSettings,
 ) -> dict[str, Any]:
-    """Measure both anew: accuracy on questions that the search never saw, latency in turns, so that drift cancels."""
-    accuracies = [held_out(supernet.largest), held_out(chosen)]
-    times = speedups_over(supernet.largest, [chosen], settings.tokens)
-    parameters = [supernet.largest.parameter_count(), chosen.parameter_count()]
-    reference, compressed = (
-        {
-            "accuracy": _rounded(accuracy),
-            "latency_ms": round(milliseconds, 3),
-            "parameters": count,
-        }
-        for accuracy, milliseconds, count in zip(accuracies, times.medians, parameters, strict=True)
-    )
-    return {
-        "reference": reference,
-        "chosen": compressed | {"configuration": dict(chosen.configuration)},
+    """Measure all anew: accuracy on questions that nothing saw yet, latency in turns, so that drift cancels."""
+    model = chosen.healed.extract(share_embeddings=True) if chosen.healed else chosen.subnet.model
+    accuracies = {
+        "reference": _of(teacher, held_out),
+        "chosen": held_out.measure(model, supernet.tokenizer),
+        "largest": held_out(supernet.largest),
+    }
+    times = speedups_over(supernet.largest, [chosen.subnet], settings.tokens)
+    whole = supernet.largest.parameter_count()
+    sizes = {
+        "reference": (times.medians[0], whole),
+        "chosen": (times.medians[1], chosen.subnet.parameter_count()),
+        "largest": (times.medians[0], whole),
+    }
+    figures: dict[str, Any] = {
+        name: {"accuracy": _rounded(accuracy), "latency_ms": round(sizes[name][0], 3), "parameters": sizes[name][1]}
+        for name, accuracy in accuracies.items()
+    }
+    figures["chosen"] |= {"configuration": dict(chosen.subnet.configuration), "heal_steps": chosen.steps}
+    return figures | {
         "speedup": round(times.speedups[1], 4),
         "speedup_stderr": round(times.speedup_stderrs[1], 4),
-        "accuracy_drop": round(accuracies[0].value - accuracies[1].value, 4),
+        "accuracy_drop": round(accuracies["reference"].value - accuracies["chosen"].value, 4),
     }
+
+
+def _answers(chosen: Finalist, questions: Sequence[Question]) -> list[dict[str, str]]:
+    """What the chosen one writes to a few held-out questions, beside the right answers."""
+    asked = questions[:_SHOWN]
+    model = (chosen.healed or chosen.subnet).extract(share_embeddings=True)
+    said = greedy(model, chosen.subnet.tokenizer, [q.prompt for q in asked], _NEW_TOKENS, stop=("\n",))
+    return [
+        {"question": q.question, "right": q.choices[q.answer], "said": text.strip()}
+        for q, text in zip(asked, said, strict=True)
+    ]
 
 
 def _rounded(measurement: Measurement) -> dict[str, float]:

@@ -14,7 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from nas_engine.importance import layer_table
 
 if TYPE_CHECKING:
-    from evaluators import Direction
+    from pathlib import Path
+
+    from evaluators import Direction, Measurement
     from search_spaces import SearchSpace
 
 _COLUMN = (3.4, 2.6)  # inches: one column of a two-column paper
@@ -92,6 +94,55 @@ def plot_front(
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=7, frameon=False, handletextpad=0.2,
               columnspacing=0.8)  # fmt: skip
     return ax
+
+
+def mark_reference(ax: Axes, x: float, y: float, label: str = "plain LoRA") -> Axes:
+    """Add what a user would otherwise have to a figure of `plot_front`."""
+    ax.scatter(x, y, marker="*", s=90, facecolors="white", edgecolors="black", linewidths=1.0, zorder=5, label=label)
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=7, frameon=False,
+              handletextpad=0.2, columnspacing=0.8)  # fmt: skip
+    return ax
+
+
+def plot_healed(finalists: pd.DataFrame, reference: Measurement, ax: Axes | None = None) -> Axes:
+    """Accuracy over speed-up of finalists before and after healing, with the reference at a speed-up of 1.
+
+    Args:
+        finalists: as `nas_engine.finalists.table` gives it, the chosen one first.
+        reference: the accuracy of plain LoRA on the same questions.
+        ax: where to draw; None makes a figure.
+    """
+    ax = ax or _new_axes()
+    ax.axhline(reference.value, color="black", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+    ax.errorbar(1.0, reference.value, yerr=reference.stderr, fmt="*", markersize=10, color="black", elinewidth=0.6,
+                capsize=1.5, label="plain LoRA")  # fmt: skip
+    ordered = finalists.sort_values("speedup")
+    styles: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("unhealed", {"fmt": "o--", "markerfacecolor": "white", "color": _DOMINATED, "label": "before healing"}),
+        ("accuracy", {"fmt": "o-", "color": _FRONT, "label": "healed"}),
+    )
+    for column, style in styles:
+        ax.errorbar(ordered["speedup"], ordered[column], yerr=ordered[f"{column}_stderr"], markersize=4,
+                    linewidth=1.1, elinewidth=0.6, capsize=1.5, **style)  # fmt: skip
+    chosen = finalists.iloc[0]
+    ax.scatter(chosen["speedup"], chosen["accuracy"], s=75, facecolors="none", edgecolors=_CHOSEN, linewidths=1.5,
+               zorder=6, label="chosen")  # fmt: skip
+    ax.set_xlabel("speed-up over the whole model", fontsize=9)
+    ax.set_ylabel("accuracy", fontsize=9)
+    ax.grid(alpha=0.25, linewidth=0.5)
+    ax.margins(0.08)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=7, frameon=False, handletextpad=0.2,
+              columnspacing=0.8)  # fmt: skip
+    return ax
+
+
+def save(ax: Axes, file: Path) -> Path:
+    """Write the figure of `ax` for print."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(file, dpi=300)
+    return file
 
 
 def plot_hypervolume(

@@ -1,12 +1,12 @@
 """Tasks by name: questions to train on, to search with and to judge by, none of them in two of the three.
 
-A task is made on the spot (``chain_sum``), read from JSONL, or taken from a Hugging Face dataset.
+A task is made on the spot (``family``, ``chain_sum``), read from JSONL, or taken from a Hugging Face dataset.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count as count_from
 from itertools import islice
@@ -16,9 +16,15 @@ from typing import Any
 from evaluators.questions import Question, load_questions, split
 
 CHAIN_SUM = "chain_sum"
+FAMILY = "family"
 HUB_PREFIX = "hf:"
 _CHAIN_SUM_LIMIT = 100_000  # of the three million distinct ones, so that drawing them stays quick
+_FAMILY_LIMIT = 20_000
 _OFFSETS = (-10, -3, -2, -1, 1, 2, 3, 10)
+_RELATIONS = (
+    *("father", "mother", "son", "daughter", "husband", "wife", "brother", "sister"),
+    *("grandfather", "grandmother", "father-in-law", "mother-in-law"),
+)
 
 
 class TaskError(ValueError):
@@ -44,8 +50,9 @@ def task_splits(name_or_path: str | Path, train: int, validation: int, test: int
     """The splits of a task, the same for the same arguments.
 
     Args:
-        name_or_path: ``chain_sum``; a JSONL file, from which all three are cut; a folder with ``train.jsonl`` and
-            ``test.jsonl``; or ``hf:<dataset>`` and ``hf:<dataset>:<configuration>`` with the splits train and test.
+        name_or_path: ``family`` or ``chain_sum``; a JSONL file, from which all three are cut; a folder with
+            ``train.jsonl`` and ``test.jsonl``; or ``hf:<dataset>`` and ``hf:<dataset>:<configuration>`` with the
+            splits train and test.
         train: questions at most; fewer where the task has fewer. Likewise `test`.
         validation: questions cut from the training ones; never from the test set where the task brings one.
         test: as `train`. A training question that the test set has too is left out of training.
@@ -58,9 +65,9 @@ def task_splits(name_or_path: str | Path, train: int, validation: int, test: int
     if min(train, validation, test) < 1:
         raise TaskError(f"train, validation and test are {train}, {validation} and {test}; give at least 1 of each.")
     name = str(name_or_path)
-    if name == CHAIN_SUM:
+    if name in _MADE:
         # One shuffled draw: earlier draws hold more of the few short sums than later ones.
-        made = chain_sum(train + validation + test, seed)
+        made = _MADE[name](train + validation + test, seed)
         random.Random(seed).shuffle(made)
         return TaskSplits(
             tuple(made[:train]), tuple(made[train : train + validation]), tuple(made[train + validation :])
@@ -73,8 +80,8 @@ def task_splits(name_or_path: str | Path, train: int, validation: int, test: int
         learn, judge = _cut(load_questions(name), test, seed, f"test questions from {name}")
     else:
         raise TaskError(
-            f"there is no task {name!r}; give {CHAIN_SUM!r}, a JSONL file, a folder with train.jsonl and test.jsonl, "
-            f"or {HUB_PREFIX}<dataset>."
+            f"there is no task {name!r}; give {FAMILY!r}, {CHAIN_SUM!r}, a JSONL file, a folder with train.jsonl and "
+            f"test.jsonl, or {HUB_PREFIX}<dataset>."
         )
     held_out = {question.question for question in judge}
     learn = [question for question in learn if question.question not in held_out]
@@ -113,10 +120,56 @@ def _chain_sum_entries(seed: int) -> Iterator[tuple[str, int]]:
         yield made[i]["question"], int(made[i]["answer"])
 
 
+def family(count: int, seed: int) -> list[Question]:
+    """Who somebody is to somebody else in a family of 4 to 6, in a word, with four choices; no question occurs twice.
+
+    More of the same seed begins with what fewer gives.
+
+    Raises:
+        TaskError: `count` is out of range, or reasoning-gym is not installed.
+    """
+    if not 0 < count <= _FAMILY_LIMIT:
+        raise TaskError(f"count is {count}; {FAMILY} makes from 1 to {_FAMILY_LIMIT} questions.")
+    rng = random.Random(seed)
+    entries: dict[str, str] = {}
+    for text, relation in _family_entries(rng.getrandbits(62)):
+        entries.setdefault(text, relation)
+        if len(entries) == count:
+            break
+    return [_with_relations(text, relation, rng) for text, relation in entries.items()]
+
+
+def _family_entries(seed: int) -> Iterator[tuple[str, str]]:
+    try:
+        from reasoning_gym.graphs.family_relationships import (
+            FamilyRelationshipsConfig,
+            FamilyRelationshipsDataset,
+        )
+    except ImportError as error:
+        raise TaskError(f"{FAMILY} needs reasoning-gym; install it with: pip install reasoning-gym.") from error
+    made = FamilyRelationshipsDataset(
+        FamilyRelationshipsConfig(min_family_size=4, max_family_size=6, seed=seed, size=1)
+    )
+    for i in count_from():
+        entry = made[i]
+        # The last paragraph asks, and says how to answer, in many ways; the question alone is what is learned here.
+        story, _, ask = entry["question"].strip().rpartition("\n\n")
+        yield f"{story} {ask.partition('?')[0]}?", str(entry["answer"])
+
+
+def _with_relations(text: str, relation: str, rng: random.Random) -> Question:
+    values = [relation, *rng.sample([other for other in _RELATIONS if other != relation], 3)]
+    rng.shuffle(values)
+    return Question(text, tuple(values), values.index(relation))
+
+
 def _with_choices(text: str, result: int, rng: random.Random) -> Question:
     values = [result, *(result + offset for offset in rng.sample(_OFFSETS, 3))]
     rng.shuffle(values)
     return Question(text, tuple(map(str, values)), values.index(result))
+
+
+_MADE: Mapping[str, Callable[[int, int], list[Question]]] = {FAMILY: family, CHAIN_SUM: chain_sum}
 
 
 def _cut(questions: Sequence[Question], held_out: int, seed: int, what: str) -> tuple[list[Question], list[Question]]:

@@ -28,7 +28,10 @@ def arguments(tmp_path) -> list[str]:
         "validation": 20,
         "selection": 20,
         "test": 20,
+        "lora-steps": 4,
         "steps": 5,
+        "heal-steps": 4,
+        "finalists": 3,
         "batch-size": 4,
         "evaluations": 12,
         "population": 6,
@@ -36,7 +39,8 @@ def arguments(tmp_path) -> list[str]:
         "tokens": 16,
         "tolerance": 0.2,
     }
-    return ["search", *(part for name, value in given.items() for part in (f"--{name}", str(value)))]
+    ranks = ["--rank", "32", "--rank", "16"]
+    return ["search", *ranks, *(part for name, value in given.items() for part in (f"--{name}", str(value)))]
 
 
 def run(arguments: list[str]):
@@ -53,6 +57,12 @@ def test_command_leaves_front_figure_model_and_summary(arguments: list[str], tmp
     assert (folder / "front.png").stat().st_size > 10_000
     assert {"reference", "chosen", "speedup", "accuracy_drop", "evaluations", "seconds"} <= set(summary)
     assert summary["evaluations"] == 12
+    assert summary["settings"] | {"lora_steps": 4, "steps": 5, "heal_steps": 4, "seed": 0} == summary["settings"]
+    assert summary["chosen"]["heal_steps"] == 4
+    assert len(summary["finalists"]) <= 3
+    assert len(summary["answers"]) == 5
+    assert "plain LoRA" in done.output
+    assert "in its own words" in done.output
     drop = summary["reference"]["accuracy"]["value"] - summary["chosen"]["accuracy"]["value"]
     assert summary["accuracy_drop"] == pytest.approx(drop, abs=1e-3)
     model = AutoModelForCausalLM.from_pretrained(folder / "compressed", trust_remote_code=True)
@@ -93,7 +103,7 @@ def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_
     ("option", "value", "message"),
     [
         ("--driver", "genetic", "'genetic'; choose one of auto, surrogate, nsga2"),
-        ("--strategy", "largest", "'largest'; choose one of uniform, sandwich, turns"),
+        ("--strategy", "widest", "'widest'; choose one of uniform, sandwich, turns, largest"),
         ("--evaluations", "0", "give at least 1"),
         ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
         ("--width", "80", "width is 80.0, but this layer has 48 channels"),
@@ -134,7 +144,9 @@ def test_job_is_a_function_too(arguments: list[str], tmp_path) -> None:
         validation=20,
         selection=20,
         test=20,
+        lora_steps=1,
         steps=2,
+        heal_steps=0,
         evaluations=6,
         population=4,
         tolerance=1.0,
@@ -142,6 +154,7 @@ def test_job_is_a_function_too(arguments: list[str], tmp_path) -> None:
     )
     job = run_job(settings, progress=False)
     subnet = job.search.subnetwork(job.chosen)
+    assert job.summary["chosen"]["heal_steps"] == 0
     ids = torch.arange(2, 12)[None]
     model = AutoModelForCausalLM.from_pretrained(job.folder / "compressed", trust_remote_code=True)
     with torch.inference_mode():

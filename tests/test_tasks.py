@@ -7,7 +7,7 @@ import torch
 
 from evaluators import save_questions
 from nas_engine.models import ModelError, load_model
-from nas_engine.tasks import TaskError, chain_sum, questions_from_rows, task_splits
+from nas_engine.tasks import TaskError, chain_sum, family, questions_from_rows, task_splits
 
 
 def texts(questions) -> set[str]:
@@ -25,8 +25,29 @@ def test_chain_sum_is_seeded_and_its_answer_is_the_sum() -> None:
         assert {abs(int(c) - total) for c in q.choices} <= {0, 1, 2, 3, 10}
 
 
-def test_splits_share_no_question() -> None:
-    splits = task_splits("chain_sum", 300, 50, 100, seed=0)
+def test_family_is_seeded_and_asks_after_one_of_those_it_tells_of() -> None:
+    questions = family(200, seed=3)
+    assert questions == family(200, seed=3) != family(200, seed=4)
+    assert family(50, seed=3) == questions[:50]
+    for q in questions:
+        assert len(set(q.choices)) == 4
+        story, _, ask = q.question.rpartition(". ")
+        assert ask.endswith("?")
+        assert sum(name in ask for name in set(story.replace(".", "").split()) if name[0].isupper()) >= 2
+    # What a story says outright: a couple is husband and wife.
+    told = next(q for q in questions if q.choices[q.answer] in ("husband", "wife"))
+    assert "is married to" in told.question
+
+
+@pytest.mark.parametrize("count", [0, 20_001])
+def test_family_out_of_range_is_refused(count: int) -> None:
+    with pytest.raises(TaskError, match=f"count is {count}"):
+        family(count, seed=0)
+
+
+@pytest.mark.parametrize("name", ["chain_sum", "family"])
+def test_splits_share_no_question(name: str) -> None:
+    splits = task_splits(name, 300, 50, 100, seed=0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (300, 50, 100)
     assert not texts(splits.train) & texts(splits.validation)
     assert not (texts(splits.train) | texts(splits.validation)) & texts(splits.test)

@@ -18,9 +18,11 @@ from nas_engine import SuperNetwork, heuristics
 from nas_engine.compression import CompressionError, sparsify
 from nas_engine.supernet import CheckpointError
 from nas_engine.training import Example, Visits, train
+from nas_engine.training.answers import answer_loss, predictions
 from nas_engine.training.data import batch_indices, batch_of, tokenize
+from nas_engine.training.run import TrainingSettings, learning_rate_at
 from nas_engine.training.strategies import genomes_of_batch
-from nas_engine.training.trainer import TrainingSettings, _Run, answer_logits, answer_loss, learning_rate_at
+from nas_engine.training.trainer import _Run
 from search_spaces import ModelShape, layer_skip, lora_rank, mlp_width
 from tests.supernets import DECODERS, EVERY_DIMENSION, FAMILIES, logits, supernetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -128,7 +130,7 @@ def test_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path) -> N
     ("arguments", "message"),
     [
         ({"steps": 0}, "steps is 0"),
-        ({"strategy": "largest"}, "'largest'; choose one of uniform, sandwich, turns"),
+        ({"strategy": "widest"}, "'widest'; choose one of uniform, sandwich, turns, largest"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"warmup": 2.0}, "warmup is 2"),
         ({"distill": True}, 'distill needs strategy="sandwich"'),
@@ -218,20 +220,21 @@ def test_distilled_subnetworks_learn_the_largest_ones_predictions() -> None:
     run = _Run(
         supernet,
         tokenize(EXAMPLES, tiny_tokenizer(), 64),
-        TrainingSettings(1, 16, 1e-3, "sandwich", 1, 0, 0, 1, 64, 0, True),
+        TrainingSettings(1, 16, 1e-3, "sandwich", warmup=0, max_tokens=64, distill=True),
+        None,
     )
     genomes = np.vstack([supernet.space.largest, supernet.space.smallest])
     supernet.model.train().zero_grad()
-    run._visit(batch, genomes)
+    run.visit_genomes(batch, genomes)
     got = [p.grad.clone() for p in supernet.adapter_parameters]
     supernet.model.zero_grad()
     supernet.activate_genome(supernet.space.largest)
-    logits, labels = answer_logits(supernet.model, batch)
-    target = logits.detach().softmax(-1)
+    largest = predictions(supernet.model, batch)
+    target = largest.logits.detach().softmax(-1)
     supernet.activate_genome(supernet.space.largest)
-    (F.cross_entropy(logits, labels) / 2).backward()
+    (F.cross_entropy(largest.logits, largest.labels) / 2).backward()
     supernet.activate_genome(supernet.space.smallest)
-    small, _ = answer_logits(supernet.model, batch)
+    small = predictions(supernet.model, batch).logits
     (-(target * small.log_softmax(-1)).sum(-1).mean() / 2).backward()
     for gradient, parameter in zip(got, supernet.adapter_parameters, strict=True):
         torch.testing.assert_close(gradient, parameter.grad)
@@ -281,7 +284,7 @@ def test_strategies_visit_largest_and_smallest_and_uniform_covers_every_value() 
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
-    run = TrainingSettings(20, 1, 1.0, "uniform", 1, 0.25, 0.0, 1.0, 8, 0)
+    run = TrainingSettings(20, 1, 1.0, warmup=0.25, max_tokens=8)
     rates = [learning_rate_at(step, run) for step in range(20)]
     assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert rates[5:] == sorted(rates[5:], reverse=True)

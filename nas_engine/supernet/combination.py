@@ -44,6 +44,14 @@ class Combination(Protocol):
         """
         ...
 
+    def absorbed(self, frozen: Tensor, update: Tensor, grid: Grid | None) -> Tensor:
+        """The frozen weight on which a new adapter goes on: with a zero update it computes what both compute now.
+
+        Raises:
+            ExportError: as `weight`.
+        """
+        ...
+
     def merges(self, sparsity: float, grid: Grid | None) -> bool:
         """Whether `weight` never raises for a frozen weight with that fraction of zeros."""
         ...
@@ -73,6 +81,10 @@ class Plain:
             )
         return merged
 
+    def absorbed(self, frozen: Tensor, update: Tensor, grid: Grid | None) -> Tensor:
+        """See `Combination.absorbed`."""
+        return self.weight(frozen, update, grid)
+
     def merges(self, sparsity: float, grid: Grid | None) -> bool:
         """See `Combination.merges`."""
         return grid is None and sparsity < _SPARSE_FROM
@@ -88,6 +100,10 @@ class Masked:
     def weight(self, frozen: Tensor, update: Tensor, grid: Grid | None) -> Tensor:
         """See `Combination.weight`."""
         return (frozen.float() + update.masked_fill(frozen == 0, 0.0)).to(frozen.dtype)
+
+    def absorbed(self, frozen: Tensor, update: Tensor, grid: Grid | None) -> Tensor:
+        """See `Combination.absorbed`."""
+        return self.weight(frozen, update, None)
 
     def merges(self, sparsity: float, grid: Grid | None) -> bool:
         """See `Combination.merges`."""

@@ -268,33 +268,53 @@ class ElasticLinear(nn.Module):
         Raises:
             ExportError: as `combined_weight`.
         """
-        weight = self.combined_weight().clone()
+        return self._plain(self.combined_weight())
+
+    @torch.no_grad()
+    def unmerged(self) -> ElasticLinear:
+        """A layer of the active size on tensors of its own, the adapter beside the weight as it is here."""
+        layer = self._alone(self.active_weight, self.active_rank)
+        layer.scaling = self.scaling
+        if self.lora_A is not None:
+            layer.lora_A = nn.Parameter(self._active_lora_A.clone())
+            layer.lora_B = nn.Parameter(self._active_lora_B.clone())
+        return layer
+
+    @torch.no_grad()
+    def renewed(self, generator: torch.Generator) -> ElasticLinear:
+        """A layer of the active size that computes the same, its adapter taken into the frozen weight and begun anew.
+
+        The new adapter has the largest rank at the same scale. On a sparse or quantized base the weight keeps its zeros
+        and its grid, from which it is not rounded yet.
+
+        Raises:
+            ExportError: the adapter cannot become part of the weight (see `Combination.absorbed`).
+        """
+        if self.lora_A is None:
+            return self.unmerged()
+        update = self.scaling * (self._active_lora_B @ self._active_lora_A)
+        weight = self.combination.absorbed(self.active_weight, update, self.active_grid)
+        layer = self._alone(weight, self.rank, generator)
+        layer.scaling = self.scaling
+        return layer
+
+    def _alone(self, weight: Tensor, rank: int, generator: torch.Generator | None = None) -> ElasticLinear:
+        """An elastic layer of the active size around `weight`, with a new adapter."""
+        parts, grid = self.active_parts, self.active_grid
+        return ElasticLinear(self._plain(weight), rank, 1.0, self.dropout.p, generator, parts, self.combination, grid)
+
+    def _plain(self, weight: Tensor) -> nn.Linear | Conv1D:
+        """A layer of the active size and the original's class with a copy of `weight` (active_out, active_in)."""
         with torch.device("meta"):
             layer: nn.Linear | Conv1D = (
                 Conv1D(self.active_out, self.active_in)
                 if self.transposed
                 else nn.Linear(self.active_in, self.active_out, bias=self.bias is not None)
             )
-        layer.weight = nn.Parameter(weight.T.contiguous() if self.transposed else weight)
+        oriented = weight.T if self.transposed else weight
+        layer.weight = nn.Parameter(oriented.clone(memory_format=torch.contiguous_format))
         if self.active_bias is not None:
             layer.bias = nn.Parameter(self.active_bias.clone())
-        return layer
-
-    @torch.no_grad()
-    def unmerged(self) -> ElasticLinear:
-        """A layer of the active size on tensors of its own, the adapter beside the weight as it is here."""
-        with torch.device("meta"):
-            base = nn.Linear(self.active_in, self.active_out, bias=self.bias is not None)
-        base.weight = nn.Parameter(self.active_weight.clone())
-        if self.active_bias is not None:
-            base.bias = nn.Parameter(self.active_bias.clone())
-        layer = ElasticLinear(
-            base, self.active_rank, 1.0, self.dropout.p, None, self.active_parts, self.combination, self.active_grid
-        )
-        layer.scaling = self.scaling
-        if self.lora_A is not None:
-            layer.lora_A = nn.Parameter(self._active_lora_A.clone())
-            layer.lora_B = nn.Parameter(self._active_lora_B.clone())
         return layer
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,7 @@ def extract(
     layers: Sequence[ElasticLayer],
     share_embeddings: bool = False,
     merge: bool | None = None,
+    stand_in: Callable[[ElasticLinear], nn.Module] | None = None,
 ) -> PreTrainedModel:
     """The active sub-network of `model` as an independent model, in evaluation mode.
 
@@ -35,6 +36,7 @@ def extract(
         layers: its layers, set to the sub-network's sizes.
         share_embeddings: keep the embedding tensors instead of copying them.
         merge: True merges every adapter, None those that merge without loss; the others stay beside their weights.
+        stand_in: what an elastic layer becomes instead.
 
     Raises:
         ExportError: `merge` is True, and an adapter does not merge without loss (the projection is named).
@@ -47,7 +49,10 @@ def extract(
         if layer.index in gone:
             memo[id(layer.module)] = nn.Identity()
             continue
-        memo |= {id(linear): _deployed(linear, layer, name, merge) for name, linear in layer.linears.items()}
+        memo |= {
+            id(linear): stand_in(linear) if stand_in else _deployed(linear, layer, name, merge)
+            for name, linear in layer.linears.items()
+        }
         memo |= {id(m): layer.bypass(block, b) for block, b, m in bypassed(layer)}
     if share_embeddings:
         memo |= {id(p): p for e in _embeddings(model) for p in e.parameters()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluators import LayerSizes, Operator, decoder_operators
 from nas_engine.compression.checkpoint import save_on_grids
 from nas_engine.supernet.compressed_base import active_grids, as_stored
+from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.extraction import extract
 from nas_engine.supernet.peft_export import save_adapter
 from search_spaces import Value
@@ -84,6 +85,21 @@ class Subnetwork:
         """
         return extract(self.model, self._supernet.family, self._supernet.layers, share_embeddings, merge)
 
+    def extract_with(self, stand_in: Callable[[ElasticLinear], nn.Module]) -> PreTrainedModel:
+        """As `extract`, embeddings shared, with what `stand_in` gives in place of each elastic layer."""
+        return extract(self.model, self._supernet.family, self._supernet.layers, True, None, stand_in)
+
+    @property
+    def merges(self) -> bool:
+        """Whether every adapter becomes part of its weight without loss."""
+        self._supernet.activate(self._configuration)
+        return all(linear.merges for linear in self._supernet.elastic_linears.values())
+
+    @property
+    def supernetwork_fingerprint(self) -> str:
+        """Of the super-network that it belongs to."""
+        return self._supernet.fingerprint()
+
     def operators(self, batch: int, tokens: int, past: int = 0) -> list[Operator]:
         """Every matrix product of one forward pass over `tokens` new tokens after `past` cached ones, logits for the
         last position only, as generation computes them.
@@ -128,8 +144,11 @@ class Subnetwork:
         Raises:
             ExportError: an adapter does not merge without loss; `save_adapter` saves it beside its base.
         """
-        folder = Path(folder)
-        extracted = self.extract(share_embeddings=True, merge=True)
+        return self.save_model(self.extract(share_embeddings=True, merge=True), Path(folder), {})
+
+    def save_model(self, extracted: PreTrainedModel, folder: Path, about: Mapping[str, int]) -> Path:
+        """Write a model of this sub-network's shape, grids and zeros, and what `subnetwork.json` says about it."""
+        self._supernet.activate(self._configuration)
         grids = active_grids(self._supernet)
         if grids:
             save_on_grids(extracted, grids, folder)
@@ -140,6 +159,7 @@ class Subnetwork:
             "configuration": self._configuration,
             "parameters": self.parameter_count(),
             "supernetwork": self._supernet.fingerprint(),
+            **about,
         }
         (folder / "subnetwork.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         return folder

@@ -8,7 +8,7 @@ import numpy as np
 
 from search_spaces import Genome, SearchSpace
 
-Strategy = Literal["uniform", "sandwich", "turns"]
+Strategy = Literal["uniform", "sandwich", "turns", "largest"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
@@ -18,7 +18,10 @@ def genomes_of_batch(space: SearchSpace, strategy: Strategy, seed: int, batch: i
     ``uniform`` draws one uniformly at random, as LoNAS, Shears and SQFT train. ``sandwich`` (Yu and Huang, 2019, arXiv
     1903.05134, section 3.2) visits the largest, the smallest and two random ones. ``turns`` visits one of these three
     kinds after the other, a batch each: both ends of the space are trained as well, at the cost of ``uniform``.
+    ``largest`` visits the largest alone: plain LoRA on the whole model.
     """
+    if strategy == "largest":
+        return np.atleast_2d(space.largest)
     rng = np.random.default_rng([seed, batch])
     if strategy == "sandwich":
         return np.vstack([space.largest, space.smallest, space.sample(rng, 2)])

@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
-from evaluators.head import logits_of
-from nas_engine.progress import progress_bar, say
+from nas_engine.progress import say
 from nas_engine.supernet.supernetwork import SuperNetwork
-from nas_engine.training.checkpoint import (
-    Checkpoint,
-    load_optimizer,
-    optimizer_tensors,
-    read_checkpoint,
-    write_checkpoint,
-)
-from nas_engine.training.data import IGNORED, TextPair, TokenizedExample, batch_indices, batch_of, tokenize
-from nas_engine.training.strategies import STRATEGIES, Strategy, genomes_of_batch
+from nas_engine.training.answers import Distillation, learned, predictions
+from nas_engine.training.data import TextPair, TokenizedExample, tokenize
+from nas_engine.training.run import Run, TrainingSettings
+from nas_engine.training.strategies import Strategy, genomes_of_batch
+from nas_engine.training.teacher import Teacher
 from nas_engine.training.visits import Visits
 from search_spaces import Genome
 
-_CALIBRATION_EXAMPLES, _REFITTING_EXAMPLES, _CALIBRATION_ROWS = 256, 1024, 32  # weights need more than an order does
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """All that shapes a training run; see `train`."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    strategy: Strategy
-    accumulation: int
-    warmup: float
-    weight_decay: float
-    max_gradient_norm: float
-    max_tokens: int
-    seed: int
-    distill: bool = False
-    refit: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy is {self.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup is {self.warmup}; give the fraction of the steps, from 0 to 1.")
-        if self.distill and self.strategy != "sandwich":
-            raise ValueError('distill needs strategy="sandwich", whose largest sub-network teaches the others.')
+# Of calibration; weights need several times as many as a layer has channels, an order fewer.
+_CALIBRATION_TOKENS, _REFITTING_TOKENS, _CALIBRATION_ROWS = 8_192, 20_480, 32
 
 
 @dataclass(frozen=True)
@@ -105,6 +64,8 @@ def train(
     distill: bool = False,
     gradient_checkpointing: bool = False,
     refit: bool = False,
+    teacher: Teacher | None = None,
+    distillation: Distillation = Distillation(),  # noqa: B008  # frozen
     seed: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -121,7 +82,8 @@ def train(
         steps: optimizer steps.
         batch_size: examples of a micro-batch.
         strategy: ``"uniform"``, one random sub-network a micro-batch; ``"sandwich"``, the largest, the smallest and two
-            random ones; or ``"turns"``, one of the largest, the smallest and a random one, in turns.
+            random ones; ``"turns"``, one of the largest, the smallest and a random one, in turns; or ``"largest"``,
+            which is plain LoRA on the whole model.
         accumulation: micro-batches of a step.
         warmup: fraction of the steps.
         max_gradient_norm: gradients are scaled down to this norm.
@@ -131,6 +93,9 @@ def train(
         gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
         refit: fit narrower widths to what they leave out, where channels are ordered here and, on the trained network,
             once more at the end; see `SuperNetwork.refit`.
+        teacher: whose distribution every visited sub-network learns beside the answers, such as plain LoRA on the whole
+            model: ``train(…, strategy="largest")``, then ``Teacher.of(supernet)``.
+        distillation: how much of it.
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
     Raises:
@@ -152,7 +117,10 @@ def train(
         seed,
         distill,
         refit,
+        distillation,
     )
+    if teacher is not None and distill:
+        raise ValueError("distill lets the largest sub-network teach, and there is a teacher already; give one.")
     if supernet.model.get_output_embeddings() is None:
         raise ValueError(
             f"{type(supernet.model).__name__} predicts no text; train it with transformers.Trainer and "
@@ -163,27 +131,14 @@ def train(
     if refit:
         supernet.require_refit()
     examples = tokenize(train_set, supernet.tokenizer, max_tokens)
-    run = _Run(supernet, examples, settings)
+    run = _Run(supernet, examples, settings, teacher)
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
-    if not supernet.ordered:
+    if not supernet.ordered and strategy != "largest":  # which is the same in any order
         say("Ordering heads and channels", enabled=progress)
         supernet.order_by_importance(run.calibration(), refit)
-    started = time.perf_counter()
-    with progress_bar("Training", steps, enabled=progress, completed=resumed_at) as bar:
-        try:
-            if gradient_checkpointing:
-                supernet.model.gradient_checkpointing_enable({"use_reentrant": False})
-            for step in range(resumed_at, steps):
-                bar.advance(loss=run.step(step))
-                if folder and (step + 1) % checkpoint_every == 0:
-                    run.save(folder)
-        finally:
-            if gradient_checkpointing:
-                supernet.model.gradient_checkpointing_disable()
-            if folder and run.consistent:
-                run.save(folder)
-    seconds = time.perf_counter() - started
+    title = "Training the whole model" if strategy == "largest" else "Training sub-networks"
+    seconds = run.go(title, steps, folder, checkpoint_every, gradient_checkpointing, progress)
     if refit and not run.refitted:
         say("Fitting narrower widths to the trained network", enabled=progress)
         run.refit()
@@ -194,118 +149,71 @@ def train(
     return TrainingReport(tuple(map(fmean, run.losses)), run.visits(), seconds, resumed_at)
 
 
-def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross-entropy of the labelled tokens."""
-    return F.cross_entropy(*answer_logits(model, batch))
+class _Run(Run):
+    """A run in which sub-networks of a super-network take turns."""
 
-
-def answer_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits where a labelled token is predicted, shape (labelled tokens, vocabulary), and the labels there.
-
-    The output head runs at these positions alone.
-    """
-    hidden = model.base_model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).last_hidden_state  # (rows, tokens, hidden)
-    labels = batch["labels"][:, 1:]
-    scored = labels != IGNORED
-    return logits_of(model, hidden[:, :-1][scored]), labels[scored]
-
-
-def learning_rate_at(step: int, settings: TrainingSettings) -> float:
-    """Linear warm-up from zero, then a cosine to zero."""
-    warmup_steps = math.ceil(settings.warmup * settings.steps)
-    if step < warmup_steps:
-        return settings.learning_rate * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, settings.steps - warmup_steps)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-class _Run:
-    """The state of one training run, which a checkpoint holds entirely."""
-
-    def __init__(self, supernet: SuperNetwork, examples: list[TokenizedExample], settings: TrainingSettings) -> None:
-        self.supernet, self.examples, self.settings = supernet, examples, settings
-        self.lengths = tuple(len(example.tokens) for example in examples)
-        self.losses: list[list[float]] = []  # of every visit, by step
-        self.consistent = True  # weights, moments and losses stand at the same step
-        self.refitted = False  # after the last step
-        self.optimizer = torch.optim.AdamW(
-            supernet.adapter_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        digest = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
-        self.identity: dict[str, Any] = asdict(settings) | {
-            "train_set": digest,
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        examples: list[TokenizedExample],
+        settings: TrainingSettings,
+        teacher: Teacher | None,
+    ) -> None:
+        self.supernet, self.teacher = supernet, teacher
+        identity = {
             "space": supernet.space.fingerprint(),
             "base": supernet.base_fingerprint,
             "combination": supernet.adapter.combination,
+            "teacher": teacher and teacher.fingerprint(),
         }
-
-    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        tokenizer = self.supernet.tokenizer
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        return batch_of([self.examples[i] for i in indices], pad, self.supernet.model.device)
+        super().__init__(supernet.model, supernet.tokenizer, supernet.adapter_parameters, examples, settings, identity)
 
     def calibration(self) -> list[dict[str, Tensor]]:
         """The first examples, those of similar length together."""
-        count = _REFITTING_EXAMPLES if self.settings.refit else _CALIBRATION_EXAMPLES
+        wanted = _REFITTING_TOKENS if self.settings.refit else _CALIBRATION_TOKENS
+        count = int(np.searchsorted(np.cumsum(self.lengths), wanted)) + 1
         first = sorted(range(min(len(self.examples), count)), key=self.lengths.__getitem__)
         return [self.batch(first[i : i + _CALIBRATION_ROWS]) for i in range(0, len(first), _CALIBRATION_ROWS)]
 
-    def step(self, step: int) -> float:
-        s, supernet = self.settings, self.supernet
-        supernet.model.train()
-        self.optimizer.param_groups[0]["lr"] = learning_rate_at(step, s)
-        losses = []
-        # Dropout draws from torch's global state: seeded by step, so that resuming draws the same.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(s.seed * 1_000_003 + step)
-            for micro in range(step * s.accumulation, (step + 1) * s.accumulation):
-                batch = self.batch(batch_indices(micro, s.batch_size, self.lengths, s.seed))
-                losses += self._visit(batch, genomes_of_batch(supernet.space, s.strategy, s.seed, micro))
-        torch.nn.utils.clip_grad_norm_(supernet.adapter_parameters, s.max_gradient_norm)
-        self.consistent = False
-        self.optimizer.step()
-        self.losses.append(losses)
-        self.consistent = True
-        self.optimizer.zero_grad()
-        return fmean(losses)
+    def visit(self, batch: dict[str, Tensor], micro: int) -> list[float]:
+        """See `Run.visit`."""
+        s = self.settings
+        return self.visit_genomes(batch, genomes_of_batch(self.supernet.space, s.strategy, s.seed, micro))
 
-    def _visit(self, batch: dict[str, Tensor], genomes: Genome) -> list[float]:
+    def visit_genomes(self, batch: dict[str, Tensor], genomes: Genome) -> list[float]:
         """Add the gradients of `genomes` on `batch`; the loss on the answers of each."""
-        losses, teacher = [], None  # the largest's probabilities, shape (labelled tokens, vocabulary)
+        s = self.settings
+        teacher = None if self.teacher is None else self.teacher.predictions(batch)
+        losses, in_place = [], None  # the largest's probabilities, shape (labelled tokens, vocabulary)
         for genome in genomes:
             self.supernet.activate_genome(genome)
-            logits, labels = answer_logits(self.supernet.model, batch)
-            loss = F.cross_entropy(logits, labels)
-            losses.append(loss.item())
-            if teacher is not None:
-                loss = F.cross_entropy(logits, teacher)
-            elif self.settings.distill:
-                teacher = logits.detach().softmax(-1)
+            said = predictions(self.model, batch)
+            loss, answers = learned(said, teacher, s.distillation)
+            losses.append(answers)
+            if in_place is not None:
+                loss = F.cross_entropy(said.logits, in_place)
+            elif s.distill:
+                in_place = said.logits.detach().softmax(-1)
             if self.supernet.trains:
-                (loss / (len(genomes) * self.settings.accumulation)).backward()
+                (loss / (len(genomes) * s.accumulation)).backward()
         return losses
 
     def refit(self) -> None:
+        """Fit narrower widths to the network as it is now."""
         self.supernet.refit(self.calibration())
         self.refitted = True
 
     def visits(self) -> Visits:
+        """Which sub-networks took turns, at what loss."""
         space, s = self.supernet.space, self.settings
         micro_batches = range(len(self.losses) * s.accumulation)
         genomes = [genomes_of_batch(space, s.strategy, s.seed, micro) for micro in micro_batches]
         return Visits(space, np.vstack(genomes), tuple(loss for step in self.losses for loss in step))
 
-    def save(self, folder: Path) -> None:
-        state, moments = self.supernet.state(), optimizer_tensors(self.optimizer)
-        write_checkpoint(folder, Checkpoint(self.losses, self.identity, state, moments, self.refitted))
+    def state(self) -> dict[str, Tensor]:
+        """See `Run.state`."""
+        return self.supernet.state()
 
-    def resume(self, folder: Path) -> int:
-        found = read_checkpoint(folder, self.identity)
-        if found is None:
-            return 0
-        self.supernet.load_state(found.state)
-        load_optimizer(self.optimizer, found.optimizer)
-        self.losses, self.refitted = list(found.losses), found.refitted
-        return len(self.losses)
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Run.load_state`."""
+        self.supernet.load_state(tensors)

@@ -1,0 +1,249 @@
+"""What makes compression methods comparable: the same task, the same multiply-accumulates, the same measured speed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks._common import load
+from benchmarks.training_quality import questions
+from evaluators import Evaluator, Measurement, MultipleChoiceAccuracy, Perplexity, Question, Subnetwork, compare_latency
+from evaluators import split as split_questions
+from nas_engine import Example, SuperNetwork
+from nas_engine.batches import Batch
+from nas_engine.recipes import calibration_batches
+from nas_engine.tasks import TaskError, task_splits
+from nas_engine.training import TextPair
+from nas_engine.training.data import tokenize
+from nas_engine.training.strategies import genomes_of_batch
+from nas_engine.whole_file import replacing
+from search_spaces import layer_skip, mlp_width
+
+BATCH, MAX_TOKENS = 16, 1024
+VALIDATION = 100  # questions: each costs a search a forward pass an evaluation, out of the same budget
+THREADS, PREFILL = 2, 128  # of the timing
+_FRACTIONS = (0.8, 0.6, 0.4, 0.2, 0.1)
+_TOKENS_A_CHANNEL = 8  # of calibration
+_OPENING = "Question:"
+
+Widths = tuple[int, ...]  # the MLP's channels of every layer that is left, which is all that a speed depends on here
+
+
+class Judge(Evaluator, Protocol):
+    """An evaluator that also takes an ordinary model."""
+
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Measurement:
+        """Measure `model`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned and how it is judged.
+
+    Args:
+        train: prompts with completions.
+        guide: scores by validation data, for a search.
+        judge: by held-out data.
+        read: what one call of `guide` reads, each prompt once for all its options; for its price.
+    """
+
+    train: Sequence[TextPair]
+    guide: Judge
+    judge: Judge
+    read: Sequence[TextPair]
+
+
+def load_task(name: str, data: Path, test: int) -> Task:
+    """``perplexity`` and ``arc`` from the questions in `data`, or a task of `nas_engine.tasks`.
+
+    Raises:
+        TaskError: there is no such task, or no data.
+    """
+    if name in ("arc", "perplexity"):
+        if not data.is_dir():
+            raise TaskError(f"there is no folder {data}; give --data.")
+        learn, held_out = questions(data, test)
+        learn, validation = split_questions(learn, VALIDATION, seed=0)
+    else:
+        made = task_splits(name, 4000, VALIDATION, test, seed=0)
+        learn, validation, held_out = list(made.train), list(made.validation), list(made.test)
+    if name == "perplexity":
+        train, read = ([_as_text(question) for question in part] for part in (learn, validation))
+        texts = [_OPENING + text.completion for text in read]
+        held_out_texts = [question.prompt + question.completion for question in held_out]
+        return Task(train, Perplexity(texts), Perplexity(held_out_texts), read)
+    all_options = [Example(question.prompt, "".join(question.continuations)) for question in validation]
+    return Task(learn, MultipleChoiceAccuracy(validation), MultipleChoiceAccuracy(held_out), all_options)
+
+
+def _as_text(question: Question) -> Example:
+    return Example(_OPENING, (question.prompt + question.completion).removeprefix(_OPENING))
+
+
+@dataclass(frozen=True)
+class Load:
+    """Tokens that a network reads, and those at which its output head runs."""
+
+    tokens: float
+    labels: float
+
+    @classmethod
+    def of(cls, pairs: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase) -> Load:
+        """All of `pairs`, without padding."""
+        examples = tokenize(pairs, tokenizer, MAX_TOKENS)
+        tokens = sum(len(example.tokens) for example in examples)
+        return cls(tokens, tokens - sum(example.prompt_length for example in examples))
+
+    def times(self, factor: float) -> Load:
+        """`factor` times as much."""
+        return Load(self.tokens * factor, self.labels * factor)
+
+
+def forward_macs(subnet: Subnetwork, load: Load) -> float:
+    """Multiply-accumulates of linear layers, adapters and the output head."""
+    layers, adapters, head = _weights(subnet)
+    return load.tokens * (layers + adapters) + load.labels * head
+
+
+def training_macs(subnet: Subnetwork, load: Load) -> float:
+    """Forward, backward through the frozen weights and the adapters, and the adapters' own gradients."""
+    return 2 * forward_macs(subnet, load) + load.tokens * _weights(subnet)[1]
+
+
+def sampled_macs(supernet: SuperNetwork, load: Load, seed: int, draws: int = 64) -> float:
+    """`training_macs` of a sub-network drawn uniformly at random, the mean over `draws`."""
+    space = supernet.space
+    genomes = [genomes_of_batch(space, "uniform", seed, batch)[0] for batch in range(draws)]
+    return float(np.mean([training_macs(supernet.subnetwork(space.configuration(g)), load) for g in genomes]))
+
+
+def calibration_macs(subnet: Subnetwork, batches: Sequence[Batch], fitted: bool = False) -> float:
+    """A forward pass without the head; with `fitted` also products of channels with channels, and their solves.
+
+    An inverse, an elimination and the shares take about three cubes of the channels.
+    """
+    tokens = float(sum(int(batch["attention_mask"].sum()) for batch in batches))
+    widths = widths_of(subnet) if fitted else ()
+    return forward_macs(subnet, Load(tokens, 0)) + sum(tokens * width**2 + 3 * width**3 for width in widths)
+
+
+def calibration(train: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, channels: int) -> list[Batch]:
+    """Several times as many tokens as a layer has channels."""
+    lengths = [len(example.tokens) for example in tokenize(train[:2048], tokenizer, MAX_TOKENS)]
+    count = int(np.searchsorted(np.cumsum(lengths), _TOKENS_A_CHANNEL * channels)) + 1
+    return list(calibration_batches(train, tokenizer, count))
+
+
+def widths_of(subnet: Subnetwork) -> Widths:
+    """The architecture of `subnet`."""
+    return tuple(sizes.intermediate_size for sizes in subnet.layer_sizes)
+
+
+def _weights(subnet: Subnetwork) -> tuple[int, int, int]:
+    """Elements of the layers' weights, of their adapters and of the output head."""
+    weights = [op for op in subnet.operators(1, 1) if op.kind == "weight"]
+    layers = sum(op.elements for op in weights if op.name.startswith("layers."))
+    adapters = subnet.parameter_count(merged=False) - subnet.parameter_count()
+    return layers, adapters, sum(op.elements for op in weights) - layers
+
+
+class Timings:
+    """Measured speed-ups of architectures over the whole model, kept in a file; the prefill of one prompt on the CPU.
+
+    Args:
+        file: JSON, made and added to where something is missing.
+        quick: the tiny model, few repeats.
+    """
+
+    def __init__(self, file: Path, quick: bool) -> None:
+        self.file, self.quick = file, quick
+        model, tokenizer = load(quick)
+        self.whole = widths_of(SuperNetwork.from_pretrained(model, layer_skip(), tokenizer).largest)
+        self.multiple = min(32, self.whole[0] // 8)
+        # [speed-up, standard error] by `_name`
+        self._known: dict[str, list[float]] = {_name(self.whole): [1.0, 0.0]}
+        if file.exists():
+            self._known |= json.loads(file.read_text())["speedups"]
+
+    def uniform(self, speedups: Iterable[float]) -> dict[float, Widths]:
+        """All layers at the one width that gives each speed-up; the narrowest tried where none does."""
+        full, depth = self.whole[0], len(self.whole)
+        tried = sorted({self._rounded(fraction * full) for fraction in _FRACTIONS} | {full})
+        found = self._sizes({width: (width,) * depth for width in tried}, speedups)
+        chosen = {speedup: (self._rounded(size),) * depth for speedup, size in found.items()}
+        self.measured(chosen.values())
+        return chosen
+
+    def shallower(self, speedups: Iterable[float]) -> dict[float, Widths]:
+        """As many layers of the full width as give each speed-up."""
+        depth = len(self.whole)
+        tried = sorted({max(1, round(fraction * depth)) for fraction in _FRACTIONS} | {depth})
+        found = self._sizes({layers: self.whole[:layers] for layers in tried}, speedups)
+        chosen = {speedup: self.whole[: max(1, round(size))] for speedup, size in found.items()}
+        self.measured(chosen.values())
+        return chosen
+
+    def measured(self, architectures: Iterable[Widths]) -> list[tuple[float, float]]:
+        """Speed-up and standard error of each, those that are not known timed in turns with the whole model."""
+        wanted = list(architectures)
+        missing = {_name(widths): widths for widths in wanted if _name(widths) not in self._known}
+        if missing:
+            models = self._models([self.whole, *missing.values()])
+            with _threads(THREADS):
+                repeats = 3 if self.quick else 20
+                result = compare_latency(models, tokens=PREFILL, repeats=repeats, wait_seconds=600)
+            for name, speedup, error in zip(missing, result.speedups[1:], result.speedup_stderrs[1:], strict=True):
+                self._known[name] = [round(speedup, 4), round(error, 4)]
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.file) as file:
+                about = {"threads": THREADS, "tokens": PREFILL, "speedups": self._known}
+                file.write_text(json.dumps(about, indent=1) + "\n")
+        return [(self._known[_name(widths)][0], self._known[_name(widths)][1]) for widths in wanted]
+
+    def _sizes(self, tried: dict[int, Widths], speedups: Iterable[float]) -> dict[float, float]:
+        """The size at each speed-up, given architectures by size; time is nearly linear in the size."""
+        times = [1 / speedup for speedup, _ in self.measured(tried.values())]
+        rising = np.maximum.accumulate(times)  # interpolation needs an order, which noise may break
+        return {speedup: float(np.interp(1 / speedup, rising, list(tried))) for speedup in speedups}
+
+    def _rounded(self, width: float) -> int:
+        return min(self.whole[0], max(self.multiple, round(width / self.multiple) * self.multiple))
+
+    def _models(self, architectures: Sequence[Widths]) -> list[PreTrainedModel]:
+        model, tokenizer = load(self.quick)
+        widths = {width for architecture in architectures for width in architecture}
+        supernet = SuperNetwork.from_pretrained(model, layer_skip() + mlp_width(widths), tokenizer)
+        space, models = supernet.space, []
+        for architecture in architectures:
+            configuration = space.configuration(space.largest)
+            for layer in range(len(self.whole)):
+                if layer >= len(architecture):  # which layers are missing makes no difference to the clock
+                    configuration |= {f"layers.{layer}.{block}.keep": 0 for block in ("attention", "mlp")}
+                elif len(widths) > 1:
+                    configuration[f"layers.{layer}.mlp.width"] = architecture[layer]
+            models.append(supernet.subnetwork(configuration).extract(share_embeddings=True))
+        return models
+
+
+def _name(widths: Widths) -> str:
+    return "+".join(f"{len(list(same))}x{width}" for width, same in groupby(widths))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,100 @@
+"""What a network says at the answers, and how far that is from what it should say. Pure functions of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from evaluators.head import logits_of
+from nas_engine.training.data import IGNORED
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of a batch.
+
+    Args:
+        logits: where a labelled token is predicted, shape (labelled tokens, vocabulary).
+        labels: the tokens there, shape (labelled tokens,).
+        states: the last hidden states of all tokens that are no padding, shape (tokens, hidden).
+    """
+
+    logits: Tensor
+    labels: Tensor
+    states: Tensor
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How much of the loss is the teacher's.
+
+    The loss is ``(1 - weight) · CE + weight · T² · KL(teacher ‖ student) + hidden · D``: cross-entropy of the answers,
+    the forward Kullback-Leibler divergence at temperature T (Hinton et al., 2015, arXiv 1503.02531, section 2), and the
+    squared distance D of the last hidden states over all tokens, relative to the teacher's.
+
+    Args:
+        weight: of the teacher's distribution, from 0 to 1.
+        temperature: T, above 0.
+        hidden: weight of the hidden states, 0 or more.
+
+    Raises:
+        ValueError: one of them is out of its range.
+    """
+
+    weight: float = 0.5
+    temperature: float = 1.0
+    hidden: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"the teacher's weight is {self.weight}; give a fraction from 0 to 1.")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0.")
+        if not self.hidden >= 0:
+            raise ValueError(f"the weight of hidden states is {self.hidden}; it must be 0 or more.")
+
+    def loss(self, student: Predictions, teacher: Predictions) -> Tensor:
+        """The loss of `student`, a number; gradients reach it alone."""
+        t = self.temperature
+        divergence = F.kl_div(
+            F.log_softmax(student.logits.float() / t, -1),
+            F.log_softmax(teacher.logits.float() / t, -1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        loss = self.weight * t * t * divergence
+        if self.weight < 1:
+            loss = loss + (1 - self.weight) * F.cross_entropy(student.logits, student.labels)
+        if self.hidden:
+            squared = teacher.states.float().square().sum(-1)
+            distance = (student.states - teacher.states).float().square().sum(-1) / squared
+            loss = loss + self.hidden * distance.mean()
+        return loss
+
+
+def predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predictions:
+    """What `model` says of `batch`; the output head runs at the labelled positions alone."""
+    hidden = model.base_model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+    ).last_hidden_state  # (rows, tokens, hidden)
+    labels = batch["labels"][:, 1:]
+    scored = labels != IGNORED
+    states = hidden[batch["attention_mask"].bool()]
+    return Predictions(logits_of(model, hidden[:, :-1][scored]), labels[scored], states)
+
+
+def answer_loss(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """Mean cross-entropy of the labelled tokens."""
+    said = predictions(model, batch)
+    return F.cross_entropy(said.logits, said.labels)
+
+
+def learned(student: Predictions, teacher: Predictions | None, distillation: Distillation) -> tuple[Tensor, float]:
+    """The loss that trains `student`, and its cross-entropy on the answers in nats a token, for the report."""
+    answers = F.cross_entropy(student.logits, student.labels)
+    loss = answers if teacher is None else distillation.loss(student, teacher)
+    return loss, float(answers.detach())

@@ -1,0 +1,227 @@
+"""Healing: a chosen sub-network trained alone, physically small, until it does what the whole model does.
+
+What comes off a front shares its adapters with thousands of others. Alone, it gets adapters of its own on the weights
+that the super-network gave it, learns the answers and the teacher's distribution, and merges again: in place of a
+sub-network that training held back for the others' sake, the one that it could be. Training after the choice is what
+Minitron (Muralidharan et al., 2024, arXiv 2407.14679) and Puzzle (Bercovich et al., 2024, arXiv 2411.19146) do too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.errors import ExportError
+from nas_engine.supernet.subnetwork import Subnetwork
+from nas_engine.training.answers import Distillation, learned, predictions
+from nas_engine.training.data import TextPair, TokenizedExample, tokenize
+from nas_engine.training.run import Run, TrainingSettings
+from nas_engine.training.teacher import Teacher
+
+Adapters = Literal["fresh", "continued"]
+
+
+class Healed:
+    """A sub-network with adapters of its own, on a physically smaller model.
+
+    Attributes:
+        subnet: the sub-network that it came from, which stays as it was.
+        model: the small model, its adapters beside the weights.
+        losses: the mean loss on answer tokens of every step so far, in nats a token.
+    """
+
+    def __init__(self, subnet: Subnetwork, adapters: Adapters = "fresh", seed: int = 0) -> None:
+        if adapters not in get_args(Adapters):
+            raise ValueError(f"adapters is {adapters!r}; choose one of {', '.join(get_args(Adapters))}.")
+        self.subnet = subnet
+        self.losses: tuple[float, ...] = ()
+        generator = torch.Generator().manual_seed(seed)
+        self.model = subnet.extract_with(
+            (lambda linear: linear.renewed(generator)) if adapters == "fresh" else ElasticLinear.unmerged
+        )
+        self.model.requires_grad_(False)
+        for parameter in self.adapters.values():
+            parameter.requires_grad_(True)
+
+    def __repr__(self) -> str:
+        return f"Healed({len(self.losses)} steps, {dict(self.subnet.configuration)})"
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """The value of every gene, by name."""
+        return self.subnet.configuration
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The super-network's tokenizer."""
+        return self.subnet.tokenizer
+
+    @property
+    def adapters(self) -> dict[str, nn.Parameter]:
+        """What healing moves: `lora_A` and `lora_B` by their paths in `model`."""
+        return {
+            f"{path}.{name}": parameter
+            for path, linear in self._linears.items()
+            for name, parameter in (("lora_A", linear.lora_A), ("lora_B", linear.lora_B))
+            if parameter is not None
+        }
+
+    @property
+    def _linears(self) -> dict[str, ElasticLinear]:
+        return {path: module for path, module in self.model.named_modules() if isinstance(module, ElasticLinear)}
+
+    def extract(self, share_embeddings: bool = False, merge: bool | None = None) -> PreTrainedModel:
+        """An ordinary model, as `Subnetwork.extract` gives it.
+
+        Raises:
+            ExportError: `merge` is True, and merging would fill zeros or leave a grid.
+        """
+        memo: dict[int, object] = {}
+        for path, linear in self._linears.items():
+            if merge is None and not linear.merges:
+                memo[id(linear)] = linear.unmerged()
+                continue
+            try:
+                memo[id(linear)] = linear.merged()
+            except ExportError as error:
+                raise ExportError(f"{path} cannot be merged: {error}") from error
+        if share_embeddings:
+            embeddings = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
+            memo |= {id(p): p for e in embeddings if e is not None for p in e.parameters()}
+        extracted: PreTrainedModel = copy.deepcopy(self.model, memo)
+        extracted.requires_grad_(not share_embeddings)
+        extracted.eval()
+        return extracted
+
+    def parameter_count(self) -> int:
+        """Parameters of the extracted model, tied ones once."""
+        return self.subnet.parameter_count()
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Merge and save, as `Subnetwork.save_pretrained`.
+
+        Raises:
+            ExportError: an adapter does not merge without loss.
+        """
+        extracted = self.extract(share_embeddings=True, merge=True)
+        return self.subnet.save_model(extracted, Path(folder), {"healed_steps": len(self.losses)})
+
+
+def heal(
+    subnet: Subnetwork,
+    train_set: Sequence[TextPair],
+    steps: int,
+    *,
+    teacher: Teacher | None = None,
+    distillation: Distillation = Distillation(),  # noqa: B008  # frozen
+    adapters: Adapters = "fresh",
+    batch_size: int = 16,
+    learning_rate: float = 7e-4,
+    accumulation: int = 1,
+    warmup: float = 0.1,
+    weight_decay: float = 0.0,
+    max_gradient_norm: float = 1.0,
+    max_tokens: int = 1024,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    until: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 50,
+    progress: bool = True,
+) -> Healed:
+    """Train `subnet` alone; the super-network and the other sub-networks stay as they are.
+
+    The learning rate rises and falls as in `nas_engine.train`. On a sparse or quantized base adapters act as they did
+    there: SparsePEFT keeps its zeros, QA-SparsePEFT its grid. Interrupted with a `checkpoint` folder, the same call
+    goes on where it stopped and ends as if it had not been interrupted.
+
+    Args:
+        subnet: of a super-network.
+        train_set: prompts with completions; the loss is taken on the completions.
+        steps: optimizer steps of the whole schedule.
+        teacher: whose distribution it learns beside the answers; None leaves the answers alone.
+        distillation: how much of it.
+        adapters: ``"fresh"``, new ones of the largest rank on the merged weights; or ``"continued"``, the
+            super-network's, which a plain adapter beside a sparse or quantized base needs.
+        until: stop after so many of the steps; the same call with a later one goes on from the checkpoint.
+        checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
+
+    Raises:
+        ValueError: a setting out of its bounds, an unusable training set, nothing to train, or an encoder.
+        ExportError: ``adapters="fresh"`` where the super-network's do not merge.
+        CheckpointError: the folder holds a checkpoint of another run.
+    """
+    settings = TrainingSettings(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        accumulation=accumulation,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        max_gradient_norm=max_gradient_norm,
+        max_tokens=max_tokens,
+        seed=seed,
+        distillation=distillation,
+    )
+    last = steps if until is None else until
+    if not 0 < last <= steps:
+        raise ValueError(f"until is {until}; give a number of steps from 1 to {steps}.")
+    examples = tokenize(train_set, subnet.tokenizer, max_tokens)
+    healed = Healed(subnet, adapters, seed)
+    if healed.model.get_output_embeddings() is None:
+        raise ValueError(f"{type(healed.model).__name__} predicts no text; healing needs a causal language model.")
+    if not healed.adapters:
+        raise ValueError("this sub-network has no adapters to train; add lora_rank(...) to the super-network's space.")
+    run = _Healing(healed, examples, settings, teacher, adapters)
+    folder = None if checkpoint is None else Path(checkpoint)
+    if folder:
+        run.resume(folder)
+    run.go("Healing", max(last, len(run.losses)), folder, checkpoint_every, gradient_checkpointing, progress)
+    healed.losses = tuple(sum(step) / len(step) for step in run.losses)
+    return healed
+
+
+class _Healing(Run):
+    """A run on the small model alone."""
+
+    def __init__(
+        self,
+        healed: Healed,
+        examples: list[TokenizedExample],
+        settings: TrainingSettings,
+        teacher: Teacher | None,
+        adapters: Adapters,
+    ) -> None:
+        self.healed, self.teacher = healed, teacher
+        identity = {
+            "configuration": dict(healed.configuration),
+            "supernetwork": healed.subnet.supernetwork_fingerprint,
+            "adapters": adapters,
+            "teacher": teacher and teacher.fingerprint(),
+        }
+        parameters = list(healed.adapters.values())
+        super().__init__(healed.model, healed.tokenizer, parameters, examples, settings, identity)
+
+    def visit(self, batch: dict[str, Tensor], micro: int) -> list[float]:
+        """See `Run.visit`."""
+        teacher = None if self.teacher is None else self.teacher.predictions(batch)
+        loss, answers = learned(predictions(self.model, batch), teacher, self.settings.distillation)
+        (loss / self.settings.accumulation).backward()
+        return [answers]
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Run.state`."""
+        return {name: parameter.detach() for name, parameter in self.healed.adapters.items()}
+
+    @torch.no_grad()
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Run.load_state`."""
+        for name, parameter in self.healed.adapters.items():
+            parameter.copy_(tensors[name])

@@ -1,0 +1,191 @@
+"""Steps of AdamW over answers, and the checkpoint that holds them: what super-network training and healing share."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nas_engine.progress import progress_bar
+from nas_engine.training.answers import Distillation
+from nas_engine.training.checkpoint import (
+    Checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    read_checkpoint,
+    write_checkpoint,
+)
+from nas_engine.training.data import TokenizedExample, batch_indices, batch_of
+from nas_engine.training.strategies import STRATEGIES, Strategy
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """All that shapes a training run; see `nas_engine.train`.
+
+    Raises:
+        ValueError: one of them is out of its range.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    strategy: Strategy = "uniform"
+    accumulation: int = 1
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0
+    max_tokens: int = 1024
+    seed: int = 0
+    distill: bool = False
+    refit: bool = False
+    distillation: Distillation = field(default_factory=Distillation)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy is {self.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup is {self.warmup}; give the fraction of the steps, from 0 to 1.")
+        if self.distill and self.strategy != "sandwich":
+            raise ValueError('distill needs strategy="sandwich", whose largest sub-network teaches the others.')
+
+
+def learning_rate_at(step: int, settings: TrainingSettings) -> float:
+    """Linear warm-up from zero, then a cosine to zero."""
+    warmup_steps = math.ceil(settings.warmup * settings.steps)
+    if step < warmup_steps:
+        return settings.learning_rate * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, settings.steps - warmup_steps)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Run(ABC):
+    """The state of one training run, which a checkpoint holds entirely.
+
+    Args:
+        model: whose `parameters` are trained.
+        tokenizer: for its padding.
+        parameters: what the optimizer moves.
+        examples: tokenized.
+        settings: of the run.
+        identity: what a checkpoint must share beside settings and examples to be gone on from.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        parameters: Sequence[nn.Parameter],
+        examples: list[TokenizedExample],
+        settings: TrainingSettings,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.model, self.parameters = model, list(parameters)
+        self.examples, self.settings = examples, settings
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self.lengths = tuple(len(example.tokens) for example in examples)
+        self.losses: list[list[float]] = []  # of every visit, by step
+        self.consistent = True  # weights, moments and losses stand at the same step
+        self.refitted = False  # after the last step
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        digest = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
+        self.identity: dict[str, Any] = asdict(settings) | {"train_set": digest} | dict(identity)
+
+    @abstractmethod
+    def visit(self, batch: dict[str, Tensor], micro: int) -> list[float]:
+        """Add the gradients of micro-batch number `micro`; the loss on the answers of each network that saw it."""
+
+    @abstractmethod
+    def state(self) -> Mapping[str, Tensor]:
+        """All that training changes, by name."""
+
+    @abstractmethod
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The examples at `indices`, padded, on the model's device."""
+        return batch_of([self.examples[i] for i in indices], self.pad, self.model.device)
+
+    def step(self, step: int) -> float:
+        """One step of the optimizer; the mean loss on the answers."""
+        s = self.settings
+        self.model.train()
+        self.optimizer.param_groups[0]["lr"] = learning_rate_at(step, s)
+        losses = []
+        # Dropout draws from torch's global state: seeded by step, so that resuming draws the same.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(s.seed * 1_000_003 + step)
+            for micro in range(step * s.accumulation, (step + 1) * s.accumulation):
+                batch = self.batch(batch_indices(micro, s.batch_size, self.lengths, s.seed))
+                losses += self.visit(batch, micro)
+        torch.nn.utils.clip_grad_norm_(self.parameters, s.max_gradient_norm)
+        self.consistent = False
+        self.optimizer.step()
+        self.losses.append(losses)
+        self.consistent = True
+        self.optimizer.zero_grad()
+        return fmean(losses)
+
+    def go(
+        self,
+        title: str,
+        until: int,
+        folder: Path | None,
+        checkpoint_every: int,
+        gradient_checkpointing: bool,
+        progress: bool,
+    ) -> float:
+        """Take the steps up to number `until`; their seconds. Ctrl-C leaves a checkpoint in `folder`."""
+        started, done = time.perf_counter(), len(self.losses)
+        with progress_bar(title, until, enabled=progress, completed=done) as bar:
+            try:
+                if gradient_checkpointing:
+                    self.model.gradient_checkpointing_enable({"use_reentrant": False})
+                for step in range(done, until):
+                    bar.advance(loss=self.step(step))
+                    if folder and (step + 1) % checkpoint_every == 0:
+                        self.save(folder)
+            finally:
+                if gradient_checkpointing:
+                    self.model.gradient_checkpointing_disable()
+                if folder and self.consistent and len(self.losses) > done:
+                    self.save(folder)
+        self.model.eval()
+        return time.perf_counter() - started
+
+    def save(self, folder: Path) -> None:
+        """Replace the checkpoint in `folder`."""
+        moments = optimizer_tensors(self.optimizer)
+        write_checkpoint(folder, Checkpoint(self.losses, self.identity, self.state(), moments, self.refitted))
+
+    def resume(self, folder: Path) -> int:
+        """Go on from the checkpoint in `folder`, if there is one; the step that comes next.
+
+        Raises:
+            CheckpointError: it belongs to a run with other settings, or cannot be read.
+        """
+        found = read_checkpoint(folder, self.identity)
+        if found is None:
+            return 0
+        self.load_state(found.state)
+        load_optimizer(self.optimizer, found.optimizer)
+        self.losses, self.refitted = list(found.losses), found.refitted
+        return len(self.losses)
