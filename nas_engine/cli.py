@@ -176,6 +176,7 @@ _TEST = Annotated[int, typer.Option(help="Held-out questions at most.")]
 _STEPS = Annotated[int, typer.Option(help="Training steps.")]
 _BATCH_SIZE = Annotated[int, typer.Option(help="Questions of a training batch.")]
 _LEARNING_RATE = Annotated[float, typer.Option(help="Peak learning rate.")]
+_HEAL_STEPS = Annotated[int, typer.Option(help="Steps that heal the chosen sub-adapter alone, where it merges.")]
 _DRIVERS = Annotated[list[str] | None, typer.Option("--driver", help="Search beside the heuristics; repeat.")]
 _EVALUATIONS = Annotated[int, typer.Option(help="Sub-adapters that each search measures.")]
 _SPARSITY = Annotated[str, typer.Option(help="Fraction of zeros, or 2:4 or 4:8.")]
@@ -196,6 +197,7 @@ def shears_command(
     steps: _STEPS = _RECIPE.steps,
     batch_size: _BATCH_SIZE = _RECIPE.batch_size,
     learning_rate: _LEARNING_RATE = _RECIPE.learning_rate,
+    heal_steps: _HEAL_STEPS = _RECIPE.heal_steps,
     driver: _DRIVERS = None,
     evaluations: _EVALUATIONS = _RECIPE.evaluations,
     sparsity: _SPARSITY = _RECIPE.sparsity,
@@ -221,6 +223,7 @@ def sqft_command(
     steps: _STEPS = _RECIPE.steps,
     batch_size: _BATCH_SIZE = _RECIPE.batch_size,
     learning_rate: _LEARNING_RATE = _RECIPE.learning_rate,
+    heal_steps: _HEAL_STEPS = _RECIPE.heal_steps,
     driver: _DRIVERS = None,
     evaluations: _EVALUATIONS = _RECIPE.evaluations,
     sparsity: _SPARSITY = _RECIPE.sparsity,

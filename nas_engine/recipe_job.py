@@ -26,6 +26,7 @@ class RecipeSettings:
         train: questions to train on; likewise `validation`, which compares sub-adapters, and `test`, held out.
         confirmation: questions, cut from the training ones too, that judge the best sub-adapters again; 0 for none.
         steps: of training; likewise `batch_size` and `learning_rate`.
+        heal_steps: of the chosen sub-adapter alone, where it merges; 0 for none.
         drivers: of the searches beside the heuristics; likewise `evaluations`.
         sparsity: fraction of zeros, or ``2:4`` or ``4:8``.
         refit: let the kept weights make up for the zeros before training.
@@ -45,6 +46,7 @@ class RecipeSettings:
     steps: int = 200
     batch_size: int = 16
     learning_rate: float = 3e-4
+    heal_steps: int = 0
     drivers: tuple[str, ...] = ()
     evaluations: int = 30
     sparsity: str = "0.5"
@@ -77,7 +79,7 @@ def run_recipe(
         settings.task, settings.train, settings.validation + settings.confirmation, settings.test, settings.seed
     )
     validation = MultipleChoiceAccuracy(splits.validation[: settings.validation])
-    training = TrainingPlan(settings.steps, settings.batch_size, settings.learning_rate)
+    training = TrainingPlan(settings.steps, settings.batch_size, settings.learning_rate, settings.heal_steps)
     searching = SearchPlan(settings.drivers, settings.evaluations)
     if settings.confirmation:
         again = MultipleChoiceAccuracy(splits.validation[settings.validation :])
@@ -119,7 +121,8 @@ def run_recipe(
     made.candidates.to_csv(settings.folder / "candidates.csv", index=False)
     made.sparsity.to_csv(settings.folder / "sparsity.csv", index=False)
     say(f"Measuring the chosen one on {len(splits.test)} held-out questions", enabled=progress)
-    accuracy = MultipleChoiceAccuracy(splits.test)(made.chosen)
+    model = made.chosen.model if made.healed is None else made.healed.extract(share_embeddings=True)
+    accuracy = MultipleChoiceAccuracy(splits.test).measure(model, made.supernet.tokenizer)
     report = made.sparsity
     summary = {
         "recipe": recipe,
@@ -129,6 +132,7 @@ def run_recipe(
         "sparsity": float(report["zeros"].sum() / report["weights"].sum()),
         "bits": settings.bits if made.supernet.quantization is not None else 8 * made.supernet.model.dtype.itemsize,
         "merged": made.merges,
+        "heal_steps": settings.heal_steps,
         "bytes": sum(file.stat().st_size for file in (settings.folder / "compressed").rglob("*.safetensors")),
         "seconds": round(time.perf_counter() - started, 1),
     }

@@ -25,7 +25,7 @@ from nas_engine.progress import say
 from nas_engine.sub_adapters import SearchPlan, compare_sub_adapters
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.supernet.extraction import extract
-from nas_engine.training import TrainingReport, train
+from nas_engine.training import Healed, TrainingReport, heal, train
 from nas_engine.training.data import TextPair, batch_of, tokenize
 from search_spaces import SearchSpace, SpaceTemplate, attention_heads, mlp_width
 from search_spaces import shears as shears_space
@@ -50,11 +50,35 @@ _CALIBRATION_ROWS = 16
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How the adapter is trained; see `nas_engine.train`."""
+    """How the adapter is trained, and the chosen sub-adapter healed; see `nas_engine.train` and `nas_engine.heal`.
+
+    Args:
+        steps: of the super-adapter.
+        batch_size: examples of a step.
+        learning_rate: at its peak.
+        heal_steps: of the chosen sub-adapter alone, zeros and grids kept; 0 for none. Only where it merges.
+    """
 
     steps: int = 200
     batch_size: int = 16
     learning_rate: float = 3e-4
+    heal_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.heal_steps < 0:
+            raise ValueError(f"heal_steps is {self.heal_steps}; give at least 0.")
+
+    def require_merging(self, merges: bool) -> None:
+        """Refuse to heal what does not merge.
+
+        Raises:
+            CompressionError: it does not, and there are steps.
+        """
+        if self.heal_steps and not merges:
+            raise CompressionError(
+                f"heal_steps is {self.heal_steps}, but this adapter stays beside its base, where healing has nothing "
+                "of its own to save; take one that merges (merge=True, or sparsepeft or qa-sparsepeft), or 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -68,12 +92,14 @@ class CompressedModel:
             `confirmed_stderr`, missing for all but the finalists.
         chosen: the best one.
         training: what training did.
+        healed: the chosen one, healed; None where it was not.
     """
 
     supernet: SuperNetwork
     candidates: pd.DataFrame
     chosen: Subnetwork
     training: TrainingReport
+    healed: Healed | None = None
 
     @property
     def sparsity(self) -> pd.DataFrame:
@@ -91,7 +117,7 @@ class CompressedModel:
         """
         folder = Path(folder)
         if self.merges:
-            return self.chosen.save_pretrained(folder)
+            return (self.healed or self.chosen).save_pretrained(folder)
         self.supernet.save_base(folder / "base")
         self.chosen.save_adapter(folder / "adapter")
         return folder
@@ -142,6 +168,7 @@ def shears(
         ValueError: the confirmation is no score like the validation's, or this machine has no such device.
     """
     searching.require_score_of(validation)
+    training.require_merging(merge or not sparsity)
     base, tokenizer = _loaded(model, tokenizer, device)
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
     if sparsity:
@@ -208,6 +235,7 @@ def sqft(
     if adapter not in get_args(Adapter):
         raise CompressionError(f"adapter is {adapter!r}; choose one of {', '.join(get_args(Adapter))}.")
     searching.require_score_of(validation)
+    training.require_merging(adapter != "sqft")
     base, tokenizer = _loaded(model, tokenizer, device)
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
     if sparsity:
@@ -306,4 +334,16 @@ def _trained(
         supernet, training, validation, searching, seed, None if folder is None else Path(folder) / "search", progress
     )
     chosen = supernet.subnetwork(candidates.loc[0, "configuration"])
-    return CompressedModel(supernet, candidates, chosen, training)
+    if not plan.heal_steps:
+        return CompressedModel(supernet, candidates, chosen, training)
+    healed = heal(
+        chosen,
+        train_set,
+        plan.heal_steps,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        seed=seed,
+        checkpoint=None if folder is None else Path(folder) / "healing",
+        progress=progress,
+    )
+    return CompressedModel(supernet, candidates, chosen, training, healed)

@@ -222,3 +222,28 @@ def test_command_says_what_is_wrong(tmp_path) -> None:
     done = CliRunner().invoke(app, [*arguments, "--train", "40", "--validation", "10", "--test", "10"])
     assert done.exit_code == 1
     assert "group_size is 31, which does not divide the 32 inputs of layers.0.q" in done.output
+
+
+@pytest.mark.parametrize("recipe", [shears, sqft])
+def test_healed_recipe_saves_what_was_healed_with_its_zeros(recipe, tmp_path) -> None:
+    way = {"merge": True} if recipe is shears else {"group_size": 16}
+    plan = TrainingPlan(steps=4, batch_size=4, learning_rate=1e-2, heal_steps=4)
+    made = recipe(tiny_llama(), QUESTIONS[:40], VALIDATION, **QUICK | way | {"training": plan}, folder=tmp_path / "run")
+    assert made.healed is not None
+    assert len(made.healed.losses) == 4
+    made.save(tmp_path / "saved")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert (logits(loaded) - logits(made.healed.model)).abs().max() < 1e-4
+    assert (logits(loaded) - logits(made.chosen.model)).abs().max() > 1e-4
+    unhealed, healed = zeros(made.chosen.extract()), zeros(made.healed.extract())
+    assert healed == unhealed if recipe is shears else sum(healed.values()) >= 0.5 * made.sparsity["weights"].sum()
+
+
+@pytest.mark.parametrize(("recipe", "way"), [(shears, {}), (sqft, {"adapter": "sqft"})])
+def test_healing_of_an_adapter_that_stays_beside_its_base_is_refused_before_work(recipe, way) -> None:
+    plan = TrainingPlan(steps=4, heal_steps=4)
+    model = tiny_llama()
+    before = logits(model)
+    with pytest.raises(CompressionError, match="heal_steps is 4, but this adapter stays beside its base"):
+        recipe(model, QUESTIONS[:40], VALIDATION, **QUICK | way | {"training": plan})
+    assert torch.equal(logits(model), before)
