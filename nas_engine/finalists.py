@@ -172,7 +172,8 @@ def _listed(
     places = np.unique(np.linspace(0, len(rows) - 1, min(plan.finalists, len(rows))).round().astype(int))
     rows = rows.iloc[places]
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
-    speedups = speedups_over(whole, subnets, tokens).speedups[1:]
+    about = f"speed-ups {whole.supernetwork_fingerprint}{tokens}{[_digest(subnet) for subnet in subnets]}"
+    speedups = _remembered(folder, about, lambda: list(speedups_over(whole, subnets, tokens).speedups[1:]))
     found = []
     for (_, row), subnet, speedup in zip(rows.iterrows(), subnets, speedups, strict=True):
         accuracy = _kept(folder, subnet, selection, 0, lambda subnet=subnet: selection(subnet))  # type: ignore[misc]
@@ -233,16 +234,26 @@ def _kept(
     measure: Callable[[], Measurement],
 ) -> Measurement:
     """What was measured at that step before, out of `folder`, or is now."""
+    settings = json.dumps(selection.settings(), sort_keys=True)
+
+    def values() -> list[float]:
+        measured = measure()
+        return [measured.value, measured.stderr, measured.n]
+
+    about = f"{subnet.supernetwork_fingerprint}{_digest(subnet)}{settings}{until}"
+    value, stderr, n = _remembered(folder, about, values)
+    return Measurement(value, stderr, int(n))
+
+
+def _remembered(folder: Path | None, about: str, measure: Callable[[], list[float]]) -> list[float]:
+    """Numbers out of `folder`, or measured now and kept: a call that goes on decides as it would have."""
     if folder is None:
         return measure()
     file = folder / "finalists.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    settings = json.dumps(selection.settings(), sort_keys=True)
-    text = f"{subnet.supernetwork_fingerprint}{_digest(subnet)}{settings}{until}"
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    known: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    key = hashlib.sha256(about.encode()).hexdigest()[:16]
     if key not in known:
-        measured = measure()
-        known[key] = [measured.value, measured.stderr, measured.n]
+        known[key] = measure()
         with replacing(file) as unfinished:
             unfinished.write_text(json.dumps(known) + "\n", encoding="utf-8")
-    return Measurement(*known[key])
+    return known[key]
