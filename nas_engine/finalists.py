@@ -79,6 +79,11 @@ class Finalist:
     steps: int = 0
     healed: Healed | None = None
 
+    @property
+    def deployed(self) -> Healed | Subnetwork:
+        """What leaves: healed, if it was."""
+        return self.healed or self.subnet
+
 
 def choose(
     result: SearchResult[Subnetwork],

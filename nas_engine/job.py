@@ -188,7 +188,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     )
     chosen = finalists[0]
     _write_figures(result, finalists, reference, folder)
-    (chosen.healed or chosen.subnet).save_pretrained(folder / "compressed")
+    chosen.deployed.save_pretrained(folder / "compressed")
     say(f"Measuring reference, largest and chosen on {len(splits.test)} held-out questions", enabled=progress)
     changed, pairs = flips(finalists)
     summary = _confirm(supernet, teacher, chosen, held_out, settings) | {
@@ -353,7 +353,7 @@ def _confirm(
     settings: JobSettings,
 ) -> dict[str, Any]:
     """Measure all anew: accuracy on questions that nothing saw yet, latency in turns, so that drift cancels."""
-    model = chosen.healed.extract(share_embeddings=True) if chosen.healed else chosen.subnet.model
+    model = chosen.deployed.extract(share_embeddings=True)
     accuracies = {
         "reference": _of(teacher, held_out),
         "chosen": held_out.measure(model, supernet.tokenizer),
@@ -381,7 +381,7 @@ def _confirm(
 def _answers(chosen: Finalist, questions: Sequence[Question]) -> list[dict[str, str]]:
     """What the chosen one writes to a few held-out questions, beside the right answers."""
     asked = questions[:_SHOWN]
-    model = (chosen.healed or chosen.subnet).extract(share_embeddings=True)
+    model = chosen.deployed.extract(share_embeddings=True)
     said = greedy(model, chosen.subnet.tokenizer, [q.prompt for q in asked], _NEW_TOKENS, stop=("\n",))
     return [
         {"question": q.question, "right": q.choices[q.answer], "said": text.strip()}

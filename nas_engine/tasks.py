@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count as count_from
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evaluators.questions import Question, load_questions, split
 
@@ -25,6 +25,9 @@ _RELATIONS = (
     *("father", "mother", "son", "daughter", "husband", "wife", "brother", "sister"),
     *("grandfather", "grandmother", "father-in-law", "mother-in-law"),
 )
+
+
+A = TypeVar("A")  # an answer
 
 
 class TaskError(ValueError):
@@ -65,9 +68,9 @@ def task_splits(name_or_path: str | Path, train: int, validation: int, test: int
     if min(train, validation, test) < 1:
         raise TaskError(f"train, validation and test are {train}, {validation} and {test}; give at least 1 of each.")
     name = str(name_or_path)
-    if name in _MADE:
+    if name in _MAKERS:
         # One shuffled draw: earlier draws hold more of the few short sums than later ones.
-        made = _MADE[name](train + validation + test, seed)
+        made = _MAKERS[name](train + validation + test, seed)
         random.Random(seed).shuffle(made)
         return TaskSplits(
             tuple(made[:train]), tuple(made[train : train + validation]), tuple(made[train + validation :])
@@ -98,15 +101,27 @@ def chain_sum(count: int, seed: int) -> list[Question]:
     Raises:
         TaskError: `count` is out of range, or reasoning-gym is not installed.
     """
-    if not 0 < count <= _CHAIN_SUM_LIMIT:
-        raise TaskError(f"count is {count}; {CHAIN_SUM} makes from 1 to {_CHAIN_SUM_LIMIT} questions.")
+    return _made(CHAIN_SUM, count, _CHAIN_SUM_LIMIT, seed, _chain_sum_entries, _with_choices)
+
+
+def _made(
+    name: str,
+    count: int,
+    limit: int,
+    seed: int,
+    entries: Callable[[int], Iterator[tuple[str, A]]],
+    question: Callable[[str, A, random.Random], Question],
+) -> list[Question]:
+    """The first `count` different ones of an endless draw, as questions."""
+    if not 0 < count <= limit:
+        raise TaskError(f"count is {count}; {name} makes from 1 to {limit} questions.")
     rng = random.Random(seed)
-    entries: dict[str, int] = {}
-    for text, result in _chain_sum_entries(rng.getrandbits(62)):
-        entries.setdefault(text, result)
-        if len(entries) == count:
+    different: dict[str, A] = {}
+    for text, answer in entries(rng.getrandbits(62)):
+        different.setdefault(text, answer)
+        if len(different) == count:
             break
-    return [_with_choices(text, result, rng) for text, result in entries.items()]
+    return [question(text, answer, rng) for text, answer in different.items()]
 
 
 def _chain_sum_entries(seed: int) -> Iterator[tuple[str, int]]:
@@ -128,15 +143,7 @@ def family(count: int, seed: int) -> list[Question]:
     Raises:
         TaskError: `count` is out of range, or reasoning-gym is not installed.
     """
-    if not 0 < count <= _FAMILY_LIMIT:
-        raise TaskError(f"count is {count}; {FAMILY} makes from 1 to {_FAMILY_LIMIT} questions.")
-    rng = random.Random(seed)
-    entries: dict[str, str] = {}
-    for text, relation in _family_entries(rng.getrandbits(62)):
-        entries.setdefault(text, relation)
-        if len(entries) == count:
-            break
-    return [_with_relations(text, relation, rng) for text, relation in entries.items()]
+    return _made(FAMILY, count, _FAMILY_LIMIT, seed, _family_entries, _with_relations)
 
 
 def _family_entries(seed: int) -> Iterator[tuple[str, str]]:
@@ -169,7 +176,7 @@ def _with_choices(text: str, result: int, rng: random.Random) -> Question:
     return Question(text, tuple(map(str, values)), values.index(result))
 
 
-_MADE: Mapping[str, Callable[[int, int], list[Question]]] = {FAMILY: family, CHAIN_SUM: chain_sum}
+_MAKERS: Mapping[str, Callable[[int, int], list[Question]]] = {FAMILY: family, CHAIN_SUM: chain_sum}
 
 
 def _cut(questions: Sequence[Question], held_out: int, seed: int, what: str) -> tuple[list[Question], list[Question]]:

@@ -245,3 +245,8 @@ def spread(order: Tensor, unit_sizes: list[int]) -> Tensor:
         for start, size in zip(starts, unit_sizes, strict=True)
     ]
     return torch.cat(channels)
+
+
+def inverse(index: Tensor | slice) -> Tensor | slice:
+    """The way there, of the way back that `ElasticLayer.original_inputs` and `original_outputs` give."""
+    return index if isinstance(index, slice) else index.argsort()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.errors import CheckpointError
+from nas_engine.supernet.layer import inverse
 
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork
@@ -56,8 +57,8 @@ def load_adapter(supernet: SuperNetwork, folder: Path) -> None:
         # The checkpoint's channels are in the original order; the inverse of the way back is the way here.
         _fill(
             linear,
-            lora_A[:, _inverse(supernet.original_inputs(name))],
-            lora_B[_inverse(supernet.original_outputs(name))],
+            lora_A[:, inverse(supernet.original_inputs(name))],
+            lora_B[inverse(supernet.original_outputs(name))],
         )
 
 
@@ -118,7 +119,3 @@ def _fill(linear: ElasticLinear, lora_A: Tensor, lora_B: Tensor) -> None:
     linear.lora_A[: len(lora_A)] = lora_A
     linear.lora_B.zero_()
     linear.lora_B[:, : len(lora_A)] = lora_B
-
-
-def _inverse(index: Tensor | slice) -> Tensor | slice:
-    return index if isinstance(index, slice) else index.argsort()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from nas_engine.supernet.layer import inverse
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.training.answers import Predictions, predictions
 
@@ -86,14 +87,10 @@ class Teacher:
             device = supernet.model.device
             adapters = {
                 name: (
-                    lora_A.to(device)[:, _inverse(supernet.original_inputs(name))].contiguous(),
-                    lora_B.to(device)[_inverse(supernet.original_outputs(name))].contiguous(),
+                    lora_A.to(device)[:, inverse(supernet.original_inputs(name))].contiguous(),
+                    lora_B.to(device)[inverse(supernet.original_outputs(name))].contiguous(),
                 )
                 for name, (lora_A, lora_B) in self._adapters.items()
             }
             self._ordered = key, adapters
         return self._ordered[1]
-
-
-def _inverse(index: Tensor | slice) -> Tensor | slice:
-    return index if isinstance(index, slice) else index.argsort()
