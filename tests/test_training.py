@@ -152,6 +152,19 @@ def test_bad_training_sets_are_refused() -> None:
         train(supernetwork(tiny_llama(), mlp_width((1.0, 0.5))), EXAMPLES, 1, progress=False)
 
 
+def test_completions_end_so_that_models_learn_to_stop() -> None:
+    tokenizer = tiny_tokenizer()
+    plain = tokenizer("1 plus 1 is two")["input_ids"]
+    example = tokenize([Example("1 plus 1 is", " two")], tokenizer, 64)[0]
+    assert example.tokens == (*plain, tokenizer.eos_token_id)
+    batch = batch_of([example], 1, torch.device("cpu"))
+    assert batch["labels"][0, -1] == tokenizer.eos_token_id
+    ended = tokenize([Example("1 plus 1 is", " two<eos>")], tokenizer, 64)[0]
+    assert ended == example  # not twice
+    tokenizer.eos_token = None
+    assert tokenize([Example("1 plus 1 is", " two")], tokenizer, 64)[0].tokens == tuple(plain)
+
+
 def test_every_epoch_shows_every_example_once() -> None:
     lengths = tuple(range(16))
     seen = [i for batch in range(12) for i in batch_indices(batch, 4, lengths, seed=3)]

@@ -48,7 +48,7 @@ class TokenizedExample:
 
 
 def tokenize(pairs: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[TokenizedExample]:
-    """Token ids of every pair.
+    """Token ids of every pair, the tokenizer's end-of-text token after each completion, so that models learn to stop.
 
     Raises:
         ValueError: no pair, a completion without tokens, or a pair longer than `max_tokens` (its position is named).
@@ -108,6 +108,9 @@ def _tokenize(pair: TextPair, index: int, tokenizer: PreTrainedTokenizerBase, ma
     prompt = tokenizer(pair.prompt)["input_ids"]
     if len(whole) <= len(prompt):
         raise ValueError(f"training example {index} has a completion without tokens: {pair.completion!r}.")
+    end = tokenizer.eos_token_id
+    if end is not None and whole[-1] != end:
+        whole = [*whole, end]
     if len(whole) > max_tokens:
         raise ValueError(
             f"training example {index} has {len(whole)} tokens, more than the {max_tokens} allowed; shorten it, "
