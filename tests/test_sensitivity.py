@@ -1,16 +1,20 @@
 """How much each gene matters: what it is measured by, and what a search makes of it."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from evaluators import ParameterCount, Perplexity
-from nas_engine import search
+from nas_engine import heuristics, search
 from nas_engine.dominance import non_dominated
 from nas_engine.plots import plot_sensitivity
 from nas_engine.search import DriverProblem, SearchError
+from nas_engine.search.additive import Additive, costs_of
 from nas_engine.search.surrogate import SurrogateDriver
-from search_spaces import Choice, SearchSpace
+from search_spaces import Choice, SearchSpace, lora_rank
 from tests.ordered import space_of
 from tests.supernets import CALIBRATION, EVERY_DIMENSION, FAMILIES, TOKENS, random_adapters, supernetwork
 from tests.tiny import tiny_llama
@@ -24,7 +28,7 @@ def test_sensitivity_is_the_divergence_of_what_the_network_says(family: str) -> 
     space = supernet.space
     batch = {"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}
     batch["attention_mask"][1, 8:] = 0
-    found = supernet.sensitivity([batch], progress=False)
+    found = supernet.sensitivity([batch], progress=False, method="divergence")
     assert supernet._genome == tuple(space.largest.tolist())
     assert set(found) == set(space.names)
 
@@ -44,6 +48,42 @@ def test_sensitivity_is_the_divergence_of_what_the_network_says(family: str) -> 
         assert found[gene.name][-1] == 0
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_tell_the_divergence_without_a_forward_pass_a_value(family: str) -> None:
+    supernet = random_adapters(supernetwork(FAMILIES[family](), EVERY_DIMENSION))
+    space = supernet.space
+    ids = torch.randint(2, supernet.model.config.vocab_size, (96, 12), generator=torch.Generator().manual_seed(1))
+    batches = [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids.split(32)]
+    exact = supernet.sensitivity(batches, progress=False, method="divergence")
+    found = supernet.sensitivity(batches, progress=False)
+    assert supernet._genome == tuple(space.largest.tolist())
+    assert not any(parameter.grad is not None for parameter in supernet.model.parameters())
+    assert {name: (len(values), values[-1]) for name, values in found.items()} == {
+        gene.name: (len(gene), 0.0) for gene in space.genes
+    }
+    a, b = (np.array([v for name in space.names for v in of[name][:-1]]) for of in (exact, found))
+    assert spearmanr(a, b).statistic > 0.85
+    assert 0.5 < np.median(b / a) < 1.5  # in nats too
+    assert found == supernet.sensitivity(batches, progress=False)
+
+
+def test_gradients_of_what_changes_little_are_the_divergence() -> None:
+    supernet = random_adapters(supernetwork(tiny_llama(), lora_rank((4, 2), ("q", "down"))))
+    for linear in supernet.elastic_linears.values():
+        linear.lora_B.data.mul_(0.2)
+    ids = torch.randint(2, supernet.model.config.vocab_size, (512, 12), generator=torch.Generator().manual_seed(1))
+    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
+    exact = supernet.sensitivity(batches, progress=False, method="divergence")
+    found = supernet.sensitivity(batches, progress=False)
+    for name, values in exact.items():
+        assert found[name][0] == pytest.approx(values[0], rel=0.35)
+
+
+def test_another_method_is_refused() -> None:
+    with pytest.raises(ValueError, match="method is 'hessian'; choose one of gradients, divergence"):
+        supernetwork(tiny_llama()).sensitivity(CALIBRATION, method="hessian")
+
+
 def test_sensitivity_needs_a_text() -> None:
     empty = [{name: torch.zeros_like(tensor) for name, tensor in CALIBRATION[0].items()}]
     with pytest.raises(ValueError, match="calibration data is empty"):
@@ -61,6 +101,47 @@ def test_map_of_a_sensitivity_shows_the_smallest_values_by_layer() -> None:
     shown = axes.images[0].get_array()
     assert shown.filled(np.nan) == pytest.approx(np.array([[0.4, 0.4], [np.nan, 0.2]]), nan_ok=True)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["width", "rank"]
+
+
+def test_hull_holds_the_best_sum_for_each_of_its_costs() -> None:
+    space, rng = space_of(5, 4), np.random.default_rng(3)
+    losses = [np.sort(rng.exponential(size=4))[::-1] * [1, 1, 1, 0] for _ in range(5)]
+    prices = rng.uniform(1, 2, 5)
+
+    def cost(genomes):
+        return genomes @ prices
+
+    sums = Additive.of(space, losses, cost)
+    found = sums.hull()
+    everything = np.array(list(product(range(4), repeat=5)))
+    loss, price = costs_of(everything, losses).sum(1), cost(everything)
+    assert len(found) > 5
+    assert (found == space.largest).all(1).any()
+    assert (found == space.smallest).all(1).any()
+    for genome in found:
+        here = costs_of(genome[None], losses).sum()
+        assert here == pytest.approx(loss[price <= cost(genome[None])[0] + 1e-9].min())
+    for saving in (0.0, 2.0, 5.0, 11.0):
+        chosen = sums.within(saving)[None]
+        assert cost(chosen)[0] <= cost(space.largest[None])[0] - saving + 1e-9
+        best = loss[price <= cost(space.largest[None])[0] - saving].min()
+        assert costs_of(chosen, losses).sum() <= 1.2 * best + 1e-9
+    assert sums.within(1e6) is None
+
+
+def test_least_loss_keeps_its_bound_and_beats_the_uniform_network() -> None:
+    supernet = random_adapters(supernetwork(tiny_llama(), EVERY_DIMENSION))
+    sensitivity, space = supernet.sensitivity(CALIBRATION, progress=False), supernet.space
+    whole = ParameterCount()(supernet.largest).value
+    bound = 0.8 * whole
+    chosen = heuristics.least_loss(supernet, sensitivity, ParameterCount(), bound)
+    assert 0.95 * bound < ParameterCount()(supernet.subnetwork(chosen)).value <= bound
+    assert heuristics.least_loss(supernet, sensitivity, ParameterCount(), whole) == supernet.largest.configuration
+    least = ParameterCount()(supernet.subnetwork(space.configuration(space.smallest))).value
+    with pytest.raises(ValueError, match=f"no sub-network has parameters <= 1; the smallest has {least:g}"):
+        heuristics.least_loss(supernet, sensitivity, ParameterCount(), 1)
+    with pytest.raises(ValueError, match="perplexity is no sum over the layers"):
+        heuristics.least_loss(supernet, sensitivity, Perplexity(TEXTS), 5.0)
 
 
 def volume(seed: int, hinted: bool, count: int) -> float:

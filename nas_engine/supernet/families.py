@@ -59,6 +59,9 @@ class Family:
         head_bias: the argument of attention that has a slice for every head.
         attention: what stands in for the modules of attention that is left out.
         mlp: the same of the MLP.
+        norms_after: path inside a layer of the norm through which a block, ``attention`` or ``mlp``, goes into the
+            residual stream.
+        norm_last: a layer's output is a norm's, and not a sum with what its last projection gives.
         width_key: the configuration's key for the intermediate size; None where the architecture fixes it.
         stock_heads: the stock architecture can be built with fewer heads than hidden size over head size.
         head: modules that are new for each task, and so train whole beside the adapters.
@@ -82,6 +85,8 @@ class Family:
     head_bias: HeadBias | None = None
     attention: tuple[Bypass, ...] = (Bypass("self_attn", pair=True),)
     mlp: tuple[Bypass, ...] = (Bypass("mlp"),)
+    norms_after: Mapping[str, str] = field(default_factory=dict)
+    norm_last: bool = False
     width_key: str | None = "intermediate_size"
     stock_heads: bool = True
     head: tuple[str, ...] = ()
@@ -196,13 +201,14 @@ _BERT = Family(
     },
     attention=(Bypass("attention", "first", pair=True),),
     mlp=(Bypass("intermediate", "first"), Bypass("output", "second")),
+    norm_last=True,
     stock_heads=False,
     head=("classifier",),
 )
-_LIKE_LLAMA = ("gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
-FAMILIES = {
-    family.model_type: family for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, *map(Family, _LIKE_LLAMA))
-}
+_AFTER = {"attention": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"}
+_GEMMAS = tuple(Family(name, norms_after=_AFTER, norm_last=True) for name in ("gemma2", "gemma3_text"))
+_LIKE_LLAMA = tuple(map(Family, ("llama", "mistral", "qwen2", "qwen3")))
+FAMILIES = {family.model_type: family for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, *_GEMMAS, *_LIKE_LLAMA)}
 
 
 def family_of(model: PreTrainedModel) -> Family:

@@ -10,7 +10,7 @@ roughly add up, which is why layers may be judged one by one (LLM compression by
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,21 +19,34 @@ from transformers import PreTrainedModel
 from evaluators.head import logits_of
 from nas_engine.batches import Batch, on_device, token_count
 from nas_engine.progress import progress_bar
+from nas_engine.supernet.gradients import sensitivity_by_gradients
 from nas_engine.supernet.ordering import final_states
 
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork
 
+Method = Literal["gradients", "divergence"]
 _POSITIONS = 256  # at which distributions are compared, at most about twice as many
 
 
-@torch.no_grad()
-def sensitivity(supernet: SuperNetwork, batches: Iterable[Batch], progress: bool) -> dict[str, tuple[float, ...]]:
+def sensitivity(
+    supernet: SuperNetwork, batches: Iterable[Batch], progress: bool, method: Method
+) -> dict[str, tuple[float, ...]]:
     """See `SuperNetwork.sensitivity`."""
-    model, space = supernet.model, supernet.space
-    given = list(on_device(batches, model.device))
+    if method not in get_args(Method):
+        raise ValueError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
+    given = list(on_device(batches, supernet.model.device))
     if not token_count(given):
         raise ValueError("the calibration data is empty; give at least one batch with a token in it.")
+    by = sensitivity_by_gradients if method == "gradients" else _sensitivity_by_divergence
+    return by(supernet, given, progress)
+
+
+@torch.no_grad()
+def _sensitivity_by_divergence(
+    supernet: SuperNetwork, given: list[Batch], progress: bool
+) -> dict[str, tuple[float, ...]]:
+    model, space = supernet.model, supernet.space
     model.eval()
     supernet.activate_genome(space.largest)
     whole = _log_probabilities(model, given)

@@ -30,7 +30,7 @@ from nas_engine.supernet.levels import Levels
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.refit import find_shares
 from nas_engine.supernet.resizing import resizers_of
-from nas_engine.supernet.sensitivity import sensitivity
+from nas_engine.supernet.sensitivity import Method, sensitivity
 from nas_engine.supernet.state import adapter_tensors, load_tensors
 from nas_engine.supernet.storage import (
     base_fingerprint,
@@ -395,24 +395,29 @@ class SuperNetwork:
         """
         return block_importance(self, batches)
 
-    def sensitivity(self, batches: Iterable[Batch], progress: bool = True) -> dict[str, tuple[float, ...]]:
+    def sensitivity(
+        self, batches: Iterable[Batch], progress: bool = True, method: Method = "gradients"
+    ) -> dict[str, tuple[float, ...]]:
         """How much each value of a gene changes what the network says, the other genes at their largest.
 
-        A search that is given it (``search(..., sensitivity=...)``) needs fewer evaluations. Measure it after training;
-        it takes a forward pass for each value of each gene, and a few texts are enough.
+        A search that is given it (``search(..., sensitivity=...)``) needs fewer evaluations. Measure it where the
+        search begins, after ordering or training; a few dozen texts are enough.
 
         Args:
-            batches: as `order_by_importance` takes them; a handful of texts.
+            batches: as `order_by_importance` takes them.
             progress: show a bar.
+            method: ``"gradients"``, one backward pass a text and all values at once (see
+                `nas_engine.supernet.gradients`); or ``"divergence"``, a forward pass for each value of each gene.
 
         Returns:
             by gene, one number a value in their order: the mean Kullback-Leibler divergence of the next tokens' (or the
-            classes') distribution from the largest sub-network's, in nats; 0 for the largest value.
+            classes') distribution from the largest sub-network's, in nats, to second order with gradients; 0 for the
+            largest value.
 
         Raises:
-            ValueError: there is no token in `batches`.
+            ValueError: there is no token in `batches`, or another method.
         """
-        return sensitivity(self, batches, progress)
+        return sensitivity(self, batches, progress, method)
 
     def original_outputs(self, module: str) -> Tensor | slice:
         """Index that brings the output channels of `module`, such as ``layers.3.up``, back to the original order."""

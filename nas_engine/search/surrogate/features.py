@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from nas_engine.search.surrogate.hint import costs_of
+from nas_engine.search.additive import costs_of
 from search_spaces import Choice, Genome, SearchSpace
 
 Array = npt.NDArray[np.float64]

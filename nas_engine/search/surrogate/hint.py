@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from nas_engine.search.additive import Additive, costs_of
 from nas_engine.search.driver import Objectives, Violations
 from nas_engine.search.initial import distinct
 from nas_engine.search.operators import layers_of
@@ -15,11 +17,6 @@ from nas_engine.search.surrogate.evolution import evolve
 from search_spaces import Genome, SearchSpace
 
 Array = npt.NDArray[np.float64]
-
-
-def costs_of(genomes: Genome, sensitivity: Sequence[Array]) -> Array:
-    """What each gene is expected to cost in quality, shape (genomes, genes)."""
-    return np.stack([of_gene[genomes[:, i]] for i, of_gene in enumerate(sensitivity)], axis=1)
 
 
 def starting_points(space: SearchSpace, spread: int, rng: np.random.Generator) -> Genome:
@@ -60,8 +57,15 @@ def promising(
             known = (genomes / space.largest).mean(axis=1, keepdims=True)
         return np.column_stack([costs_of(genomes, sensitivity).sum(axis=1), known]), np.empty((len(genomes), 0))
 
-    start = distinct(starting_points(space, survivors // 4, rng))
+    known = np.flatnonzero(~np.isnan(computed(space.largest[None])[0]))
+    sums = [Additive.of(space, sensitivity, partial(_column, computed, int(i))) for i in known]
+    hulls = [of_cost.hull() for of_cost in sums if of_cost is not None]
+    start = distinct(np.vstack([*hulls, starting_points(space, survivors // 4, rng)]))
     found = evolve(predict, start, space.largest, layers_of(space), survivors, generations, rng)
     order = np.argsort(predict(found)[0][:, 0], kind="stable")
     chosen: Genome = found[order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]]
     return chosen
+
+
+def _column(computed: Callable[[Genome], Array], index: int, genomes: Genome) -> Array:
+    return computed(genomes)[:, index]

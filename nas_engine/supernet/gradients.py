@@ -1,0 +1,145 @@
+"""How much each value of a gene matters, from one backward pass a text instead of a forward pass a value.
+
+Let a projection say ``d`` more at a token because a gene is smaller, and let g be the gradient, with respect to what it
+says there, of the log-probability of next tokens drawn from the network's own distribution. To second order the
+divergence of the changed distribution is then ``½ E[(g · d)²]``, for the expectation of g gᵀ is the Fisher information
+(Amari, 1998). All d of a layer need its inputs alone, so that one forward and one backward pass score every value of
+every gene; NVIDIA's AutoQuantize chooses bits by gradients too. Tokens count as independent, which scatters less than
+summing over a text first; blocks left out are beyond second order, and come out in order rather than in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.head import logits_of
+from nas_engine.batches import Batch
+from nas_engine.progress import progress_bar
+from nas_engine.supernet.dimensions import HEADS, SKIP, WIDTH
+from nas_engine.supernet.layer import READERS
+
+if TYPE_CHECKING:
+    from nas_engine.supernet.supernetwork import SuperNetwork
+    from search_spaces import Choice
+
+_POSITIONS = 512  # of a batch, at which next tokens are drawn: each holds a distribution over the vocabulary
+_LAST = {"attention": READERS["heads"], "mlp": READERS["channels"]}  # projections of a block
+
+
+def sensitivity_by_gradients(
+    supernet: SuperNetwork, batches: Sequence[Batch], progress: bool
+) -> dict[str, tuple[float, ...]]:
+    """See `SuperNetwork.sensitivity`; `batches` are where the model is."""
+    model, space = supernet.model, supernet.space
+    model.eval()
+    supernet.activate_genome(space.largest)
+    changed = {gene.name: _changed(gene) for gene in space.genes}
+    modules = {name: _module(supernet, name) for names in changed.values() for name in names}
+    generator = torch.Generator(model.device).manual_seed(0)
+    totals = {gene.name: [0.0] * len(gene) for gene in space.genes}
+    drawn = 0
+    with progress_bar("Measuring sensitivity", len(batches), enabled=progress) as bar:
+        for batch in batches:
+            with _heard(modules) as heard:
+                count, loss = _log_likelihood(supernet, batch, generator)
+                names = [name for name in modules if name in heard]
+                gradients = torch.autograd.grad(loss, [heard[name][1] for name in names], allow_unused=True)
+            drawn += count
+            of = {
+                name: (heard[name][0], heard[name][1].detach(), gradient)
+                for name, gradient in zip(names, gradients, strict=True)
+                if gradient is not None
+            }
+            _add(supernet, of, changed, totals)
+            bar.advance()
+    return {name: tuple(total / 2 / drawn for total in values) for name, values in totals.items()}
+
+
+def _changed(gene: Choice) -> list[str]:
+    """What says something else when `gene` is smaller: blocks, or projections, of which what reads heads or channels
+    speaks for the rest.
+    """
+    reader = {HEADS: READERS["heads"], WIDTH: READERS["channels"]}.get(gene.dimension)
+    return [module for module in gene.modules if reader in (None, module.rpartition(".")[2])]
+
+
+def _module(supernet: SuperNetwork, name: str) -> nn.Module:
+    """A projection by its name, or the last module of a block before the residual stream."""
+    if name in supernet.elastic_linears:
+        return supernet.elastic_linears[name]
+    _, index, block = name.split(".")
+    family = supernet.family
+    path = family.norms_after.get(block) or family.projections[_LAST[block]]
+    return supernet.layers[int(index)].module.get_submodule(path)
+
+
+@contextmanager
+def _heard(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """What each module reads and says in a forward pass."""
+    heard: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def listen(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # Below the first adapter nothing asks for gradients yet.
+        said = output if output.requires_grad else output.detach().requires_grad_()
+        heard[name] = args[0].detach(), said
+        return said
+
+    handles = [module.register_forward_hook(partial(listen, name)) for name, module in modules.items()]
+    try:
+        with torch.enable_grad():
+            yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _log_likelihood(supernet: SuperNetwork, batch: Batch, generator: torch.Generator) -> tuple[int, Tensor]:
+    """The summed log-likelihood of next tokens (or classes) that the network draws itself, and how many they are."""
+    model = supernet.model
+    if model.get_output_embeddings() is None:
+        logits = model(**batch).logits
+    else:
+        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        states = model.base_model(**inputs, use_cache=False).last_hidden_state[batch["attention_mask"].bool()]
+        logits = logits_of(model, states[:: -(-len(states) // _POSITIONS)])
+    log_probabilities = logits.float().log_softmax(-1)
+    drawn = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
+    return len(drawn), log_probabilities.gather(1, drawn).sum()
+
+
+@torch.no_grad()
+def _add(
+    supernet: SuperNetwork,
+    of: Mapping[str, tuple[Tensor, Tensor, Tensor]],
+    changed: Mapping[str, Sequence[str]],
+    totals: Mapping[str, list[float]],
+) -> None:
+    """Add ``Σ (g · d)²`` over tokens of every value but the largest."""
+    space = supernet.space
+    try:
+        for position, gene in enumerate(space.genes):
+            for index in range(len(gene) - 1):
+                genome = space.largest.copy()
+                genome[position] = index
+                if gene.dimension != SKIP:
+                    supernet.activate_genome(genome)
+                for name in changed[gene.name]:
+                    if name in of:
+                        read, said, gradient = of[name]
+                        now = torch.zeros_like(said) if gene.dimension == SKIP else _said(supernet, name, read)
+                        products = (gradient.float() * (now - said).float()).sum(-1)
+                        totals[gene.name][index] += float(products.square().sum())
+    finally:
+        supernet.activate_genome(space.largest)
+
+
+def _said(supernet: SuperNetwork, name: str, read: Tensor) -> Tensor:
+    linear = supernet.elastic_linears[name]
+    output: Tensor = linear(read[..., : linear.active_in])
+    return output
