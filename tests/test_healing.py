@@ -14,6 +14,7 @@ from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.training import Example, Healed
 from nas_engine.training.answers import predictions
 from nas_engine.training.data import batch_of, tokenize
+from nas_engine.training.fitting import _least_squares, can_fit, fit_to_teacher
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 from tests.supernets import DECODERS, FAMILIES, SPACE, random_adapters, supernetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -84,6 +85,55 @@ def test_healing_begins_with_what_the_subnetwork_computes(name: str, adapters) -
     torch.testing.assert_close(logits(healed.model), before, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(logits(healed.extract()), before, atol=1e-4, rtol=1e-4)
     assert sum(p.numel() for p in healed.extract().parameters()) == healed.parameter_count()
+
+
+def streams(model, batches) -> torch.Tensor:
+    """The last hidden states that are no padding."""
+    return torch.cat([predictions(model, batch).states for batch in batches]).detach()
+
+
+@pytest.mark.parametrize("name", [name for name in DECODERS if "gemma" not in name])
+def test_fitting_brings_each_layer_nearer_to_the_teachers_stream(name: str) -> None:
+    space = lora_rank((4,), TARGETS, skip_missing=True) + mlp_width((1.0, 0.5)) + layer_skip(("attention",), (1,))
+    supernet = random_adapters(supernetwork(FAMILIES[name](), space))
+    teacher, subnet = Teacher.of(supernet), smallest(supernet)
+    examples = tokenize(EXAMPLES, tiny_tokenizer(), 64)
+    batches = [batch_of(examples[i : i + 12], 0, torch.device("cpu")) for i in (0, 12, 24)]
+    target = streams(supernet.largest.model, batches)
+    healed = Healed(subnet)
+    before = (streams(healed.model, batches) - target).norm()
+    fitted = fit_to_teacher(subnet, healed.model, teacher, batches)
+    assert (streams(healed.model, batches) - target).norm() < 0.8 * before
+    assert len(fitted) == len(supernet.layers)
+    whole = Healed(supernet.largest)
+    untouched = logits(whole.model)
+    fit_to_teacher(supernet.largest, whole.model, teacher, batches)  # which errs nowhere
+    torch.testing.assert_close(logits(whole.model), untouched, atol=1e-3, rtol=1e-3)
+
+
+def test_fit_is_the_damped_least_squares_solution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, outputs = torch.randn(40, 8, generator=generator), torch.randn(40, 3, generator=generator)
+    penalty = (0.01 * inputs.square().sum(0).mean()).sqrt()
+    rows = torch.cat([inputs, penalty * torch.eye(8)]), torch.cat([outputs, torch.zeros(8, 3)])
+    torch.testing.assert_close(_least_squares(inputs, outputs), torch.linalg.lstsq(*rows).solution)
+
+
+def test_healing_fits_first_where_weights_are_free(tmp_path) -> None:
+    supernet = tuned()
+    teacher, subnet = Teacher.of(supernet), smallest(supernet)
+    settings = {"batch_size": 4, "progress": False, "teacher": teacher}
+    plain = heal(subnet, EXAMPLES, 1, fit_tokens=0, **settings)
+    fitted = heal(subnet, EXAMPLES, 1, checkpoint=tmp_path, **settings)
+    down = "model.layers.0.mlp.down_proj.weight"
+    assert not torch.equal(plain.model.get_parameter(down), fitted.model.get_parameter(down))
+    again = heal(subnet, EXAMPLES, 1, checkpoint=tmp_path, **settings)
+    assert torch.equal(again.model.get_parameter(down), fitted.model.get_parameter(down))
+    with pytest.raises(ValueError, match="fit_tokens is -1"):
+        heal(subnet, EXAMPLES, 1, fit_tokens=-1)
+    gemma = random_adapters(supernetwork(FAMILIES["gemma2"](), SPACE))  # a norm follows each block
+    assert not can_fit(smallest(gemma))
+    assert not can_fit(smallest(random_adapters(supernetwork(tiny_llama(), SPACE, combination="masked"))))
 
 
 def test_healing_moves_the_small_model_alone_and_what_is_saved_is_what_was_healed(tmp_path) -> None:

@@ -47,7 +47,9 @@ class CalibratedLayer:
 
     Attributes:
         index: its number in the model.
-        projections: its linear layers by the space's names, such as ``up`` or ``qkv``.
+        projections: its linear layers by the space's names, such as ``up`` or ``qkv``; not those of a block that is
+            left out.
+        given: what the next layer is to read of every batch; None lets this one run again for it.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class CalibratedLayer:
         mask: list[Tensor],
     ) -> None:
         self.index = index
-        self.projections = {name: module.get_submodule(path) for name, path in family.projections.items()}
+        modules = dict(module.named_modules())
+        self.projections = {name: modules[path] for name, path in family.projections.items() if path in modules}
+        self.given: list[Tensor] | None = None
         self._module, self._calls, self._hidden, self._mask = module, calls, hidden, mask
 
     def name(self, projection: str) -> str:
@@ -73,6 +77,19 @@ class CalibratedLayer:
         for call, hidden, mask in zip(self._calls, self._hidden, self._mask, strict=True):
             with _listening(self.projections, mask, observers):
                 call(self._module, hidden)
+
+    @torch.no_grad()
+    def inside(self, projection: str) -> list[tuple[Tensor, Tensor]]:
+        """Of every batch, what `projection` reads and what the layer gives, shapes (rows, tokens, …)."""
+        read: list[Tensor] = []
+        module = self.projections[projection]
+        handle = module.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+        try:
+            outputs = self.outputs()
+        finally:
+            handle.remove()
+        # OPT flattens its rows itself.
+        return [(x.view(*given.shape[:2], -1), given) for x, given in zip(read, outputs, strict=True)]
 
     @torch.no_grad()
     def outputs(self) -> list[Tensor]:
@@ -110,7 +127,7 @@ def calibrated_layers(model: PreTrainedModel, batches: Iterable[Batch]) -> Itera
             layer = CalibratedLayer(family, index, module, calls[index], hidden, masks)
             yield layer
             if index + 1 < len(layers):
-                hidden = layer.outputs()
+                hidden = layer.outputs() if layer.given is None else layer.given
     finally:
         model.train(was_training)
 

@@ -14,7 +14,8 @@ from evaluators import LayerSizes, Operator, decoder_operators
 from nas_engine.compression.checkpoint import save_on_grids
 from nas_engine.supernet.compressed_base import active_grids, as_stored
 from nas_engine.supernet.elastic import ElasticLinear
-from nas_engine.supernet.extraction import extract
+from nas_engine.supernet.extraction import absent_layers, extract
+from nas_engine.supernet.families import Family
 from nas_engine.supernet.peft_export import save_adapter
 from search_spaces import Value
 
@@ -94,6 +95,30 @@ class Subnetwork:
         """Whether every adapter becomes part of its weight without loss."""
         self._supernet.activate(self._configuration)
         return all(linear.merges for linear in self._supernet.elastic_linears.values())
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has anything to train; one that leaves out every block has not."""
+        self._supernet.activate(self._configuration)
+        return self._supernet.trains
+
+    @property
+    def plain(self) -> bool:
+        """Whether weights may become any others: in floating point, without zeros to keep, adapters merged."""
+        supernet = self._supernet
+        return supernet.adapter.combination == "plain" and supernet.database is None and self.merges
+
+    @property
+    def family(self) -> Family:
+        """Where the model keeps its projections."""
+        return self._supernet.family
+
+    @property
+    def layers_left(self) -> tuple[int, ...]:
+        """The numbers of the layers that the extracted model has."""
+        self._supernet.activate(self._configuration)
+        absent = {layer.index for layer in absent_layers(self._supernet.layers)}
+        return tuple(layer.index for layer in self._supernet.layers if layer.index not in absent)
 
     @property
     def supernetwork_fingerprint(self) -> str:

@@ -37,7 +37,7 @@ class Distillation:
     squared distance D of the last hidden states over all tokens, relative to the teacher's.
 
     Args:
-        weight: of the teacher's distribution, from 0 to 1.
+        weight: of the teacher's distribution, from 0 to 1; with 0, and 0 of `hidden`, the teacher is not asked.
         temperature: T, above 0.
         hidden: weight of the hidden states, 0 or more.
 
@@ -56,6 +56,11 @@ class Distillation:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0.")
         if not self.hidden >= 0:
             raise ValueError(f"the weight of hidden states is {self.hidden}; it must be 0 or more.")
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything of the teacher is learned."""
+        return self.weight > 0 or self.hidden > 0
 
     def loss(self, student: Predictions, teacher: Predictions) -> Tensor:
         """The loss of `student`, a number; gradients reach it alone."""

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nas_engine.progress import say
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.errors import ExportError
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.training.answers import Distillation, learned, predictions
 from nas_engine.training.data import TextPair, TokenizedExample, tokenize
+from nas_engine.training.fitting import can_fit, fit_to_teacher
 from nas_engine.training.run import Run, TrainingSettings
 from nas_engine.training.teacher import Teacher
 
@@ -122,6 +124,7 @@ def heal(
     teacher: Teacher | None = None,
     distillation: Distillation = Distillation(),  # noqa: B008  # frozen
     adapters: Adapters = "fresh",
+    fit_tokens: int = 8192,
     batch_size: int = 16,
     learning_rate: float = 7e-4,
     accumulation: int = 1,
@@ -150,6 +153,9 @@ def heal(
         distillation: how much of it.
         adapters: ``"fresh"``, new ones of the largest rank on the merged weights; or ``"continued"``, the
             super-network's, which a plain adapter beside a sparse or quantized base needs.
+        fit_tokens: so many tokens of the first examples fit each layer to the teacher's residual stream before the
+            first step (see `nas_engine.training.fitting`), where there is a teacher, the base is neither sparse nor
+            quantized, and no norm follows a block; 0 leaves weights as the super-network gave them.
         until: stop after so many of the steps; the same call with a later one goes on from the checkpoint.
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
@@ -170,6 +176,8 @@ def heal(
         seed=seed,
         distillation=distillation,
     )
+    if fit_tokens < 0:
+        raise ValueError(f"fit_tokens is {fit_tokens}; give a number of tokens, or 0.")
     last = steps if until is None else until
     if not 0 < last <= steps:
         raise ValueError(f"until is {until}; give a number of steps from 1 to {steps}.")
@@ -179,10 +187,10 @@ def heal(
         raise ValueError(f"{type(healed.model).__name__} predicts no text; healing needs a causal language model.")
     if not healed.adapters:
         raise ValueError("this sub-network has no adapters to train; add lora_rank(...) to the super-network's space.")
-    run = _Healing(healed, examples, settings, teacher, adapters)
+    run = _Healing(healed, examples, settings, teacher, adapters, fit_tokens)
     folder = None if checkpoint is None else Path(checkpoint)
-    if folder:
-        run.resume(folder)
+    if folder is None or not run.resume(folder):
+        run.fit(fit_tokens, progress)
     run.go("Healing", max(last, len(run.losses)), folder, checkpoint_every, gradient_checkpointing, progress)
     healed.losses = tuple(sum(step) / len(step) for step in run.losses)
     return healed
@@ -198,30 +206,43 @@ class _Healing(Run):
         settings: TrainingSettings,
         teacher: Teacher | None,
         adapters: Adapters,
+        fit_tokens: int,
     ) -> None:
         self.healed, self.teacher = healed, teacher
+        self.fitted: tuple[str, ...] = ()  # weights that are no longer the super-network's
         identity = {
             "configuration": dict(healed.configuration),
             "supernetwork": healed.subnet.supernetwork_fingerprint,
             "adapters": adapters,
             "teacher": teacher and teacher.fingerprint(),
+            "fit_tokens": fit_tokens,
         }
         parameters = list(healed.adapters.values())
         super().__init__(healed.model, healed.tokenizer, parameters, examples, settings, identity)
 
     def visit(self, batch: dict[str, Tensor], micro: int) -> list[float]:
         """See `Run.visit`."""
-        teacher = None if self.teacher is None else self.teacher.predictions(batch)
-        loss, answers = learned(predictions(self.model, batch), teacher, self.settings.distillation)
+        distillation = self.settings.distillation
+        teacher = self.teacher.predictions(batch) if self.teacher is not None and distillation.asks else None
+        loss, answers = learned(predictions(self.model, batch), teacher, distillation)
         (loss / self.settings.accumulation).backward()
         return [answers]
 
+    def fit(self, count: int, progress: bool) -> None:
+        """Fit weights to the teacher's stream on the first `count` tokens, where that can be."""
+        if self.teacher is None or not count or not can_fit(self.healed.subnet):
+            return
+        say("Fitting layers to the teacher", enabled=progress)
+        self.fitted = fit_to_teacher(self.healed.subnet, self.healed.model, self.teacher, self.first(count))
+
     def state(self) -> dict[str, Tensor]:
         """See `Run.state`."""
-        return {name: parameter.detach() for name, parameter in self.healed.adapters.items()}
+        fitted = {name: self.healed.model.get_parameter(name).detach() for name in self.fitted}
+        return fitted | {name: parameter.detach() for name, parameter in self.healed.adapters.items()}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Run.load_state`."""
-        for name, parameter in self.healed.adapters.items():
-            parameter.copy_(tensors[name])
+        for name, tensor in tensors.items():
+            self.healed.model.get_parameter(name).copy_(tensor)
+        self.fitted = tuple(name for name in tensors if name not in self.healed.adapters)

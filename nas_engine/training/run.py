@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +28,8 @@ from nas_engine.training.checkpoint import (
 )
 from nas_engine.training.data import TokenizedExample, batch_indices, batch_of
 from nas_engine.training.strategies import STRATEGIES, Strategy
+
+_CALIBRATION_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,12 @@ class Run(ABC):
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The examples at `indices`, padded, on the model's device."""
         return batch_of([self.examples[i] for i in indices], self.pad, self.model.device)
+
+    def first(self, tokens: int) -> list[dict[str, Tensor]]:
+        """The first examples, about `tokens` tokens of them, those of similar length together."""
+        count = int(np.searchsorted(np.cumsum(self.lengths), tokens)) + 1
+        first = sorted(range(min(len(self.examples), count)), key=self.lengths.__getitem__)
+        return [self.batch(first[i : i + _CALIBRATION_ROWS]) for i in range(0, len(first), _CALIBRATION_ROWS)]
 
     def step(self, step: int) -> float:
         """One step of the optimizer; the mean loss on the answers."""

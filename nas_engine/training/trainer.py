@@ -23,7 +23,7 @@ from nas_engine.training.visits import Visits
 from search_spaces import Genome
 
 # Of calibration; weights need several times as many as a layer has channels, an order fewer.
-_CALIBRATION_TOKENS, _REFITTING_TOKENS, _CALIBRATION_ROWS = 8_192, 20_480, 32
+_CALIBRATION_TOKENS, _REFITTING_TOKENS = 8_192, 20_480
 
 
 @dataclass(frozen=True)
@@ -169,11 +169,8 @@ class _Run(Run):
         super().__init__(supernet.model, supernet.tokenizer, supernet.adapter_parameters, examples, settings, identity)
 
     def calibration(self) -> list[dict[str, Tensor]]:
-        """The first examples, those of similar length together."""
-        wanted = _REFITTING_TOKENS if self.settings.refit else _CALIBRATION_TOKENS
-        count = int(np.searchsorted(np.cumsum(self.lengths), wanted)) + 1
-        first = sorted(range(min(len(self.examples), count)), key=self.lengths.__getitem__)
-        return [self.batch(first[i : i + _CALIBRATION_ROWS]) for i in range(0, len(first), _CALIBRATION_ROWS)]
+        """The first examples, for ordering and fitting."""
+        return self.first(_REFITTING_TOKENS if self.settings.refit else _CALIBRATION_TOKENS)
 
     def visit(self, batch: dict[str, Tensor], micro: int) -> list[float]:
         """See `Run.visit`."""
@@ -183,7 +180,7 @@ class _Run(Run):
     def visit_genomes(self, batch: dict[str, Tensor], genomes: Genome) -> list[float]:
         """Add the gradients of `genomes` on `batch`; the loss on the answers of each."""
         s = self.settings
-        teacher = None if self.teacher is None else self.teacher.predictions(batch)
+        teacher = self.teacher.predictions(batch) if self.teacher is not None and s.distillation.asks else None
         losses, in_place = [], None  # the largest's probabilities, shape (labelled tokens, vocabulary)
         for genome in genomes:
             self.supernet.activate_genome(genome)
