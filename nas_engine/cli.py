@@ -55,7 +55,7 @@ def search_command(
     population: Annotated[int, typer.Option(help="Sub-networks of a generation.")] = _DEFAULT.population,
     sensitivity: Annotated[
         int | None,
-        typer.Option(help="Questions that say beforehand which genes matter; by default 8 with auto and surrogate."),
+        typer.Option(help="Questions that say beforehand which genes matter; by default 64 with auto and surrogate."),
     ] = _DEFAULT.sensitivity,
     tolerance: Annotated[
         float, typer.Option(help="Accuracy that the chosen one may lose, as a fraction of 1.")
@@ -64,6 +64,7 @@ def search_command(
     width: Annotated[list[float], typer.Option(help="MLP width to choose from, a fraction; repeat.")] = list(  # noqa: B006
         _DEFAULT.widths
     ),
+    skip: Annotated[bool, typer.Option(help="Whole attention and MLP blocks may be left out too.")] = _DEFAULT.skip,
     layers_per_gene: Annotated[int, typer.Option(help="Layers that share a gene.")] = _DEFAULT.layers_per_gene,
     tokens: Annotated[int, typer.Option(help="Prompt length at which prefill is timed.")] = _DEFAULT.tokens,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = _DEFAULT.seed,
@@ -98,6 +99,7 @@ def search_command(
                     tolerance=tolerance,
                     ranks=tuple(rank),
                     widths=tuple(width),
+                    skip=skip,
                     layers_per_gene=layers_per_gene,
                     tokens=tokens,
                     seed=seed,

@@ -121,7 +121,7 @@ def choose(
         if i:
             left = max(_LAST, (len(going) + 1) // 2)
             going, out = going[:left], going[left:] + out
-        say(f"Healing {len(going)} finalists to step {until} of {plan.steps}", enabled=progress)
+        say(f"Healing {len(going)} finalist{'s' * (len(going) > 1)} to step {until} of {plan.steps}", enabled=progress)
         going = [_healed(f, selection, train_set, teacher, plan, until, folder, progress) for f in going]
         going = _in_order(going, bound)
     return going + out
@@ -169,7 +169,8 @@ def _listed(
 ) -> list[Finalist]:
     """Finalists of the front, spread over its speeds."""
     rows = result.front.sort_values("latency")
-    smaller = rows[[result.subnetwork(row).configuration != whole.configuration for _, row in rows.iterrows()]]
+    subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
+    smaller = rows[[s.configuration != whole.configuration and s.trains for s in subnets]]
     rows = smaller if len(smaller) else rows
     # What lies far below cannot be healed in so few steps: the better half of the front in accuracy, at least.
     enough = max(plan.finalists, (len(rows) + 1) // 2)
@@ -197,6 +198,8 @@ def _healed(
     progress: bool,
 ) -> Finalist:
     subnet = finalist.subnet
+    if not subnet.trains:  # all blocks are left out
+        return finalist
     healed = heal(
         subnet,
         train_set,

@@ -15,13 +15,23 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
-from evaluators import Evaluator, Latency, Measurement, MultipleChoiceAccuracy, ParameterCount, Question, Racing
+from evaluators import (
+    Evaluator,
+    Latency,
+    LatencyTable,
+    LatencyTableError,
+    Measurement,
+    MultipleChoiceAccuracy,
+    ParameterCount,
+    Question,
+    Racing,
+)
 from evaluators.devices import require_device
 from evaluators.generation import greedy
 from nas_engine import plots
 from nas_engine.finalists import Finalist, HealingPlan, choose, flips, speedups_over, table
 from nas_engine.front import SearchResult
-from nas_engine.progress import say
+from nas_engine.progress import progress_bar, say
 from nas_engine.recipes import calibration_batches
 from nas_engine.search.drivers import DRIVERS, HINTED
 from nas_engine.search.errors import LedgerError
@@ -31,9 +41,9 @@ from nas_engine.tasks import task_splits
 from nas_engine.training import Teacher, train
 from nas_engine.training.strategies import STRATEGIES, Strategy
 from nas_engine.whole_file import replacing
-from search_spaces import lora_rank, mlp_width
+from search_spaces import layer_skip, lora_rank, mlp_width
 
-_HINTS = 8  # training questions, some 300 tokens
+_HINTS = 64  # training questions
 _SHOWN, _NEW_TOKENS = 5, 12  # held-out questions that the chosen one answers in its own words
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -57,10 +67,11 @@ class JobSettings:
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
         driver: of the search; likewise `evaluations` and `population`.
         sensitivity: training questions by which it is measured how much each gene matters, before the search, for the
-            drivers ``auto`` and ``surrogate``; 0 does without, None takes 8 with these drivers.
+            drivers ``auto`` and ``surrogate``; 0 does without, None takes 64 with these drivers.
         tolerance: what the chosen sub-network may lose of the reference's accuracy, as a fraction of 1.
         ranks: adapter ranks to choose from.
         widths: fractions of the MLPs' intermediate sizes to choose from.
+        skip: whole attention and MLP blocks may be left out too.
         layers_per_gene: consecutive layers that share a rank and a width.
         tokens: prompt length at which prefill is timed, batch 1.
         seed: of everything random.
@@ -90,7 +101,8 @@ class JobSettings:
     tolerance: float = 0.01
     ranks: tuple[int, ...] = (32,)
     widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3, 0.15)
-    layers_per_gene: int = 3
+    skip: bool = True
+    layers_per_gene: int = 1
     tokens: int = 128
     seed: int = 0
     device: str = "cpu"
@@ -225,6 +237,8 @@ def _untrained(settings: JobSettings) -> SuperNetwork:
     space = lora_rank(settings.ranks, TARGETS, layers_per_gene=settings.layers_per_gene) + mlp_width(
         settings.widths, multiple_of=32, layers_per_gene=settings.layers_per_gene
     )
+    if settings.skip:
+        space += layer_skip()
     return SuperNetwork.from_pretrained(settings.model, space, seed=settings.seed, device=settings.device)
 
 
@@ -300,6 +314,32 @@ def _sensitivity(
     return dict(found)
 
 
+def _latency(supernet: SuperNetwork, settings: JobSettings, folder: Path, progress: bool) -> LatencyTable:
+    """What blocks cost on this machine, timed once in turns with the largest and kept in the run folder."""
+    file = folder / "latency_table.json"
+    latency = Latency(tokens=settings.tokens, repeats=4, warmup=1, device=settings.device)
+    if file.exists():
+        try:
+            table = LatencyTable.load(file)
+            table(supernet.subnetwork(supernet.space.configuration(supernet.space.smallest)))
+            if table.workload == latency.workload:
+                return table
+        except LatencyTableError as error:
+            say(f"Timing blocks anew: {error}", enabled=progress)
+    with progress_bar("Timing blocks, in per cent", 100, enabled=progress) as bar:
+        done = 0
+
+        def tell(timed: int, of: int) -> None:
+            nonlocal done
+            bar.advance(100 * timed // of - done)
+            done = 100 * timed // of
+
+        table = LatencyTable.calibrate(supernet, latency, samples=8, seed=settings.seed, progress=tell)
+    with replacing(file) as unfinished:
+        table.save(unfinished)
+    return table
+
+
 def _search(
     supernet: SuperNetwork,
     validation: MultipleChoiceAccuracy,
@@ -308,12 +348,7 @@ def _search(
     sensitivity: Mapping[str, Sequence[float]] | None,
     progress: bool,
 ) -> SearchResult[Subnetwork]:
-    evaluators: list[Evaluator] = [
-        validation,
-        # A ratio to the largest, timed in turns with it: the machine's drift, between runs too, cancels.
-        Latency(tokens=settings.tokens, repeats=4, warmup=1, device=settings.device, reference=supernet.largest),
-        ParameterCount(),
-    ]
+    evaluators: list[Evaluator] = [validation, _latency(supernet, settings, folder, progress), ParameterCount()]
     return search(
         supernet,
         evaluators,

@@ -83,7 +83,7 @@ def test_sensitivity_is_measured_once_and_kept(arguments: list[str], tmp_path) -
 
 
 def test_sensitivity_for_a_driver_that_makes_nothing_of_it_is_refused() -> None:
-    assert (JobSettings().hints, JobSettings(driver="nsga2").hints, JobSettings(sensitivity=0).hints) == (8, 0, 0)
+    assert (JobSettings().hints, JobSettings(driver="nsga2").hints, JobSettings(sensitivity=0).hints) == (64, 0, 0)
     with pytest.raises(
         ValueError, match="sensitivity is 4 with the driver 'nsga2'; give a number of questions with auto"
     ):
