@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +16,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks._common import load
 from benchmarks.training_quality import questions
-from evaluators import Evaluator, Measurement, MultipleChoiceAccuracy, Perplexity, Question, Subnetwork, compare_latency
-from evaluators import split as split_questions
+from evaluators import (
+    Direction,
+    Evaluator,
+    Measurement,
+    MultipleChoiceAccuracy,
+    Perplexity,
+    Question,
+    Subnetwork,
+    compare_latency,
+)
 from nas_engine import Example, SuperNetwork
 from nas_engine.batches import Batch
 from nas_engine.recipes import calibration_batches
@@ -29,13 +37,13 @@ from nas_engine.whole_file import replacing
 from search_spaces import layer_skip, mlp_width
 
 BATCH, MAX_TOKENS = 16, 1024
-VALIDATION = 100  # questions: each costs a search a forward pass an evaluation, out of the same budget
 THREADS, PREFILL = 2, 128  # of the timing
 _FRACTIONS = (0.8, 0.6, 0.4, 0.2, 0.1)
 _TOKENS_A_CHANNEL = 8  # of calibration
 _OPENING = "Question:"
 
-Widths = tuple[int, ...]  # the MLP's channels of every layer that is left, which is all that a speed depends on here
+# Query heads and MLP channels of every layer that is left, 0 for a block that is not: all that a speed depends on.
+Blocks = tuple[tuple[int, int], ...]
 
 
 class Judge(Evaluator, Protocol):
@@ -52,15 +60,11 @@ class Task:
 
     Args:
         train: prompts with completions.
-        guide: scores by validation data, for a search.
-        judge: by held-out data.
-        read: what one call of `guide` reads, each prompt once for all its options; for its price.
+        judge: scores by held-out data.
     """
 
     train: Sequence[TextPair]
-    guide: Judge
     judge: Judge
-    read: Sequence[TextPair]
 
 
 def load_task(name: str, data: Path, test: int) -> Task:
@@ -73,17 +77,13 @@ def load_task(name: str, data: Path, test: int) -> Task:
         if not data.is_dir():
             raise TaskError(f"there is no folder {data}; give --data.")
         learn, held_out = questions(data, test)
-        learn, validation = split_questions(learn, VALIDATION, seed=0)
     else:
-        made = task_splits(name, 4000, VALIDATION, test, seed=0)
-        learn, validation, held_out = list(made.train), list(made.validation), list(made.test)
+        made = task_splits(name, 4000, 1, test, seed=0)
+        learn, held_out = list(made.train), list(made.test)
     if name == "perplexity":
-        train, read = ([_as_text(question) for question in part] for part in (learn, validation))
-        texts = [_OPENING + text.completion for text in read]
-        held_out_texts = [question.prompt + question.completion for question in held_out]
-        return Task(train, Perplexity(texts), Perplexity(held_out_texts), read)
-    all_options = [Example(question.prompt, "".join(question.continuations)) for question in validation]
-    return Task(learn, MultipleChoiceAccuracy(validation), MultipleChoiceAccuracy(held_out), all_options)
+        texts = [question.prompt + question.completion for question in held_out]
+        return Task([_as_text(question) for question in learn], Perplexity(texts))
+    return Task(learn, MultipleChoiceAccuracy(held_out))
 
 
 def _as_text(question: Question) -> Example:
@@ -133,7 +133,7 @@ def calibration_macs(subnet: Subnetwork, batches: Sequence[Batch], fitted: bool 
     An inverse, an elimination and the shares take about three cubes of the channels.
     """
     tokens = float(sum(int(batch["attention_mask"].sum()) for batch in batches))
-    widths = widths_of(subnet) if fitted else ()
+    widths = [width for _, width in blocks_of(subnet)] if fitted else []
     return forward_macs(subnet, Load(tokens, 0)) + sum(tokens * width**2 + 3 * width**3 for width in widths)
 
 
@@ -144,9 +144,10 @@ def calibration(train: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, c
     return list(calibration_batches(train, tokenizer, count))
 
 
-def widths_of(subnet: Subnetwork) -> Widths:
+def blocks_of(subnet: Subnetwork) -> Blocks:
     """The architecture of `subnet`."""
-    return tuple(sizes.intermediate_size for sizes in subnet.layer_sizes)
+    sizes = [(layer.heads, layer.intermediate_size) for layer in subnet.layer_sizes]
+    return tuple(layer for layer in sizes if any(layer))
 
 
 def _weights(subnet: Subnetwork) -> tuple[int, int, int]:
@@ -168,24 +169,24 @@ class Timings:
     def __init__(self, file: Path, quick: bool) -> None:
         self.file, self.quick = file, quick
         model, tokenizer = load(quick)
-        self.whole = widths_of(SuperNetwork.from_pretrained(model, layer_skip(), tokenizer).largest)
-        self.multiple = min(32, self.whole[0] // 8)
+        self.whole = blocks_of(SuperNetwork.from_pretrained(model, layer_skip(), tokenizer).largest)
+        self.heads, self.channels = self.whole[0]
+        self.multiple = min(32, self.channels // 8)
         # [speed-up, standard error] by `_name`
         self._known: dict[str, list[float]] = {_name(self.whole): [1.0, 0.0]}
         if file.exists():
             self._known |= json.loads(file.read_text())["speedups"]
 
-    def uniform(self, speedups: Iterable[float]) -> dict[float, Widths]:
-        """All layers at the one width that gives each speed-up; the narrowest tried where none does."""
-        full, depth = self.whole[0], len(self.whole)
-        tried = sorted({self._rounded(fraction * full) for fraction in _FRACTIONS} | {full})
-        found = self._sizes({width: (width,) * depth for width in tried}, speedups)
-        chosen = {speedup: (self._rounded(size),) * depth for speedup, size in found.items()}
+    def uniform(self, speedups: Iterable[float]) -> dict[float, Blocks]:
+        """All MLPs at the one width that gives each speed-up; the narrowest tried where none does."""
+        tried = sorted({self._rounded(fraction * self.channels) for fraction in _FRACTIONS} | {self.channels})
+        found = self._sizes({width: self._narrow(width) for width in tried}, speedups)
+        chosen = {speedup: self._narrow(self._rounded(size)) for speedup, size in found.items()}
         self.measured(chosen.values())
         return chosen
 
-    def shallower(self, speedups: Iterable[float]) -> dict[float, Widths]:
-        """As many layers of the full width as give each speed-up."""
+    def shallower(self, speedups: Iterable[float]) -> dict[float, Blocks]:
+        """As many whole layers as give each speed-up."""
         depth = len(self.whole)
         tried = sorted({max(1, round(fraction * depth)) for fraction in _FRACTIONS} | {depth})
         found = self._sizes({layers: self.whole[:layers] for layers in tried}, speedups)
@@ -193,10 +194,20 @@ class Timings:
         self.measured(chosen.values())
         return chosen
 
-    def measured(self, architectures: Iterable[Widths]) -> list[tuple[float, float]]:
+    def forecast(self) -> Forecast:
+        """The time of any architecture, from those of uniform and of shallower ones."""
+        depth = len(self.whole)
+        widths = [self._narrow(self._rounded(fraction * self.channels)) for fraction in _FRACTIONS]
+        depths = [self.whole[: max(1, round(fraction * depth))] for fraction in _FRACTIONS]
+        architectures = [self.whole, *widths, *depths]
+        times = [1 / speedup for speedup, _ in self.measured(architectures)]
+        costs, *_ = np.linalg.lstsq(np.array([_counts(blocks) for blocks in architectures]), times, rcond=None)
+        return Forecast(tuple(map(float, costs)))
+
+    def measured(self, architectures: Iterable[Blocks]) -> list[tuple[float, float]]:
         """Speed-up and standard error of each, those that are not known timed in turns with the whole model."""
         wanted = list(architectures)
-        missing = {_name(widths): widths for widths in wanted if _name(widths) not in self._known}
+        missing = {_name(blocks): blocks for blocks in wanted if _name(blocks) not in self._known}
         if missing:
             models = self._models([self.whole, *missing.values()])
             with _threads(THREADS):
@@ -208,35 +219,67 @@ class Timings:
             with replacing(self.file) as file:
                 about = {"threads": THREADS, "tokens": PREFILL, "speedups": self._known}
                 file.write_text(json.dumps(about, indent=1) + "\n")
-        return [(self._known[_name(widths)][0], self._known[_name(widths)][1]) for widths in wanted]
+        return [(self._known[_name(blocks)][0], self._known[_name(blocks)][1]) for blocks in wanted]
 
-    def _sizes(self, tried: dict[int, Widths], speedups: Iterable[float]) -> dict[float, float]:
+    def _sizes(self, tried: dict[int, Blocks], speedups: Iterable[float]) -> dict[float, float]:
         """The size at each speed-up, given architectures by size; time is nearly linear in the size."""
         times = [1 / speedup for speedup, _ in self.measured(tried.values())]
         rising = np.maximum.accumulate(times)  # interpolation needs an order, which noise may break
         return {speedup: float(np.interp(1 / speedup, rising, list(tried))) for speedup in speedups}
 
-    def _rounded(self, width: float) -> int:
-        return min(self.whole[0], max(self.multiple, round(width / self.multiple) * self.multiple))
+    def _narrow(self, width: int) -> Blocks:
+        return ((self.heads, width),) * len(self.whole)
 
-    def _models(self, architectures: Sequence[Widths]) -> list[PreTrainedModel]:
+    def _rounded(self, width: float) -> int:
+        return min(self.channels, max(self.multiple, round(width / self.multiple) * self.multiple))
+
+    def _models(self, architectures: Sequence[Blocks]) -> list[PreTrainedModel]:
         model, tokenizer = load(self.quick)
-        widths = {width for architecture in architectures for width in architecture}
+        widths = {width for blocks in architectures for _, width in blocks if width}
         supernet = SuperNetwork.from_pretrained(model, layer_skip() + mlp_width(widths), tokenizer)
         space, models = supernet.space, []
-        for architecture in architectures:
+        for blocks in architectures:
+            # Which layers are missing makes no difference to the clock.
+            padded = [*blocks, *[(0, 0)] * (len(self.whole) - len(blocks))]
             configuration = space.configuration(space.largest)
-            for layer in range(len(self.whole)):
-                if layer >= len(architecture):  # which layers are missing makes no difference to the clock
-                    configuration |= {f"layers.{layer}.{block}.keep": 0 for block in ("attention", "mlp")}
-                elif len(widths) > 1:
-                    configuration[f"layers.{layer}.mlp.width"] = architecture[layer]
+            for layer, (heads, width) in enumerate(padded):
+                kept = {f"layers.{layer}.attention.keep": heads, f"layers.{layer}.mlp.keep": width}
+                configuration |= {name: int(size > 0) for name, size in kept.items()}
+                if width and len(widths) > 1:
+                    configuration[f"layers.{layer}.mlp.width"] = width
             models.append(supernet.subnetwork(configuration).extract(share_embeddings=True))
         return models
 
 
-def _name(widths: Widths) -> str:
-    return "+".join(f"{len(list(same))}x{width}" for width, same in groupby(widths))
+@dataclass(frozen=True)
+class Forecast:
+    """An evaluator: the time of a sub-network as a fraction of the whole model's.
+
+    Args:
+        costs: of everything else, of an attention block and of a channel of an MLP.
+    """
+
+    costs: tuple[float, ...]
+    name: str = "time"
+    unit: str = ""
+    direction: Direction = "minimize"
+
+    def __call__(self, subnet: Subnetwork) -> Measurement:
+        """A sum over blocks."""
+        return Measurement(float(np.dot(_counts(blocks_of(subnet)), self.costs)))
+
+    def settings(self) -> Mapping[str, Any]:
+        """What blocks cost."""
+        return {"costs": list(self.costs)}
+
+
+def _counts(blocks: Blocks) -> list[float]:
+    """How much there is of what costs time."""
+    return [1.0, float(sum(heads > 0 for heads, _ in blocks)), float(sum(width for _, width in blocks))]
+
+
+def _name(blocks: Blocks) -> str:
+    return "+".join(f"{len(list(same))}x{heads}h{width}" for (heads, width), same in groupby(blocks))
 
 
 @contextmanager

@@ -16,27 +16,32 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks._alternatives import (
     BATCH,
+    Blocks,
+    Forecast,
     Load,
     Task,
-    Widths,
+    blocks_of,
     calibration,
     calibration_macs,
     forward_macs,
     sampled_macs,
     training_macs,
-    widths_of,
 )
 from benchmarks._common import load
 from benchmarks.ordering import scores
-from evaluators import Measurement, ParameterCount
-from nas_engine import Healed, Subnetwork, SuperNetwork, Teacher, heal, search, train
-from nas_engine.batches import Batch, on_device
-from nas_engine.search.errors import SelectionError
+from evaluators import Measurement
+from nas_engine import Healed, Subnetwork, SuperNetwork, Teacher, heal, heuristics, train
+from nas_engine.batches import Batch, on_device, token_count
+from nas_engine.recipes import calibration_batches
 from nas_engine.supernet.ordering import input_norms
-from nas_engine.training.checkpoint import FILE as CHECKPOINT
+from nas_engine.training import Distillation
 from search_spaces import SpaceTemplate, Value, layer_skip, lora_rank, mlp_width
 
 RANK, TARGETS, LEARNING_RATE = 32, ("q", "k", "v", "o", "gate", "up", "down"), 7e-4
+WIDTHS = (1.0, 0.75, 0.5, 0.4375, 0.35, 0.25, 0.125)  # of an MLP, of which `ours` chooses
+HINTS, FITTED = 64, 8192  # questions for the sensitivity, tokens of the fit to the teacher
+ANSWERS = Distillation(weight=0.0)  # healing learns these alone
+TRIES = 3  # at an architecture that is measured to be as fast as forecast
 
 
 class BudgetError(ValueError):
@@ -51,21 +56,13 @@ class Outcome:
         measurement: on held-out data.
         training_macs: that went into it.
         shared_macs: those of them that serve a whole front.
-        widths: its architecture.
+        blocks: its architecture.
     """
 
     measurement: Measurement
     training_macs: float
     shared_macs: float
-    widths: Widths
-
-
-@dataclass(frozen=True)
-class Split:
-    """How `ours` spends its budget: on LoRA, on the super-network, and the rest on healing."""
-
-    lora: float = 0.4
-    supernet: float = 0.2
+    blocks: Blocks
 
 
 @dataclass(frozen=True)
@@ -76,14 +73,14 @@ class Work:
         task: what is learned.
         tokenizer: of the model.
         load: of a training step.
-        guide_load: of a validation.
         seed: of adapters, batches and sampling.
         steps: of LoRA on the whole model, which define the budget.
         budget: in multiply-accumulates.
         narrower: by speed-up, all layers at one width.
         shallower: by speed-up, fewer layers.
-        split: of the budget of `ours`.
-        searched: evaluations of a search for `ours`; 0 takes the uniform widths.
+        forecast: the time of any architecture.
+        timed: the measured speed-up of an architecture.
+        share: of the budget of `ours` that goes into LoRA on the whole model.
         quick: a tiny model.
         device: where it computes.
         folder: for what an interrupted run goes on from.
@@ -93,14 +90,14 @@ class Work:
     task: Task
     tokenizer: PreTrainedTokenizerBase
     load: Load
-    guide_load: Load
     seed: int
     steps: int
     budget: float
-    narrower: Mapping[float, Widths]
-    shallower: Mapping[float, Widths]
-    split: Split
-    searched: int
+    narrower: Mapping[float, Blocks]
+    shallower: Mapping[float, Blocks]
+    forecast: Forecast
+    timed: Callable[[Blocks], float]
+    share: float
     quick: bool
     device: str
     folder: Path
@@ -140,7 +137,11 @@ class Work:
     @property
     def widths(self) -> tuple[float | int, ...]:
         """The full width, and that of every speed-up."""
-        return (1.0, *(widths[0] for widths in self.narrower.values()))
+        return (1.0, *(self.width(speedup) for speedup in self.narrower))
+
+    def width(self, speedup: float) -> int:
+        """The uniform width of a speed-up."""
+        return self.narrower[speedup][0][1]
 
 
 Method = Callable[[Work, float], Outcome]  # given the speed-up
@@ -152,12 +153,12 @@ def lora(work: Work, speedup: float, cut: str = "") -> Outcome:
     if cut == "layers":
         model, spent = _shallower(work, len(work.shallower[speedup]))
     elif cut:
-        model, spent = _narrower(work, work.narrower[speedup][0], cut)
+        model, spent = _narrower(work, work.width(speedup), cut)
     supernet = work.supernet(lora_rank((RANK,), TARGETS), model)
     step = training_macs(supernet.largest, work.load)
     steps = work.affordable(work.budget - spent, step)
     work.train(supernet, steps, strategy="largest")
-    return Outcome(work.judged(supernet.largest), spent + steps * step, spent, widths_of(supernet.largest))
+    return Outcome(work.judged(supernet.largest), spent + steps * step, spent, blocks_of(supernet.largest))
 
 
 def lonas(work: Work, speedup: float) -> Outcome:
@@ -173,24 +174,26 @@ def lonas(work: Work, speedup: float) -> Outcome:
         work.train(supernet, steps, strategy="uniform", checkpoint=work.folder / "lonas")
         work.made["lonas"] = supernet, steps * step
     supernet, spent = work.made["lonas"]
-    subnet = _uniform(supernet, work.narrower[speedup][0])
-    return Outcome(work.judged(subnet), spent, spent, widths_of(subnet))
+    subnet = _uniform(supernet, work.width(speedup))
+    return Outcome(work.judged(subnet), spent, spent, blocks_of(subnet))
 
 
 def ours(work: Work, speedup: float) -> Outcome:
-    """LoRA, order and fit, a super-network with the tuned model as its teacher, a sub-network, healing."""
+    """LoRA on the whole model, channels ordered and fitted to what it learned, the blocks and widths of the least
+    summed sensitivity at that speed, fitted to the teacher's stream and healed with all that is left.
+    """
     if "ours" not in work.made:
-        work.made["ours"] = _taught(work)
-    supernet, teacher, spent = work.made["ours"]
-    subnet = _uniform(supernet, work.narrower[speedup][0])
-    if work.searched:
-        subnet, price = _searched(work, supernet, subnet)
-        spent += price
-    step = training_macs(subnet, work.load) + forward_macs(supernet.largest, work.load)
-    steps = work.affordable(work.budget - spent, step)
-    healed = heal(subnet, work.task.train, steps, teacher=teacher, learning_rate=LEARNING_RATE, batch_size=BATCH,
-                  seed=work.seed, progress=False)  # fmt: skip
-    return Outcome(work.judged(healed), spent + steps * step, spent, widths_of(subnet))
+        work.made["ours"] = _tuned(work)
+    supernet, teacher, sensitivity, spent = work.made["ours"]
+    subnet = _at_speed(work, supernet, sensitivity, speedup)
+    tokens = FITTED * Load.of(work.task.train, work.tokenizer).tokens / len(work.task.train)
+    fit = forward_macs(supernet.largest, Load(tokens, 0)) + forward_macs(subnet, Load(tokens, 0))
+    fit += sum(tokens * width**2 + width**3 for _, width in blocks_of(subnet))
+    step = training_macs(subnet, work.load)
+    steps = work.affordable(work.budget - spent - fit, step)
+    healed = heal(subnet, work.task.train, steps, teacher=teacher, distillation=ANSWERS, fit_tokens=FITTED,
+                  learning_rate=LEARNING_RATE, batch_size=BATCH, seed=work.seed, progress=False)  # fmt: skip
+    return Outcome(work.judged(healed), spent + fit + steps * step, spent, blocks_of(subnet))
 
 
 METHODS: Mapping[str, Method] = {
@@ -207,36 +210,35 @@ def _uniform(supernet: SuperNetwork, width: int) -> Subnetwork:
     return supernet.subnetwork(supernet.space.configuration(supernet.space.largest) | widths)
 
 
-def _taught(work: Work) -> tuple[SuperNetwork, Teacher, float]:
-    """The super-network that all speed-ups share, its teacher, and the price of both."""
-    supernet = work.supernet(lora_rank((RANK,), TARGETS) + mlp_width(work.widths, layers_per_gene=3))
+def _tuned(work: Work) -> tuple[SuperNetwork, Teacher, Mapping[str, Sequence[float]], float]:
+    """The super-network that all speed-ups share, its teacher, how much its genes matter, and the price of all."""
+    supernet = work.supernet(lora_rank((RANK,), TARGETS) + mlp_width(WIDTHS) + layer_skip())
     whole = supernet.largest
-    steps = max(1, round(work.split.lora * work.steps))
+    steps = max(1, round(work.share * work.steps))
     spent = steps * training_macs(whole, work.load)
     work.train(supernet, steps, strategy="largest", checkpoint=work.folder / "lora")
-    teacher = Teacher.of(supernet)
     batches = work.batches(supernet)
     spent += calibration_macs(whole, batches, fitted=True)
-    if not (work.folder / "supernet" / CHECKPOINT).exists():  # which holds the order
-        supernet.order_by_importance(batches, refit=True)
-    step = sampled_macs(supernet, work.load, work.seed) + forward_macs(whole, work.load)
-    steps = work.affordable(work.split.supernet * work.budget, step)
-    work.train(supernet, steps, strategy="uniform", teacher=teacher, checkpoint=work.folder / "supernet")
-    return supernet, teacher, spent + steps * step
+    supernet.order_by_importance(batches, refit=True)
+    texts = list(calibration_batches(work.task.train, work.tokenizer, HINTS))
+    # Forward, backward, and each width's product beside the whole one's.
+    read = Load(token_count(texts), token_count(texts))
+    spent += 2 * forward_macs(whole, read) + len(WIDTHS) * forward_macs(whole, read) / 4
+    return supernet, Teacher.of(supernet), supernet.sensitivity(texts, progress=False), spent
 
 
-def _searched(work: Work, supernet: SuperNetwork, uniform: Subnetwork) -> tuple[Subnetwork, float]:
-    """The best sub-network found that is no larger than `uniform`, and the price of the search."""
-    guide = work.task.guide
-    result = search(supernet, [guide, ParameterCount()], "surrogate", work.searched, min(20, work.searched),
-                    seed=work.seed, storage=work.folder / "search", progress=False)  # fmt: skip
-    # Evaluations share layers, but are charged as if each had been alone.
-    price = sum(forward_macs(result.subnetwork(row), work.guide_load) for _, row in result.frame.iterrows())
-    direction = {guide.direction: guide.name}
-    try:
-        return result.select(**direction, where=f"parameters <= {uniform.parameter_count()}"), price
-    except SelectionError:
-        return uniform, price
+def _at_speed(
+    work: Work, supernet: SuperNetwork, sensitivity: Mapping[str, Sequence[float]], speedup: float
+) -> Subnetwork:
+    """The sub-network of the least summed sensitivity that is measured to be as fast; forecasts are corrected."""
+    bound = 1 / speedup
+    for _ in range(TRIES):
+        subnet = supernet.subnetwork(heuristics.least_loss(supernet, sensitivity, work.forecast, bound))
+        measured = work.timed(blocks_of(subnet))
+        if measured >= speedup:
+            break
+        bound *= measured / speedup
+    return subnet
 
 
 @torch.no_grad()

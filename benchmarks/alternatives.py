@@ -10,15 +10,15 @@ of layers, are those at which the prefill of one prompt on the CPU is faster by 
 - ``layers``: whole layers left out by how little they turn the hidden states (ShortGPT: Men et al., 2024, arXiv
   2403.03853); then LoRA on what is left;
 - ``lonas``: one super-network as published, and its sub-networks of uniform width as they come off it;
-- ``ours``: LoRA on the whole model, channels ordered and fitted on what it learned, a short super-network training with
-  it as the teacher, and a sub-network healed with the teacher by all that is left of the budget.
+- ``ours``: LoRA on the whole model with a part of the budget, channels ordered and fitted to what it learned, blocks
+  and widths of the least summed sensitivity at the speed, fitted to the tuned model's stream, then healed.
 
 What `lonas` and `ours` train for all sub-networks is charged in full to each; `front_macs` is the price of a front of
 six points. Standard errors are of the questions, which all seeds and methods share, and of the seeds: differences
 between methods are surer than they say.
 
 Run as ``python -m benchmarks.alternatives [--quick] [--device cuda] [--steps N] [--seeds N] [--tasks T …]
-[--methods M …] [--speedups S …] [--test N] [--search N] [--folder RUN] [--timings FILE] [--data FOLDER]
+[--methods M …] [--speedups S …] [--test N] [--share S] [--folder RUN] [--timings FILE] [--data FOLDER]
 [--seconds S] [--figures FOLDER]``; interrupted, it goes on. With ``--seconds 0`` it takes timings alone.
 """
 
@@ -43,7 +43,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks._alternatives import BATCH, Load, Task, Timings, load_task, training_macs
-from benchmarks._alternatives_methods import METHODS, RANK, TARGETS, BudgetError, Outcome, Split, Work
+from benchmarks._alternatives_methods import METHODS, RANK, TARGETS, BudgetError, Outcome, Work
 from benchmarks._common import add_device, arguments, load, print_json
 from nas_engine import SuperNetwork
 from nas_engine.tasks import TaskError
@@ -129,14 +129,14 @@ def works(name: str, task: Task, given: argparse.Namespace, timings: Timings, fo
             task,
             tokenizer,
             step,
-            Load.of(task.read, tokenizer),
             seed,
             given.steps,
             given.steps * training_macs(whole, step),
             timings.uniform(given.speedups),
             timings.shallower(given.speedups) if "layers" in given.methods else {},
-            Split(*given.split),
-            given.search,
+            timings.forecast(),
+            lambda blocks: timings.measured([blocks])[0][0],
+            given.share,
             given.quick,
             given.device,
             folder / f"{name}-{seed}",
@@ -174,7 +174,7 @@ def measure(given: argparse.Namespace, rows: Rows, timings: Timings, folder: Pat
                     print(f"{json.dumps(rows.rows[-1])} after {clock.elapsed:.0f} s", flush=True)
                 work.made.clear()
                 if all(rows.has(task=name, method=method, speedup=s, seed=seed) for s in given.speedups):
-                    for part in {"lonas": ("lonas",), "ours": ("lora", "supernet", "search")}.get(method, ()):
+                    for part in {"lonas": ("lonas",), "ours": ("lora",)}.get(method, ()):
                         shutil.rmtree(work.folder / part, ignore_errors=True)
     return skipped
 
@@ -187,7 +187,7 @@ def summary(rows: Sequence[Row], metrics: Mapping[str, str], timings: Timings) -
     groups: dict[tuple[str, str, float], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["task"], row["method"], row["speedup"]), []).append(row)
-    speedups = timings.measured(tuple(row["widths"]) for row in rows)  # all in turns
+    speedups = timings.measured(tuple(map(tuple, row["blocks"])) for row in rows)  # all in turns
     measured = {id(row): speedup for row, (speedup, _) in zip(rows, speedups, strict=True)}
     result = []
     for (task, method, speedup), group in groups.items():
@@ -273,8 +273,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *NOT_HERE], default=[*METHODS, *NOT_HERE])
     parser.add_argument("--speedups", nargs="+", type=float, help="(1.25 1.5 2.0; quick 1.5)")
     parser.add_argument("--test", type=int, help="held-out questions (1000; quick 20)")
-    parser.add_argument("--search", type=int, default=0, help="evaluations of a search for ours; 0: uniform widths")
-    parser.add_argument("--split", nargs=2, type=float, default=[0.4, 0.2], help="of ours: LoRA, super-network")
+    parser.add_argument("--share", type=float, default=0.5, help="of the budget of ours, for LoRA on the whole model")
     parser.add_argument("--folder", type=Path, help="for all that is kept; default runs/alternatives, quick none")
     parser.add_argument("--timings", type=Path, help="speed-ups taken before; default timings.json in the folder")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("NAS_DATA", "../shared/data")))
@@ -296,7 +295,7 @@ def main() -> None:
     clock = Clock(given.seconds)
     with nullcontext(given.folder) if given.folder else tempfile.TemporaryDirectory() as run:
         folder = Path(run)
-        names = ("quick", "steps", "speedups", "test", "search", "split")
+        names = ("quick", "steps", "speedups", "test", "share")
         rows = Rows(folder, {name: getattr(given, name) for name in names})
         timings = Timings(given.timings or folder / "timings.json", given.quick)
         skipped = measure(given, rows, timings, folder, clock)
