@@ -16,7 +16,8 @@ def test_notebook_runs_from_top_to_bottom_on_a_tiny_model(tmp_path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     parameters.source = (
-        'MODEL, RUN = "model", "run"\nSTEPS, EVALUATIONS, POPULATION = 3, 8, 4\nVALIDATION, TEST = 12, 12\nBUDGET = 1.0'
+        'MODEL, RUN = "model", "run"\nLORA_STEPS, HEAL_STEPS, EVALUATIONS, POPULATION = 3, 3, 8, 4\n'
+        "VALIDATION, TEST = 12, 12\nBUDGET = 1.0"
     )
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     figures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
