@@ -34,7 +34,7 @@ from nas_engine.training import TextPair
 from nas_engine.training.data import tokenize
 from nas_engine.training.strategies import genomes_of_batch
 from nas_engine.whole_file import replacing
-from search_spaces import layer_skip, mlp_width
+from search_spaces import attention_heads, layer_skip, mlp_width
 
 BATCH, MAX_TOKENS = 16, 1024
 THREADS, PREFILL = 2, 128  # of the timing
@@ -171,6 +171,7 @@ class Timings:
         model, tokenizer = load(quick)
         self.whole = blocks_of(SuperNetwork.from_pretrained(model, layer_skip(), tokenizer).largest)
         self.heads, self.channels = self.whole[0]
+        self.group = self.heads // model.config.num_key_value_heads
         self.multiple = min(32, self.channels // 8)
         # [speed-up, standard error] by `_name`
         self._known: dict[str, list[float]] = {_name(self.whole): [1.0, 0.0]}
@@ -195,11 +196,13 @@ class Timings:
         return chosen
 
     def forecast(self) -> Forecast:
-        """The time of any architecture, from those of uniform and of shallower ones."""
+        """The time of any architecture, from those of narrower, of shallower ones and of ones with fewer heads."""
         depth = len(self.whole)
         widths = [self._narrow(self._rounded(fraction * self.channels)) for fraction in _FRACTIONS]
         depths = [self.whole[: max(1, round(fraction * depth))] for fraction in _FRACTIONS]
-        architectures = [self.whole, *widths, *depths]
+        fewer = [((heads, self.channels),) * depth for heads in range(self.group, self.heads, self.group)]
+        without = [((0, self.channels),) * depth]
+        architectures = [self.whole, *widths, *depths, *fewer, *without]
         times = [1 / speedup for speedup, _ in self.measured(architectures)]
         costs, *_ = np.linalg.lstsq(np.array([_counts(blocks) for blocks in architectures]), times, rcond=None)
         return Forecast(tuple(map(float, costs)))
@@ -235,16 +238,20 @@ class Timings:
 
     def _models(self, architectures: Sequence[Blocks]) -> list[PreTrainedModel]:
         model, tokenizer = load(self.quick)
-        widths = {width for blocks in architectures for _, width in blocks if width}
-        supernet = SuperNetwork.from_pretrained(model, layer_skip() + mlp_width(widths), tokenizer)
+        sizes = [size for blocks in architectures for size in blocks]
+        heads, widths = {count for count, _ in sizes if count}, {width for _, width in sizes if width}
+        template = layer_skip() + attention_heads(heads) + mlp_width(widths)
+        supernet = SuperNetwork.from_pretrained(model, template, tokenizer)
         space, models = supernet.space, []
         for blocks in architectures:
             # Which layers are missing makes no difference to the clock.
             padded = [*blocks, *[(0, 0)] * (len(self.whole) - len(blocks))]
             configuration = space.configuration(space.largest)
-            for layer, (heads, width) in enumerate(padded):
-                kept = {f"layers.{layer}.attention.keep": heads, f"layers.{layer}.mlp.keep": width}
+            for layer, (count, width) in enumerate(padded):
+                kept = {f"layers.{layer}.attention.keep": count, f"layers.{layer}.mlp.keep": width}
                 configuration |= {name: int(size > 0) for name, size in kept.items()}
+                if count and len(heads) > 1:
+                    configuration[f"layers.{layer}.attention.heads"] = count
                 if width and len(widths) > 1:
                     configuration[f"layers.{layer}.mlp.width"] = width
             models.append(supernet.subnetwork(configuration).extract(share_embeddings=True))
@@ -256,7 +263,7 @@ class Forecast:
     """An evaluator: the time of a sub-network as a fraction of the whole model's.
 
     Args:
-        costs: of everything else, of an attention block and of a channel of an MLP.
+        costs: of everything else, of an attention block, of a head in it and of a channel of an MLP.
     """
 
     costs: tuple[float, ...]
@@ -275,7 +282,8 @@ class Forecast:
 
 def _counts(blocks: Blocks) -> list[float]:
     """How much there is of what costs time."""
-    return [1.0, float(sum(heads > 0 for heads, _ in blocks)), float(sum(width for _, width in blocks))]
+    heads = [count for count, _ in blocks]
+    return [1.0, float(sum(count > 0 for count in heads)), float(sum(heads)), float(sum(width for _, width in blocks))]
 
 
 def _name(blocks: Blocks) -> str:

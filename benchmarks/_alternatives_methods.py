@@ -35,10 +35,11 @@ from nas_engine.batches import Batch, on_device, token_count
 from nas_engine.recipes import calibration_batches
 from nas_engine.supernet.ordering import input_norms
 from nas_engine.training import Distillation
-from search_spaces import SpaceTemplate, Value, layer_skip, lora_rank, mlp_width
+from search_spaces import SpaceTemplate, Value, attention_heads, layer_skip, lora_rank, mlp_width
 
 RANK, TARGETS, LEARNING_RATE = 32, ("q", "k", "v", "o", "gate", "up", "down"), 7e-4
 WIDTHS = (1.0, 0.75, 0.5, 0.4375, 0.35, 0.25, 0.125)  # of an MLP, of which `ours` chooses
+HEADS = (1.0, 2 / 3, 1 / 3)  # of attention
 HINTS, FITTED = 64, 8192  # questions for the sensitivity, tokens of the fit to the teacher
 ANSWERS = Distillation(weight=0.0)  # healing learns these alone
 TRIES = 3  # at an architecture that is measured to be as fast as forecast
@@ -212,7 +213,7 @@ def _uniform(supernet: SuperNetwork, width: int) -> Subnetwork:
 
 def _tuned(work: Work) -> tuple[SuperNetwork, Teacher, Mapping[str, Sequence[float]], float]:
     """The super-network that all speed-ups share, its teacher, how much its genes matter, and the price of all."""
-    supernet = work.supernet(lora_rank((RANK,), TARGETS) + mlp_width(WIDTHS) + layer_skip())
+    supernet = work.supernet(lora_rank((RANK,), TARGETS) + mlp_width(WIDTHS) + attention_heads(HEADS) + layer_skip())
     whole = supernet.largest
     steps = max(1, round(work.share * work.steps))
     spent = steps * training_macs(whole, work.load)

@@ -41,7 +41,9 @@ def search_command(
     lora_steps: Annotated[
         int, typer.Option(help="Steps of plain LoRA on the whole model: the reference and the teacher.")
     ] = _DEFAULT.lora_steps,
-    steps: Annotated[int, typer.Option(help="Steps of the super-network's training.")] = _DEFAULT.steps,
+    steps: Annotated[
+        int, typer.Option(help="Steps in which sub-networks take turns; 0 leaves it at what plain LoRA has learned.")
+    ] = _DEFAULT.steps,
     heal_steps: Annotated[int, typer.Option(help="Steps that heal a finalist alone.")] = _DEFAULT.heal_steps,
     finalists: Annotated[int, typer.Option(help="Sub-networks of the front that are healed.")] = _DEFAULT.finalists,
     batch_size: Annotated[int, typer.Option(help="Questions of a training batch.")] = _DEFAULT.batch_size,
@@ -63,6 +65,9 @@ def search_command(
     rank: Annotated[list[int], typer.Option(help="Adapter rank to choose from; repeat.")] = list(_DEFAULT.ranks),  # noqa: B006
     width: Annotated[list[float], typer.Option(help="MLP width to choose from, a fraction; repeat.")] = list(  # noqa: B006
         _DEFAULT.widths
+    ),
+    head: Annotated[list[float], typer.Option(help="Attention heads to choose from, a fraction; repeat.")] = list(  # noqa: B006
+        _DEFAULT.heads
     ),
     skip: Annotated[bool, typer.Option(help="Whole attention and MLP blocks may be left out too.")] = _DEFAULT.skip,
     layers_per_gene: Annotated[int, typer.Option(help="Layers that share a gene.")] = _DEFAULT.layers_per_gene,
@@ -99,6 +104,7 @@ def search_command(
                     tolerance=tolerance,
                     ranks=tuple(rank),
                     widths=tuple(width),
+                    heads=tuple(head),
                     skip=skip,
                     layers_per_gene=layers_per_gene,
                     tokens=tokens,

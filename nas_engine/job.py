@@ -41,7 +41,7 @@ from nas_engine.tasks import task_splits
 from nas_engine.training import Teacher, train
 from nas_engine.training.strategies import STRATEGIES, Strategy
 from nas_engine.whole_file import replacing
-from search_spaces import layer_skip, lora_rank, mlp_width
+from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 
 _HINTS = 64  # training questions
 _SHOWN, _NEW_TOKENS = 5, 12  # held-out questions that the chosen one answers in its own words
@@ -61,7 +61,8 @@ class JobSettings:
         adapter: folder of a PEFT LoRA adapter of this model, which is then the reference; None trains one.
         lora_steps: plain LoRA on the whole model: the reference, the teacher of all smaller ones, and their start. With
             0 and no adapter the model as it is given is the reference.
-        steps: of the super-network's training; likewise `batch_size`, `learning_rate` (of all training) and `strategy`.
+        steps: in which sub-networks take turns; 0 leaves it at what plain LoRA has learned. Likewise `strategy`; and
+            `batch_size` and `learning_rate` of all training.
         heal_steps: of a finalist alone, after the search; 0 takes it as the super-network left it.
         finalists: sub-networks of the front that are healed, by successive halving.
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
@@ -71,6 +72,7 @@ class JobSettings:
         tolerance: what the chosen sub-network may lose of the reference's accuracy, as a fraction of 1.
         ranks: adapter ranks to choose from.
         widths: fractions of the MLPs' intermediate sizes to choose from.
+        heads: fractions of the attention heads to choose from, in whole KV groups.
         skip: whole attention and MLP blocks may be left out too.
         layers_per_gene: consecutive layers that share a rank and a width.
         tokens: prompt length at which prefill is timed, batch 1.
@@ -83,24 +85,25 @@ class JobSettings:
     task: str = "family"
     train: int = 4000
     validation: int = 128
-    selection: int = 320
-    test: int = 800
+    selection: int = 240
+    test: int = 600
     adapter: Path | None = None
     lora_steps: int = 110
-    steps: int = 36
-    heal_steps: int = 48
+    steps: int = 0
+    heal_steps: int = 40
     finalists: int = 4
     batch_size: int = 16
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
     refit: bool = True
     driver: str = "surrogate"
-    evaluations: int = 24
+    evaluations: int = 20
     population: int = 12
     sensitivity: int | None = None
     tolerance: float = 0.01
     ranks: tuple[int, ...] = (32,)
     widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3, 0.15)
+    heads: tuple[float, ...] = (1.0, 0.67, 0.33)
     skip: bool = True
     layers_per_gene: int = 1
     tokens: int = 128
@@ -234,9 +237,10 @@ def _writable(folder: Path) -> Path:
 
 
 def _untrained(settings: JobSettings) -> SuperNetwork:
-    space = lora_rank(settings.ranks, TARGETS, layers_per_gene=settings.layers_per_gene) + mlp_width(
-        settings.widths, multiple_of=32, layers_per_gene=settings.layers_per_gene
-    )
+    together = settings.layers_per_gene
+    space = lora_rank(settings.ranks, TARGETS, layers_per_gene=together)
+    space += mlp_width(settings.widths, multiple_of=32, layers_per_gene=together)
+    space += attention_heads(settings.heads, together)
     if settings.skip:
         space += layer_skip()
     return SuperNetwork.from_pretrained(settings.model, space, seed=settings.seed, device=settings.device)
