@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -24,6 +24,7 @@ from transformers import (
     AutoTokenizer,
     CompressedTensorsConfig,
     GgufConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -137,14 +138,39 @@ def _from_pretrained(
             weights["quantization_config"] = CompressedTensorsConfig(dequantize=True)
         classifies = any("SequenceClassification" in name for name in config.architectures or ())
         auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
-        model = auto.from_pretrained(name, dtype=dtype, **weights)
+        _require_stock(config, name)
+        loaded: Any = auto.from_pretrained(name, dtype=dtype, output_loading_info=True, **weights)
+        model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelError(
             f"no model loads from {name!r}: {error} Give a folder with config.json, *.safetensors and a tokenizer, "
             f"a Hugging Face id that this machine can reach, or {SMOLLM2!r}."
         ) from error
+    _require_complete(model, report, name)
     return model.eval(), tokenizer
+
+
+def _require_stock(config: PreTrainedConfig, name: str) -> None:
+    if getattr(config, "subnetwork", None) is not None:
+        raise ModelError(
+            f"{name!r} is a compressed model whose layers differ, which is no base: load it with transformers, "
+            "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True), or give the model that it came from."
+        )
+
+
+def _require_complete(model: PreTrainedModel, report: Mapping[str, Any], name: str) -> None:
+    """What a checkpoint lacks, transformers fills with random weights, and only warns."""
+    kinds = {"missing_keys": "lacks", "unexpected_keys": "has besides", "mismatched_keys": "has in other shapes"}
+    for kind, what in kinds.items():
+        found = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(kind) or ())
+        if found:
+            raise ModelError(
+                f"{name!r} is no {type(model).__name__} as its config.json says: it {what} {len(found)} weights, "
+                f"such as {found[0]}. Give a complete checkpoint of that architecture."
+            )
 
 
 @contextmanager

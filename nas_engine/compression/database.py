@@ -30,6 +30,7 @@ from nas_engine.compression.quantization import require_unquantized
 from nas_engine.compression.sparsify import matrix_of
 from nas_engine.compression.sparsity import Unstructured, wanda_mask
 from nas_engine.supernet.families import family_of
+from nas_engine.supernet.plain import require_plain
 from nas_engine.supernet.storage import base_fingerprint
 from nas_engine.whole_file import replacing
 
@@ -191,6 +192,7 @@ def build_database(
             empty calibration, a quantized model, or a folder with another database.
     """
     require_unquantized(model)
+    require_plain(model)
     unknown = [b for b in bits if b not in (FULL_BITS, 8, 4)]
     if unknown or not bits or not sparsities:
         raise CompressionError(f"bits are {tuple(bits)} and sparsities {tuple(sparsities)}; give 16, 8 or 4 bits.")

@@ -21,6 +21,7 @@ from nas_engine.compression.gptq import gptq, output_error, round_to_nearest
 from nas_engine.compression.grid import Grid, GridSettings
 from nas_engine.compression.sparsify import matrix_of
 from nas_engine.supernet.families import family_of
+from nas_engine.supernet.plain import require_plain
 
 Method = Literal["gptq", "rtn"]
 
@@ -89,6 +90,7 @@ def quantize_model(
         raise CompressionError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
     settings = GridSettings(bits, group_size, symmetric)
     require_unquantized(model)
+    require_plain(model, elastic=True)
     _require_dividing(model, settings)
     grids: dict[str, Grid] = {}
     unrounded: dict[str, Tensor] = {}

@@ -19,6 +19,7 @@ from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.sparsity import magnitude_mask, pattern_of, wanda_mask
 from nas_engine.supernet.families import family_of
+from nas_engine.supernet.plain import require_plain
 
 Method = Literal["wanda", "magnitude"]
 
@@ -52,6 +53,7 @@ def sparsify(
     if method not in get_args(Method):
         raise CompressionError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
     pattern = pattern_of(sparsity)
+    require_plain(model, elastic=True)
     for layer in calibrated_layers(model, batches):
         norms, products = InputNorms(), Hessians()
         observers: list[Observer] = [*([norms] if method == "wanda" else []), *([products] if refit else [])]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,14 @@ from nas_engine.supernet.layer import inverse
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork
 
+# What is understood below, and what says nothing about what an adapter computes.
+_UNDERSTOOD = {
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights", "modules_to_save"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "lora_dropout"),
+    *("base_model_name_or_path", "revision", "peft_type", "task_type", "inference_mode", "auto_mapping"),
+    *("peft_version", "runtime_config", "ensure_weight_tying", "eva_config"),
+}
+_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # which leave the base as it is
 _KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 
 
@@ -48,6 +58,10 @@ def load_adapter(supernet: SuperNetwork, folder: Path) -> None:
                 "add its projection to the targets of lora_rank(...)."
             )
         pairs.setdefault(match["path"], {})[match["side"]] = tensor.float()
+    for path in modules.keys() - pairs.keys():  # which the checkpoint leaves as the base has them
+        without = supernet.elastic_linears[modules[path]].lora_B
+        assert without is not None
+        without.zero_()
     for path, pair in pairs.items():
         name = modules[path]
         linear = supernet.elastic_linears[name]
@@ -64,15 +78,40 @@ def load_adapter(supernet: SuperNetwork, folder: Path) -> None:
 
 def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     try:
+        described = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         config = PeftConfig.from_pretrained(str(folder))
         tensors = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder} holds no PEFT adapter: {error}") from error
     if not isinstance(config, LoraConfig):
         raise CheckpointError(f"{folder} holds a {config.peft_type} adapter; only LoRA can start a super-adapter.")
+    unknown = [name for name, value in described.items() if value and not hasattr(config, name)]
+    if unknown:
+        raise CheckpointError(
+            f"{folder} has {unknown[0]}={described[unknown[0]]!r}, which this version of PEFT does not know; "
+            "update peft."
+        )
+    _require_plain_lora(config, folder)
+    return config, tensors
+
+
+def _require_plain_lora(config: LoraConfig, folder: Path) -> None:
+    """PEFT's LoRA has variants that compute something else, or change the base; the next one is not known yet."""
     if config.use_dora:
         raise CheckpointError(f"{folder} was trained with DoRA, whose magnitudes a super-adapter does not have.")
-    return config, tensors
+    if config.init_lora_weights not in _STARTS:
+        raise CheckpointError(
+            f"{folder} began as {config.init_lora_weights!r}, which changes the base model too; save it with PEFT's "
+            "path_initial_model_for_weight_conversion, or merge it: model.merge_and_unload()."
+        )
+    plain = LoraConfig()
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in _UNDERSTOOD and value and value != getattr(plain, field.name):
+            raise CheckpointError(
+                f"{folder} has {field.name}={value!r}, which is no plain LoRA; merge it instead, with PEFT's "
+                "model.merge_and_unload()."
+            )
 
 
 def _scale(config: LoraConfig, path: str, rank: int) -> float:

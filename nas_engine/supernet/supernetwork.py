@@ -24,10 +24,11 @@ from nas_engine.supernet.dimensions import BITS, DENSITY, RANK, SKIP
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_units import elastic_units, sort_by_norms
 from nas_engine.supernet.extraction import absent_layers, bypassed
-from nas_engine.supernet.families import Family, family_of
+from nas_engine.supernet.families import Family
 from nas_engine.supernet.layer import READERS, ElasticLayer
 from nas_engine.supernet.levels import Levels
 from nas_engine.supernet.peft_import import load_adapter
+from nas_engine.supernet.plain import require_plain
 from nas_engine.supernet.refit import find_shares
 from nas_engine.supernet.resizing import resizers_of
 from nas_engine.supernet.sensitivity import Method, sensitivity
@@ -101,7 +102,7 @@ class SuperNetwork:
     ) -> None:
         self.model, self.tokenizer, self.space, self.base = model, tokenizer, space, base
         self.adapter = adapter or AdapterSettings()
-        self.family: Family = family_of(model)
+        self.family: Family = require_plain(model)
         self.quantization = quantization
         self.database = database
         self.combination = COMBINATIONS[self.adapter.combination]
@@ -176,7 +177,7 @@ class SuperNetwork:
             raise ValueError("a model given as an object needs its tokenizer: pass tokenizer=...")
         else:
             loaded = model
-        shape = family_of(loaded).shape(loaded)
+        shape = require_plain(loaded).shape(loaded)
         bound = space.bind(shape) if isinstance(space, SpaceTemplate) else space
         settings = AdapterSettings(alpha, dropout, seed, combination)
         supernet = cls(loaded, tokenizer, bound, settings, base, quantization, database)

@@ -1,0 +1,148 @@
+"""Only what a super-network understands becomes its base; everything else is refused before work begins."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.utils import parametrize, prune
+
+from nas_engine.compression.quantization import quantize_model
+from nas_engine.compression.sparsify import sparsify
+from nas_engine.models import ModelError, load_model
+from nas_engine.supernet import CheckpointError, FamilyError
+from search_spaces import layer_skip, lora_rank, mlp_width
+from tests.supernets import CALIBRATION, logits, random_adapters, supernetwork
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+
+def peft_in_place(wrapped: bool = False):
+    base = tiny_llama()
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+    return model if wrapped else base
+
+
+def pruned():
+    model = tiny_llama()
+    prune.l1_unstructured(model.model.layers[0].mlp.up_proj, "weight", 0.5)
+    return model
+
+
+def parametrized():
+    model = tiny_llama()
+    parametrize.register_parametrization(model.model.layers[1].mlp.up_proj, "weight", nn.Identity())
+    return model
+
+
+def hooked():
+    model = tiny_llama()
+    model.model.layers[0].self_attn.q_proj.register_forward_hook(lambda module, args, output: 2 * output)
+    return model
+
+
+class Scaled(nn.Linear):
+    """A linear layer that is more than its weight."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def subclassed():
+    model = tiny_llama()
+    model.model.layers[0].self_attn.o_proj.__class__ = Scaled
+    return model
+
+
+def offloaded():
+    model = tiny_llama()
+    model.model.layers[0].mlp.down_proj.to("meta")
+    return model
+
+
+def shortened():
+    supernet = supernetwork(tiny_llama(), lora_rank((4,)) + layer_skip(("attention",), (1,)))
+    return supernet.subnetwork(supernet.space.configuration(supernet.space.smallest)).extract()
+
+
+REFUSED = {
+    "adapters put in by PEFT": (peft_in_place, r"merge adapters first: model.merge_and_unload\(\)"),
+    "a PEFT model": (lambda: peft_in_place(wrapped=True), "PeftModel, and not one of transformers' own"),
+    "pruning masks": (pruned, "layers.0.up computes its weight, as a pruning mask does"),
+    "a parametrization": (parametrized, "mlp.up_proj has a parametrized weight"),
+    "a hook": (hooked, "layers.0.q has a hook on its forward pass"),
+    "a subclass": (subclassed, "layers.0.o is a .*Scaled, whose weight is not all that it computes with"),
+    "offloaded weights": (offloaded, "layers.0.down has no weight in memory"),
+    "a block left out": (shortened, "layers.1.q is not there; a model with blocks left out is no base"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_base_that_is_more_than_its_weights_is_refused(what: str) -> None:
+    make, message = REFUSED[what]
+    with pytest.raises(FamilyError, match=message):
+        supernetwork(make(), lora_rank((4,), ("q", "up", "down")))
+
+
+@pytest.mark.parametrize("what", ["adapters put in by PEFT", "pruning masks", "a subclass"])
+def test_base_that_is_more_than_its_weights_is_not_compressed(what: str) -> None:
+    make, message = REFUSED[what]
+    with pytest.raises(FamilyError, match=message):
+        sparsify(make(), CALIBRATION, 0.5)
+    with pytest.raises(FamilyError, match=message):
+        quantize_model(make(), CALIBRATION, group_size=16)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_adapter_whose_training_changed_the_base_is_refused(tmp_path, start: str) -> None:
+    settings = LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=start)
+    get_peft_model(tiny_llama(), settings).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"began as '{start}', which changes the base model too"):
+        supernetwork(tiny_llama()).load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("alora_invocation_tokens", [5]), ("lora_bias", True), ("unheard_of", 3)])
+def test_adapter_with_a_setting_that_is_not_understood_is_refused(tmp_path, field: str, value) -> None:
+    get_peft_model(tiny_llama(), LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(CheckpointError, match=field):
+        supernetwork(tiny_llama()).load_adapter(tmp_path)
+
+
+def test_adapter_takes_the_place_of_all_that_was_trained_before(tmp_path) -> None:
+    base = tiny_llama()
+    settings = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    model = get_peft_model(base, settings).eval()
+    expected = logits(model)
+    model.save_pretrained(tmp_path)
+    supernet = random_adapters(supernetwork(tiny_llama()))
+    supernet.load_adapter(tmp_path)
+    torch.testing.assert_close(logits(supernet.largest.model), expected, atol=1e-4, rtol=1e-4)
+
+
+def saved(folder, model=None):
+    (model or tiny_llama()).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder / "model.safetensors"
+
+
+def test_checkpoint_that_lacks_weights_or_has_others_is_refused(tmp_path) -> None:
+    file = saved(tmp_path)
+    whole = load_file(file)
+    load_model(tmp_path)
+    without = {name: tensor for name, tensor in whole.items() if "layers.1.mlp.up" not in name}
+    save_file(without, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"it lacks 1 weights, such as model.layers.1.mlp.up_proj.weight"):
+        load_model(tmp_path)
+    save_file(whole | {"model.layers.9.mlp.up_proj.weight": torch.zeros(2, 2)}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="it has besides 1 weights, such as model.layers.9"):
+        load_model(tmp_path)
+
+
+def test_our_own_compressed_model_is_refused_as_a_base(tmp_path) -> None:
+    supernet = supernetwork(tiny_llama(), lora_rank((4,)) + mlp_width((1.0, 0.5)) + layer_skip(("attention",), (1,)))
+    supernet.subnetwork(supernet.space.configuration(supernet.space.smallest)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="is a compressed model whose layers differ, which is no base"):
+        load_model(tmp_path)
