@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.encoding import encoded
 from evaluators.memory import Halving
 
 
@@ -40,7 +42,7 @@ def greedy(
     """
     if model.training:
         raise ValueError("the model is in training mode, where dropout changes its texts; call model.eval() first.")
-    rows: list[list[int]] = tokenizer(list(prompts))["input_ids"]
+    rows = [list(row) for row in encoded(tokenizer, prompts)]
     _require_readable(model, prompts, rows, max_new_tokens)
     settings = _settings(model, tokenizer, max_new_tokens, stop)
     budget = budget or Halving(8192)
@@ -63,7 +65,7 @@ def greedy(
 
 def longest_row(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int) -> int:
     """Tokens of the longest prompt with what is added to it: the least that a batch takes."""
-    return max(len(ids) for ids in tokenizer(list(prompts))["input_ids"]) + max_new_tokens
+    return max(map(len, encoded(tokenizer, prompts))) + max_new_tokens
 
 
 def _generate(
@@ -79,13 +81,25 @@ def _generate(
         input_ids[i, width - len(row) :] = torch.tensor(row)
         mask[i, width - len(row) :] = 1
     arguments: dict[str, Any] = {"tokenizer": tokenizer} if settings.stop_strings else {}
-    output: Tensor = model.generate(  # type: ignore[operator]  # torch types a module's attributes as tensors too
-        input_ids=input_ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=settings,
-        **arguments,
-    )
+    with _alone(model, settings):
+        output: Tensor = model.generate(  # type: ignore[operator]  # torch types a module's attributes as tensors too
+            input_ids=input_ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=settings,
+            **arguments,
+        )
     return output[:, width:]  # (rows, new tokens)
+
+
+@contextmanager
+def _alone(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """`generate` fills whatever `settings` leave open from the model's own: greedy would be as greedy as those are."""
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _settings(

@@ -7,7 +7,7 @@ attention mask and the positions express is exactly the rows that a plain evalua
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, takewhile
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from evaluators.encoding import encoded, encoding_state, shared_start
 from evaluators.questions import Question
 from evaluators.token_tree import TokenTree
 
@@ -80,27 +81,41 @@ class PackedBatch:
         return self.ends > self.places
 
 
-@lru_cache(maxsize=8)
 def tokenized(questions: tuple[Question, ...], tokenizer: PreTrainedTokenizerBase) -> tuple[TokenizedQuestion, ...]:
     """Token ids of every question, split as the lm-evaluation-harness does: an option's tokens are those of prompt and
-    option together from the prompt's own count on. Computed once for a tokenizer.
+    option together from the prompt's own on. Where a token spans the boundary, from the first that differs from the
+    prompt's, for all options of the question. Computed once for a tokenizer.
 
     Raises:
         ValueError: an option adds no token to its prompt (the question is named).
     """
-    prompts: list[list[int]] = tokenizer([q.prompt for q in questions])["input_ids"]
+    return _tokenized(questions, tokenizer, encoding_state(tokenizer))
+
+
+@lru_cache(maxsize=8)
+def _tokenized(
+    questions: tuple[Question, ...], tokenizer: PreTrainedTokenizerBase, state: Hashable
+) -> tuple[TokenizedQuestion, ...]:
+    prompts = encoded(tokenizer, [q.prompt for q in questions])
     texts = [q.prompt + continuation for q in questions for continuation in q.continuations]
-    wholes = iter(tokenizer(texts)["input_ids"])
+    wholes = iter(encoded(tokenizer, texts))
     result = []
     for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True), start=1):
-        options = tuple(tuple(next(wholes)[len(prompt) :]) for _ in question.choices)
+        of_question = [next(wholes) for _ in question.choices]
+        start = min(shared_start(prompt, whole) for whole in of_question)
+        options = tuple(whole[start:] for whole in of_question)
         if not all(options):
             empty = question.choices[options.index(())]
             raise ValueError(
                 f"question {i} ({question.question[:60]!r}): the choice {empty!r} adds no token to its prompt; "
                 "reword it, or use the tokenizer that belongs to the model."
             )
-        result.append(TokenizedQuestion(tuple(prompt), options))
+        if not start:
+            raise ValueError(
+                f"question {i} ({question.question[:60]!r}) shares no token with its prompt alone, so that nothing is "
+                "left to read; begin the prompt with more text."
+            )
+        result.append(TokenizedQuestion(prompt[:start], options))
     return tuple(result)
 
 

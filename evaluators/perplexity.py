@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least
+from evaluators.encoding import encoded, encoding_state
 from evaluators.head import logits_of
 from evaluators.memory import Halving
 from evaluators.protocol import Direction, Measurement, Subnetwork
@@ -79,7 +80,7 @@ class Perplexity:
                 than the model can read (it is named).
             MemoryError: not even the longest text alone fits.
         """
-        rows = _tokenized(self.texts, tokenizer, self.max_tokens)
+        rows = _tokenized(self.texts, tokenizer, self.max_tokens, encoding_state(tokenizer))
         _require_readable(model, rows)
         if self._budget is None:
             # A batch as small as the longest text alone; below that there is nothing left to halve.
@@ -136,8 +137,10 @@ def _batch_losses(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _tokenized(texts: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Row, ...]:
-    rows = tuple(tuple(ids) for ids in tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"])
+def _tokenized(
+    texts: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, max_tokens: int, state: Hashable
+) -> tuple[Row, ...]:
+    rows = tuple(encoded(tokenizer, texts, max_tokens))
     for i, (text, row) in enumerate(zip(texts, rows, strict=True), start=1):
         if len(row) < 2:
             raise ValueError(f"text {i} ({text[:60]!r}) has {len(row)} token, so nothing to predict; leave it out.")

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from evaluators.encoding import encoded, shared_start
+
 _WINDOW_BATCHES = 8  # long enough for alike lengths, short enough for batches of ever new company
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -55,7 +57,10 @@ def tokenize(pairs: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, max_
     """
     if not pairs:
         raise ValueError("the training set is empty; give at least one example.")
-    return [_tokenize(pair, i, tokenizer, max_tokens) for i, pair in enumerate(pairs)]
+    prompts = encoded(tokenizer, [pair.prompt for pair in pairs])
+    wholes = encoded(tokenizer, [pair.prompt + pair.completion for pair in pairs])
+    end = tokenizer.eos_token_id
+    return [_example(*texts, i, end, max_tokens) for i, texts in enumerate(zip(pairs, prompts, wholes, strict=True))]
 
 
 def batch_of(examples: Sequence[TokenizedExample], pad: int, device: torch.device) -> dict[str, Tensor]:
@@ -103,17 +108,17 @@ def _epoch_order(lengths: tuple[int, ...], batch_size: int, seed: int, epoch: in
     return order
 
 
-def _tokenize(pair: TextPair, index: int, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> TokenizedExample:
-    whole = tokenizer(pair.prompt + pair.completion)["input_ids"]
-    prompt = tokenizer(pair.prompt)["input_ids"]
-    if len(whole) <= len(prompt):
+def _example(
+    pair: TextPair, prompt: tuple[int, ...], whole: tuple[int, ...], index: int, end: int | None, max_tokens: int
+) -> TokenizedExample:
+    start = shared_start(prompt, whole)  # a token may span the boundary
+    if len(whole) <= start:
         raise ValueError(f"training example {index} has a completion without tokens: {pair.completion!r}.")
-    end = tokenizer.eos_token_id
     if end is not None and whole[-1] != end:
-        whole = [*whole, end]
+        whole = (*whole, end)
     if len(whole) > max_tokens:
         raise ValueError(
             f"training example {index} has {len(whole)} tokens, more than the {max_tokens} allowed; shorten it, "
             "or raise max_tokens up to what the model can read."
         )
-    return TokenizedExample(tuple(whole), len(prompt))
+    return TokenizedExample(whole, start)
