@@ -6,13 +6,14 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator
-from types import CodeType, FunctionType
+from functools import partial
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 
 def function_fingerprint(function: FunctionType) -> str:
-    """16 hexadecimal digits that change with the source of `function`, and with the numbers, texts, lists and functions
-    that it takes from its own module or an enclosing function.
+    """16 hexadecimal digits that change with the source of `function`, and with the numbers, texts, lists, functions,
+    partials, bound methods and objects of its own module's classes that it takes from there or an enclosing function.
 
     Other objects, files, and what imported functions do are not seen.
     """
@@ -20,23 +21,51 @@ def function_fingerprint(function: FunctionType) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _parts(function: FunctionType, seen: set[FunctionType]) -> Iterator[Any]:
-    """The source of `function` and, by name, the plain values and functions it reads from around it."""
+def _parts(function: FunctionType, seen: set[Any]) -> Iterator[Any]:
+    """The source of `function` and, by name, what it reads from around it."""
     if function in seen:
         return
     seen.add(function)
     yield _source(function)
-    yield _plain(function.__defaults__), _plain(function.__kwdefaults__)
+    module = function.__globals__.get("__name__")
+    yield _value(function.__defaults__, module, seen), _value(function.__kwdefaults__, module, seen)
     for name, value in sorted(_surroundings(function).items()):
-        if isinstance(value, FunctionType) and value.__module__ == function.__module__:
-            yield [name, list(_parts(value, seen))]
-        else:
-            yield [name, _plain(value)]
+        yield [name, _value(value, module, seen)]
+
+
+def _value(value: Any, module: str | None, seen: set[Any]) -> Any:
+    """`value` as JSON data: plain as it is, code of `module` by its source; None for what cannot be told."""
+    if isinstance(value, FunctionType):
+        return list(_parts(value, seen)) if value.__globals__.get("__name__") == module else None
+    if isinstance(value, partial):
+        return [_value(part, module, seen) for part in (value.func, value.args, value.keywords)]
+    if isinstance(value, MethodType):
+        return [_value(part, module, seen) for part in (value.__func__, value.__self__)]
+    if isinstance(value, list | tuple):
+        return [_value(part, module, seen) for part in value]
+    if isinstance(value, dict):
+        return [[_plain(key), _value(part, module, seen)] for key, part in value.items()]
+    if isinstance(value, type):
+        return _class_parts(value, seen) if value.__module__ == module else None
+    if type(value).__module__ == module and id(value) not in seen:
+        seen.add(id(value))
+        return [_class_parts(type(value), seen), _value(getattr(value, "__dict__", {}), module, seen)]
+    return _plain(value)
+
+
+def _class_parts(of: type, seen: set[Any]) -> Any:
+    """The functions of a class, and its plain attributes."""
+    if of in seen:
+        return None
+    seen.add(of)
+    return [[name, _value(value, of.__module__, seen)] for name, value in sorted(vars(of).items()) if name[:2] != "__"
+            or isinstance(value, FunctionType)]  # fmt: skip
 
 
 def _source(function: FunctionType) -> str:
     try:
-        return inspect.getsource(function)
+        # Of the code, for of a function the one that functools.wraps names is shown instead.
+        return inspect.getsource(function.__code__)
     except (OSError, TypeError):  # typed into a console or made by exec
         return repr([(code.co_code, [c for c in code.co_consts if _plain(c)]) for code in _codes(function.__code__)])
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import linecache
 import tomllib
 from operator import attrgetter
 from pathlib import Path
@@ -92,6 +93,49 @@ def test_settings_of_a_cost_model_follow_its_function_and_version() -> None:
     assert model(1.0) == model(1.0)
     assert model(1.0) != model(2.0)
     assert model(1.0, version="a") == model(2.0, version="a") != model(1.0, version="b")
+
+
+_CELL = """
+import functools
+from evaluators import cost_model
+
+class Scale:
+    factor = {factor}
+    def __init__(self, offset):
+        self.offset = offset
+    def __call__(self, value):
+        return self.factor * value + self.offset
+
+def scaled(function):
+    @functools.wraps(function)
+    def inner(subnet):
+        return {body}
+    return inner
+
+scale, half = Scale({offset}), functools.partial(pow, {power})
+
+@cost_model(unit="mJ")
+@scaled
+def energy(subnet):
+    return scale(subnet.parameter_count()) + half(2)
+"""
+
+
+def in_a_cell(number: int, **changed) -> str:
+    """What tells apart a cost model that was typed into a notebook."""
+    given = {"factor": 2.0, "offset": 1.0, "body": "function(subnet)", "power": 3} | changed
+    source, name = _CELL.format(**given), f"<cell {number}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    space = {"__name__": "__main__"}
+    exec(compile(source, name, "exec"), space)
+    return space["energy"].settings()["function"]
+
+
+def test_edited_decorator_class_object_or_partial_is_another_cost_model() -> None:
+    edits = ({"body": "function(subnet) + 7"}, {"factor": 3.0}, {"offset": 2.0}, {"power": 4})
+    prints = [in_a_cell(0), *(in_a_cell(i, **edit) for i, edit in enumerate(edits, start=1))]
+    assert len(set(prints)) == len(prints)
+    assert in_a_cell(9) == prints[0]
 
 
 def test_bad_cost_models_are_refused() -> None:

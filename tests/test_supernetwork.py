@@ -1,14 +1,16 @@
 """The super-network on tiny real models of every family: activation, ordering, saving."""
 
+import copy
 import json
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from nas_engine.supernet import CheckpointError, FamilyError, SuperNetwork
 from search_spaces import ConfigurationError, SpaceError, lora_rank, mlp_width
-from tests.supernets import logits, random_adapters, supernetwork
+from tests.supernets import SPACE, logits, random_adapters, supernetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 
@@ -110,6 +112,27 @@ def test_folder_without_a_supernetwork_is_refused(tmp_path) -> None:
     (tmp_path / "supernet.json").write_text(json.dumps(description | {"format": 99}))
     with pytest.raises(CheckpointError, match="format 99"):
         SuperNetwork.load(tmp_path)
+
+
+def test_fingerprint_changes_with_all_that_is_computed_with(tmp_path) -> None:
+    begun = copy.deepcopy(tiny_tokenizer())
+    begun._tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 0)])
+    one_row = tiny_llama()
+    one_row.model.embed_tokens.weight.data[117] += 1.0
+    found = [
+        supernetwork(tiny_llama()),
+        SuperNetwork.from_pretrained(tiny_llama(), SPACE, begun),
+        supernetwork(one_row),
+        supernetwork(tiny_llama(rope_parameters={"rope_type": "default", "rope_theta": 3.0})),
+        supernetwork(tiny_llama(rms_norm_eps=0.5)),
+        supernetwork(tiny_llama(hidden_act="gelu")),
+    ]
+    assert len({supernet.fingerprint() for supernet in found}) == len(found)
+    tiny_tokenizer()(["a", "b c d e"], padding=True, truncation=True, max_length=3)
+    assert supernetwork(tiny_llama()).fingerprint() == found[0].fingerprint()
+    tiny_llama().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert SuperNetwork.from_pretrained(tmp_path, SPACE).base_fingerprint == found[0].base_fingerprint
 
 
 def test_fingerprint_changes_with_adapters_scale_and_base() -> None:

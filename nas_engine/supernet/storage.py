@@ -24,8 +24,13 @@ from search_spaces import SearchSpace
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork
 
-_FORMAT = 2
-_SAMPLES = 64  # weights of each tensor that the base's fingerprint looks at
+_FORMAT = 3
+# Fields of a configuration that say where a model is from or how it is run, and not what it computes.
+_PROVENANCE = {
+    *("_name_or_path", "transformers_version", "architectures", "auto_map", "use_cache", "quantization_config"),
+    *("dtype", "torch_dtype"),  # the weights have it
+}
+_PROBES = ("The quick brown fox", " jumps over 13 lazy dogs.\n")  # as a tokenizer splits them
 
 
 @dataclass(frozen=True)
@@ -42,21 +47,39 @@ class SavedSuperNetwork:
 
 
 def base_fingerprint(model: PreTrainedModel, head: tuple[str, ...]) -> str:
-    """16 hexadecimal digits of a model's weights, from a sample of each tensor, without the modules of `head`."""
-    digest = hashlib.sha256()
+    """16 hexadecimal digits of a model's weights and configuration, without the modules of `head`."""
+    described = {key: value for key, value in model.config.to_dict().items() if key not in _PROVENANCE}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(tuple(f"{path}." for path in head)):
             continue
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // _SAMPLES)].float().cpu().numpy()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + sample.tobytes())
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        # All of them: a change of one row of the embeddings is another model.
+        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """16 hexadecimal digits of how texts become tokens."""
+    described: dict[str, Any] = {
+        "probes": [tokenizer(text)["input_ids"] for text in _PROBES],
+        "special": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
+        "template": getattr(tokenizer, "chat_template", None),
+    }
+    if tokenizer.is_fast:
+        # Padding and truncation are those of the last call.
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        described["backend"] = {key: value for key, value in backend.items() if key not in ("padding", "truncation")}
+    else:
+        described["vocabulary"] = tokenizer.get_vocab()
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def fingerprint(supernet: SuperNetwork) -> str:
-    """16 hexadecimal digits of base, adapters, their scales and the space."""
+    """16 hexadecimal digits of base, tokenizer, adapters, their scales and the space."""
     scales = {name: layer.scaling for name, layer in sorted(supernet.elastic_linears.items())}
-    parts = [supernet.base_fingerprint, supernet.space.fingerprint(), json.dumps(scales)]
+    tokenizer = tokenizer_fingerprint(supernet.tokenizer)
+    parts = [supernet.base_fingerprint, tokenizer, supernet.space.fingerprint(), json.dumps(scales)]
     if supernet.quantization is not None or supernet.adapter.combination != "plain":
         parts.append(supernet.adapter.combination)
     if supernet.database is not None:
