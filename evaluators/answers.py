@@ -9,6 +9,7 @@ from typing import Literal
 NUMBER = r"(-?\$?\d[\d,]*(?:\.\d+)?)"
 """Numbers as GSM8K's solutions write them: ``-3``, ``1,234``, ``$5.50``."""
 Take = Literal["first", "last"]
+_MINUS = str.maketrans(dict.fromkeys("\u2212\ufe63\uff0d", "-"))  # signs that typesetting and other keyboards write
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 
 
@@ -28,8 +29,11 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def extracted(text: str, pattern: re.Pattern[str], take: Take = "last") -> str | None:
-    """The answer in `text`: the first group that took part in the first or last match; None where nothing matches."""
-    matches = list(pattern.finditer(text))
+    """The answer in `text`: the first group that took part in the first or last match; None where nothing matches.
+
+    Whatever minus sign `text` has, `pattern` sees a hyphen.
+    """
+    matches = list(pattern.finditer(text.translate(_MINUS)))
     if not matches:
         return None
     match = matches[0] if take == "first" else matches[-1]
@@ -41,9 +45,10 @@ def normalized(answer: str) -> str:
 
     ``$1,234.00.`` and ``1234`` are the same number.
     """
-    text = " ".join(answer.split()).removesuffix(".").casefold()
+    text = " ".join(answer.split()).removesuffix(".").casefold().translate(_MINUS)
     number = text.replace(",", "").replace("$", "").removesuffix("%").replace(" ", "")
     if _PLAIN_NUMBER.fullmatch(number):
         value = Decimal(number)
-        return format(value.normalize() if value else Decimal(0), "f")
+        digits = format(value if value else Decimal(0), "f")  # all of them, where Decimal.normalize() rounds to 28
+        return digits.rstrip("0").rstrip(".") if "." in digits else digits
     return text

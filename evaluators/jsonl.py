@@ -19,7 +19,9 @@ def decoded_lines(path: str | Path, error: type[ValueError], what: str) -> Itera
         ValueError: of the type `error`: the file is missing, holds no line, or one is not JSON (it is named).
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # A file of Windows may begin with a byte order mark; and only a line feed ends a line, for texts may hold
+        # the other separators that str.splitlines() knows.
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as failed:
         raise error(f"{path} cannot be read: {failed}.") from failed
     numbered = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]

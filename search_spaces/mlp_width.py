@@ -40,17 +40,17 @@ def mlp_width(widths: Iterable[float], multiple_of: int = 1, layers_per_gene: in
     """Elastic intermediate sizes.
 
     Args:
-        widths: fractions of the layer's own size (up to 1.0) or sizes in channels (above 1).
+        widths: fractions of the layer's own size (float, up to 1.0), or whole numbers of channels (int, above 1).
         multiple_of: sizes below the full one are rounded to the nearest multiple of this, and at least to one
             multiple; widths that round to the same size are one.
         layers_per_gene: how many consecutive layers share a gene.
 
     Raises:
-        SpaceError: a width that is not positive; when bound, a width larger than the layer.
+        SpaceError: a width that is not positive, or a fraction above 1; when bound, a width larger than the layer.
     """
     given = tuple(widths)
-    if not given or any(width <= 0 for width in given):
-        raise SpaceError(f"widths are {given}; give fractions in (0, 1] or sizes in channels.")
+    if not given or any(width <= 0 or (isinstance(width, float) and width > 1) for width in given):
+        raise SpaceError(f"widths are {given}; give fractions in (0, 1.0] as floats, or whole numbers of channels.")
     if multiple_of < 1:
         raise SpaceError(f"multiple_of is {multiple_of}; it must be at least 1.")
     return SpaceTemplate((MlpWidth(given, multiple_of, layers_per_gene),))

@@ -58,6 +58,27 @@ def test_generation_is_greedy_whatever_the_models_own_settings_say() -> None:
     assert greedy(model, tiny_tokenizer(), PROMPTS, 8) == expected
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("suppress_tokens", list(range(2, 150))),
+        ("encoder_repetition_penalty", 0.1),
+        ("sequence_bias", [[[5], -50.0]]),
+        ("num_return_sequences", 2),
+        ("max_time", 1e-9),
+        ("min_new_tokens", 12),
+        ("stop_strings", ["e"]),
+        ("return_dict_in_generate", True),
+    ],
+)
+def test_no_setting_of_the_models_own_is_followed(setting: str, value) -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    expected = greedy(model, tokenizer, ["the cat", "in re"], 12)
+    setattr(model.generation_config, setting, value)
+    assert greedy(model, tokenizer, ["the cat", "in re"], 12) == expected
+    assert getattr(model.generation_config, setting) == value
+
+
 def test_memory_changes_no_text(monkeypatch) -> None:
     model = tiny_llama()
     expected = greedy(model, tiny_tokenizer(), PROMPTS, 6)
@@ -118,6 +139,13 @@ def test_answers_are_normalized_as_numbers_or_as_texts() -> None:
     assert extracted("nothing here", compiled(NUMBER)) is None
     assert extracted("1 or 2", compiled(NUMBER), "first") == "1"
     assert extracted("b: 4", compiled(r"a: (\d)|b: (\d)")) == "4"
+
+
+def test_minus_signs_and_all_digits_count() -> None:
+    assert extracted("The answer is \u22123.", compiled(NUMBER)) == "-3"
+    assert normalized("\u22123") == normalized("-3.00") == "-3"
+    assert normalized("1" + "0" * 40 + "1") != normalized("1" + "0" * 40 + "2")
+    assert normalized("-0.0") == normalized("0") == "0"
 
 
 def test_problems_are_read_as_gsm8k_writes_them(tmp_path) -> None:

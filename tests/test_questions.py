@@ -35,6 +35,15 @@ def test_wrong_line_is_named(tmp_path, line: str, message: str) -> None:
         load_questions(path)
 
 
+def test_separators_in_texts_and_a_byte_order_mark_are_read(tmp_path) -> None:
+    asked = [Question("one\u2028two\x85three", ("b\u2029", "c"), 0)]
+    save_questions(asked, tmp_path / "questions.jsonl")
+    assert load_questions(tmp_path / "questions.jsonl") == asked
+    line = '{"question": "a", "choices": ["b\u2028", "c"], "answer": 1}\r\n'
+    (tmp_path / "windows.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode())
+    assert load_questions(tmp_path / "windows.jsonl") == [Question("a", ("b\u2028", "c"), 1)]
+
+
 def test_missing_and_empty_files_are_refused(tmp_path) -> None:
     with pytest.raises(QuestionFileError, match="cannot be read"):
         load_questions(tmp_path / "none.jsonl")

@@ -162,6 +162,7 @@ def test_single_values_shape_the_network_without_a_gene() -> None:
         (lambda: lora_rank((8,), ("q", "k"), (("q",),)), "exactly once"),
         (lambda: lora_rank((8,), ("x",)).bind(SHAPE), "no projection 'x'; choose from q, k, v"),
         (lambda: mlp_width((0.0,)), "widths are"),
+        (lambda: mlp_width((1.5,)), r"widths are \(1\.5,\); give fractions in \(0, 1.0\] as floats, or whole numbers"),
         (lambda: mlp_width((0.5,), 0), "multiple_of is 0"),
         (lambda: mlp_width((64,)).bind(SHAPE), "width is 64, but this layer has 48 channels"),
         (lambda: mlp_width((0.5,), layers_per_gene=0).bind(SHAPE), "layers_per_gene is 0"),
