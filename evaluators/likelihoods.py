@@ -59,7 +59,7 @@ def log_likelihoods(
             the model can read or tokenizes to nothing (the question is named).
     """
     tokens = tokenized(tuple(questions), tokenizer)
-    _require_readable(model, questions, tokens)
+    require_readable(model, questions, tokens)
     counts = [len(question.choices) for question in questions]
     row_tokens = ROW_TOKENS
     if model.config.model_type in _COUNTS_POSITIONS_ITSELF:
@@ -98,9 +98,14 @@ def _token_log_likelihoods(model: PreTrainedModel, batch: PackedBatch, hidden: T
     return result
 
 
-def _require_readable(
+def require_readable(
     model: PreTrainedModel, questions: Sequence[Question], tokens: Sequence[TokenizedQuestion]
 ) -> None:
+    """Check that `model` can score `questions`.
+
+    Raises:
+        ValueError: as `log_likelihoods`.
+    """
     if model.training:
         raise ValueError("the model is in training mode, where dropout changes its scores; call model.eval() first.")
     if model.get_output_embeddings() is None:

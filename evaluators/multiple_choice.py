@@ -17,8 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.answering import Answering
 from evaluators.checks import require_at_least, require_one_of
-from evaluators.likelihoods import TOKEN_BUDGET, Around, log_likelihoods, nothing_around
+from evaluators.likelihoods import TOKEN_BUDGET, Around, log_likelihoods, nothing_around, require_readable
 from evaluators.memory import Halving
+from evaluators.packing import tokenized
 from evaluators.prefix_reuse import PrefixReuse, free_memory_share
 from evaluators.protocol import Direction, Measurement, Session, Subnetwork
 from evaluators.questions import Question
@@ -108,6 +109,14 @@ class MultipleChoiceAccuracy:
             answering.ask(part)
         answering.settle()
         return self.accuracy(answering)
+
+    def require_readable(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check that `model` can read every question, before anything long begins.
+
+        Raises:
+            ValueError: as `log_likelihoods`.
+        """
+        require_readable(model, self.questions, tokenized(self.questions, tokenizer))
 
     @property
     def parts(self) -> tuple[tuple[int, ...], ...]:

@@ -141,7 +141,12 @@ def report(job: JobResult, console: Console) -> None:
         f"{job.summary['evaluations']} evaluations, {job.summary['seconds']:.0f} s in all",
         highlight=False,
     )
-    console.print("\nThe chosen model in its own words, on held-out questions:")
+    exact = job.summary["exact_match"]
+    console.print(
+        f"\nThe chosen model in its own words, exactly right on {exact['chosen']['value']:.0%} of "
+        f"{exact['chosen']['n']} held-out questions (plain LoRA: {exact['reference']['value']:.0%}):",
+        highlight=False,
+    )
     for answer in job.summary["answers"]:
         mark = "" if answer["said"] == answer["right"] else f"   (right: {answer['right']})"
         console.print(f"  {answer['question']} {answer['said']}{mark}", highlight=False, markup=False, soft_wrap=True)

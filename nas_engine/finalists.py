@@ -38,6 +38,7 @@ class HealingPlan:
         finalists: how many begin.
         batch_size: examples of a step.
         learning_rate: at its peak.
+        fit_tokens: that fit each of them to the teacher before its first step.
         seed: of batches and new adapters.
     """
 
@@ -45,6 +46,7 @@ class HealingPlan:
     finalists: int = 4
     batch_size: int = 16
     learning_rate: float = 7e-4
+    fit_tokens: int = 4096
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -207,6 +209,7 @@ def _healed(
         teacher=teacher,
         batch_size=plan.batch_size,
         learning_rate=plan.learning_rate,
+        fit_tokens=plan.fit_tokens,
         adapters="fresh" if subnet.merges else "continued",
         seed=plan.seed,
         until=until,

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import (
     Evaluator,
@@ -44,7 +46,9 @@ from nas_engine.whole_file import replacing
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 
 _HINTS = 64  # training questions
-_SHOWN, _NEW_TOKENS = 5, 12  # held-out questions that the chosen one answers in its own words
+_WORTH = "accuracy >= 0.6 * reference"  # below, no few steps heal it
+_ASKED, _SHOWN, _NEW_TOKENS = 100, 5, 12  # held-out questions that are answered in a model's own words, of which a few
+# are shown, and tokens of an answer
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -91,7 +95,7 @@ class JobSettings:
     lora_steps: int = 110
     steps: int = 0
     heal_steps: int = 40
-    finalists: int = 4
+    finalists: int = 3
     batch_size: int = 16
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
@@ -136,7 +140,7 @@ class JobSettings:
     @property
     def healing(self) -> HealingPlan:
         """How the finalists are healed."""
-        return HealingPlan(self.heal_steps, self.finalists, self.batch_size, self.learning_rate, self.seed)
+        return HealingPlan(self.heal_steps, self.finalists, self.batch_size, self.learning_rate, seed=self.seed)
 
     @property
     def hints(self) -> int:
@@ -179,6 +183,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     say(f"Loading {settings.model}", enabled=progress)
     supernet = _untrained(settings)
     held_out = MultipleChoiceAccuracy(splits.test)
+    _require_possible(supernet, (validation, selection, held_out))
     say(f"Scoring it untrained on {settings.validation} validation questions", enabled=progress)
     untrained = validation(supernet.largest)
     teacher = _reference(supernet, splits.train, settings, folder, progress)
@@ -207,7 +212,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     say(f"Measuring reference, largest and chosen on {len(splits.test)} held-out questions", enabled=progress)
     changed, pairs = flips(finalists)
     summary = _confirm(supernet, teacher, chosen, held_out, settings) | {
-        "answers": _answers(chosen, splits.test),
+        **_in_words(teacher, chosen, splits.test),
         "finalists": json.loads(table(finalists).round(4).to_json(orient="records")),
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         "untrained_validation_accuracy": _rounded(untrained),
@@ -223,6 +228,17 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return JobResult(result, chosen.row, summary, folder)
+
+
+def _require_possible(supernet: SuperNetwork, asked: Sequence[MultipleChoiceAccuracy]) -> None:
+    """What the last stages need, known before the first begins."""
+    for evaluator in asked:
+        evaluator.require_readable(supernet.model, supernet.tokenizer)
+    if not supernet.largest.merges:
+        raise ValueError(
+            "the model is sparse or quantized: adapters merged into it would fill its zeros or leave its grid. Give "
+            "the dense model, or compress it with nas-engine shears or sqft."
+        )
 
 
 def _writable(folder: Path) -> Path:
@@ -362,6 +378,7 @@ def _search(
         settings.seed,
         storage=folder,
         progress=progress,
+        constraints=(_WORTH,),
         sensitivity=sensitivity,
     )
 
@@ -417,15 +434,27 @@ def _confirm(
     }
 
 
-def _answers(chosen: Finalist, questions: Sequence[Question]) -> list[dict[str, str]]:
-    """What the chosen one writes to a few held-out questions, beside the right answers."""
-    asked = questions[:_SHOWN]
-    model = chosen.deployed.extract(share_embeddings=True)
-    said = greedy(model, chosen.subnet.tokenizer, [q.prompt for q in asked], _NEW_TOKENS, stop=("\n",))
-    return [
-        {"question": q.question, "right": q.choices[q.answer], "said": text.strip()}
-        for q, text in zip(asked, said, strict=True)
+def _in_words(teacher: Teacher, chosen: Finalist, questions: Sequence[Question]) -> dict[str, Any]:
+    """How often each writes exactly the right option and nothing after it, and what the chosen one writes to a few."""
+    asked = questions[:_ASKED]
+    said = {"chosen": _said(chosen.deployed.extract(share_embeddings=True), chosen.subnet.tokenizer, asked)}
+    with teacher.taught() as whole:
+        said["reference"] = _said(whole.model, whole.tokenizer, asked)
+    shown = [
+        {"question": q.question, "right": q.choices[q.answer], "said": text}
+        for q, text in zip(asked[:_SHOWN], said["chosen"], strict=False)
     ]
+    return {"exact_match": {name: _exactly(texts, asked) for name, texts in said.items()}, "answers": shown}
+
+
+def _said(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Question]) -> list[str]:
+    texts = greedy(model, tokenizer, [question.prompt for question in asked], _NEW_TOKENS, stop=("\n",))
+    return [text.strip() for text in texts]
+
+
+def _exactly(texts: Sequence[str], asked: Sequence[Question]) -> dict[str, float]:
+    right = np.array([text == question.choices[question.answer] for text, question in zip(texts, asked, strict=True)])
+    return _rounded(Measurement(float(right.mean()), float(right.std(ddof=1) / len(right) ** 0.5), len(right)))
 
 
 def _rounded(measurement: Measurement) -> dict[str, float]:

@@ -77,6 +77,16 @@ def learning_rate_at(step: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def _require_readable(model: PreTrainedModel, lengths: Sequence[int]) -> None:
+    """Some architectures compute beyond their positions, and some fail there in the middle of an epoch."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and max(lengths) > most:
+        raise ValueError(
+            f"training example {lengths.index(max(lengths))} has {max(lengths)} tokens, but the model reads {most}; "
+            "shorten it, or leave it out."
+        )
+
+
 class Run(ABC):
     """The state of one training run, which a checkpoint holds entirely.
 
@@ -102,6 +112,7 @@ class Run(ABC):
         self.examples, self.settings = examples, settings
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.lengths = tuple(len(example.tokens) for example in examples)
+        _require_readable(model, self.lengths)
         self.losses: list[list[float]] = []  # of every visit, by step
         self.consistent = True  # weights, moments and losses stand at the same step
         self.refitted = False  # after the last step
