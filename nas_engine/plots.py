@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 
 from nas_engine.importance import layer_table
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from evaluators import Direction, Measurement
     from search_spaces import SearchSpace
 
+_DECADES_SHOWN = 1e-4  # of the largest, on a logarithmic scale
 _COLUMN = (3.4, 2.6)  # inches: one column of a two-column paper
 _LINES = ("#1f4e79", "#c8502d", "#5a5a5a", "#7a9a3a", "#8a5aa0", "#111111")
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)), (0, (8, 2)))
@@ -222,13 +224,22 @@ def plot_importance(table: pd.DataFrame, objective: str, ax: Axes | None = None)
 def plot_sensitivity(sensitivity: Mapping[str, Sequence[float]], space: SearchSpace, ax: Axes | None = None) -> Axes:
     """What each gene's smallest value changes of what the network says, as a map of what the gene is by layer.
 
+    Shades are logarithmic, over four decades.
+
     Args:
         sensitivity: as `SuperNetwork.sensitivity` gives it.
         space: of that super-network.
         ax: where to draw; None makes a figure whose height follows the rows.
     """
     smallest = pd.Series({gene: values[0] for gene, values in sensitivity.items()})
-    return _plot_layers(layer_table(smallest, space), "divergence when smallest (nats)", ax)
+    table = layer_table(smallest, space)
+    most = float(np.nanmax(table.to_numpy(dtype=float)))
+    if not most > 0:
+        return _plot_layers(table, "divergence when smallest (nats)", ax)
+    # Blocks without which nothing works would leave all others white.
+    least = most * _DECADES_SHOWN
+    shown = table.clip(lower=least)
+    return _plot_layers(shown, "divergence when smallest (nats)", ax, LogNorm(least, most))
 
 
 def plot_confirmed(rows: pd.DataFrame, x: Column, y: Column, ax: Axes | None = None) -> Axes:
@@ -281,12 +292,16 @@ def plot_confirmed(rows: pd.DataFrame, x: Column, y: Column, ax: Axes | None = N
     return ax
 
 
-def _plot_layers(table: pd.DataFrame, label: str, ax: Axes | None) -> Axes:
+def _plot_layers(table: pd.DataFrame, label: str, ax: Axes | None, norm: Normalize | None = None) -> Axes:
     """A map of kinds of genes (rows) by layer (columns); cells without a gene are hatched."""
     ax = ax or _new_axes(height=1.15 + 0.24 * len(table))
     ax.patch.set(hatch="////", edgecolor="#c0c0c0", facecolor="white")
     image = ax.imshow(
-        np.ma.masked_invalid(table.to_numpy(dtype=float)), cmap="Greys", vmin=0, aspect="auto", interpolation="nearest"
+        np.ma.masked_invalid(table.to_numpy(dtype=float)),
+        cmap="Greys",
+        norm=norm or Normalize(vmin=0),
+        aspect="auto",
+        interpolation="nearest",
     )
     ax.set_yticks(range(len(table)), labels=_short(list(table.index)), fontsize=8)
     ax.set_xticks(np.arange(-0.5, len(table.columns)), minor=True)

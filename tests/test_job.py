@@ -41,7 +41,12 @@ def arguments(tmp_path) -> list[str]:
     }
     ranks = ["--rank", "32", "--rank", "16"]
     # In a tiny random model blocks are worth nothing, and the fastest has none that could be healed.
-    return ["search", *ranks, "--no-skip", *(part for name, value in given.items() for part in (f"--{name}", str(value)))]
+    return [
+        "search",
+        *ranks,
+        "--no-skip",
+        *(part for name, value in given.items() for part in (f"--{name}", str(value))),
+    ]
 
 
 def run(arguments: list[str]):
