@@ -1,7 +1,7 @@
 """What a user would do instead, at equal training compute and equal measured speed.
 
 Every method gets the multiply-accumulates of `--steps` steps of LoRA on the whole model: forward and backward passes of
-all trained tokens, the teacher's and the calibration's forward passes, fits and search evaluations. Widths, and numbers
+all trained tokens, the teacher's and the calibration's forward passes, fits and the sensitivity. Widths, and numbers
 of layers, are those at which the prefill of one prompt on the CPU is faster by `--speedups`, timed in turns.
 
 - ``lora``: LoRA on the whole model;

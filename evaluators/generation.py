@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from evaluators.encoding import encoded
 from evaluators.memory import Halving
+from evaluators.positions import most_positions
 
 
 @torch.inference_mode()
@@ -133,7 +134,7 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], eos: int | list[in
 def _require_readable(
     model: PreTrainedModel, prompts: Sequence[str], rows: Sequence[list[int]], max_new_tokens: int
 ) -> None:
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = most_positions(model)
     for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
         if not row:
             raise ValueError(f"prompt {i} ({prompt[:60]!r}) has no token; give it some text.")

@@ -17,6 +17,7 @@ from evaluators.checks import require_at_least
 from evaluators.encoding import encoded, encoding_state
 from evaluators.head import logits_of
 from evaluators.memory import Halving
+from evaluators.positions import most_positions
 from evaluators.protocol import Direction, Measurement, Subnetwork
 
 _LOGITS_AT_ONCE = 2**24  # elements of the largest block of logits: 64 MB in fp32
@@ -152,7 +153,7 @@ def _require_readable(model: PreTrainedModel, rows: Sequence[Row]) -> None:
         raise ValueError("the model is in training mode, where dropout changes its scores; call model.eval() first.")
     if model.get_output_embeddings() is None:
         raise ValueError(f"{type(model).__name__} has no output head over a vocabulary, so no perplexity.")
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = most_positions(model)
     longest = max(map(len, rows)) - 1
     if most is not None and longest > most:
         raise ValueError(f"a text takes {longest} positions, but the model reads {most}; give max_tokens={most + 1}.")

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from evaluators.checks import require_at_least, require_one_of
+from evaluators.positions import most_positions
 from evaluators.timing import Step
 
 Phase = Literal["prefill", "decode"]
@@ -62,7 +63,7 @@ class Workload:
         return _replayed(static_decode(model, ids), model.device) if self.cuda_graphs else _decode(model, ids)
 
     def _require_readable(self, model: PreTrainedModel) -> None:
-        most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        most = most_positions(model)
         if most is not None and self.tokens + (self.phase == "decode") > most:
             raise ValueError(
                 f"tokens is {self.tokens}, but the model reads {most} positions at most; give fewer tokens."

@@ -139,7 +139,9 @@ def _from_pretrained(
         classifies = any("SequenceClassification" in name for name in config.architectures or ())
         auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
         _require_stock(config, name)
-        loaded: Any = auto.from_pretrained(name, dtype=dtype, output_loading_info=True, **weights)
+        # Mismatches are reported with the rest, and refused below.
+        weights |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded: Any = auto.from_pretrained(name, dtype=dtype, **weights)
         model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
     except ModelError:

@@ -141,6 +141,15 @@ def test_checkpoint_that_lacks_weights_or_has_others_is_refused(tmp_path) -> Non
         load_model(tmp_path)
 
 
+def test_checkpoint_of_other_shapes_is_refused(tmp_path) -> None:
+    saved(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"intermediate_size": 2 * config["intermediate_size"]}))
+    with pytest.raises(ModelError, match=r"it has in other shapes \d+ weights, such as model.layers.0.mlp.down_proj"):
+        load_model(tmp_path)
+
+
 def test_our_own_compressed_model_is_refused_as_a_base(tmp_path) -> None:
     supernet = supernetwork(tiny_llama(), lora_rank((4,)) + mlp_width((1.0, 0.5)) + layer_skip(("attention",), (1,)))
     supernet.subnetwork(supernet.space.configuration(supernet.space.smallest)).save_pretrained(tmp_path)

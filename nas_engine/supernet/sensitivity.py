@@ -2,9 +2,10 @@
 
 Every gene is given each of its values while the others stay at their largest; the Kullback-Leibler divergence of the
 next tokens' distributions from the largest sub-network's says how much that changes. It needs no labels, and being a
-comparison of two distributions rather than two scores, it needs a few texts only. Losses of a sub-network's genes
-roughly add up, which is why layers may be judged one by one (LLM compression by a layer's error: EvoPress, arXiv
-2410.14649, section 2, says where that fails); here they are a hint for a search, which corrects it.
+comparison of two distributions rather than two scores, it needs few texts. `gradients`, the default, foretells it
+without running a sub-network. Losses of its genes roughly add up, which is why layers may be judged one by one (LLM
+compression by a layer's error: EvoPress, arXiv 2410.14649, section 2, says where that fails); here they are a hint for
+a search, which corrects it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.encoding import encoding_state
 from nas_engine.compression.checkpoint import load_base, load_grids, save_grids, save_on_grids
 from nas_engine.compression.quantization import Quantization
 from nas_engine.supernet.errors import CheckpointError
@@ -30,7 +31,6 @@ _PROVENANCE = {
     *("_name_or_path", "transformers_version", "architectures", "auto_map", "use_cache", "quantization_config"),
     *("dtype", "torch_dtype"),  # the weights have it
 }
-_PROBES = ("The quick brown fox", " jumps over 13 lazy dogs.\n")  # as a tokenizer splits them
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def base_fingerprint(model: PreTrainedModel, head: tuple[str, ...]) -> str:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """16 hexadecimal digits of how texts become tokens."""
     described: dict[str, Any] = {
-        "probes": [tokenizer(text)["input_ids"] for text in _PROBES],
+        "encoding": encoding_state(tokenizer),
         "special": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
         "template": getattr(tokenizer, "chat_template", None),
     }

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.positions import most_positions
 from nas_engine.progress import progress_bar
 from nas_engine.training.answers import Distillation
 from nas_engine.training.checkpoint import (
@@ -79,7 +80,7 @@ def learning_rate_at(step: int, settings: TrainingSettings) -> float:
 
 def _require_readable(model: PreTrainedModel, lengths: Sequence[int]) -> None:
     """Some architectures compute beyond their positions, and some fail there in the middle of an epoch."""
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = most_positions(model)
     if most is not None and max(lengths) > most:
         raise ValueError(
             f"training example {lengths.index(max(lengths))} has {max(lengths)} tokens, but the model reads {most}; "
