@@ -231,10 +231,19 @@ def _tuned(work: Work) -> tuple[SuperNetwork, Teacher, Mapping[str, Sequence[flo
 def _at_speed(
     work: Work, supernet: SuperNetwork, sensitivity: Mapping[str, Sequence[float]], speedup: float
 ) -> Subnetwork:
-    """The sub-network of the least summed sensitivity that is measured to be as fast; forecasts are corrected."""
+    """The sub-network of the least summed sensitivity that is measured to be as fast; forecasts are corrected.
+
+    Raises:
+        BudgetError: none is forecast to be, or it has nothing to train.
+    """
     bound = 1 / speedup
     for _ in range(TRIES):
-        subnet = supernet.subnetwork(heuristics.least_loss(supernet, sensitivity, work.forecast, bound))
+        try:
+            subnet = supernet.subnetwork(heuristics.least_loss(supernet, sensitivity, work.forecast, bound))
+        except ValueError as error:
+            raise BudgetError(f"no architecture is {speedup:g} times as fast: {error}") from error
+        if not subnet.trains:
+            raise BudgetError(f"at {speedup:g} times the speed no block is left to train.")
         measured = work.timed(blocks_of(subnet))
         if measured >= speedup:
             break
