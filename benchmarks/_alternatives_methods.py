@@ -40,7 +40,7 @@ from search_spaces import SpaceTemplate, Value, attention_heads, layer_skip, lor
 RANK, TARGETS, LEARNING_RATE = 32, ("q", "k", "v", "o", "gate", "up", "down"), 7e-4
 WIDTHS = (1.0, 0.75, 0.5, 0.4375, 0.35, 0.25, 0.125)  # of an MLP, of which `ours` chooses
 HEADS = (1.0, 2 / 3, 1 / 3)  # of attention
-HINTS, FITTED = 64, 8192  # questions for the sensitivity, tokens of the fit to the teacher
+HINTS, FITTED = 64, 4096  # questions for the sensitivity, tokens of the fit to the teacher
 ANSWERS = Distillation(weight=0.0)  # healing learns these alone
 TRIES = 3  # at an architecture that is measured to be as fast as forecast
 
@@ -187,9 +187,8 @@ def ours(work: Work, speedup: float) -> Outcome:
         work.made["ours"] = _tuned(work)
     supernet, teacher, sensitivity, spent = work.made["ours"]
     subnet = _at_speed(work, supernet, sensitivity, speedup)
-    tokens = FITTED * Load.of(work.task.train, work.tokenizer).tokens / len(work.task.train)
-    fit = forward_macs(supernet.largest, Load(tokens, 0)) + forward_macs(subnet, Load(tokens, 0))
-    fit += sum(tokens * width**2 + width**3 for _, width in blocks_of(subnet))
+    fit = forward_macs(supernet.largest, Load(FITTED, 0)) + forward_macs(subnet, Load(FITTED, 0))
+    fit += sum(FITTED * width**2 + width**3 for _, width in blocks_of(subnet))
     step = training_macs(subnet, work.load)
     steps = work.affordable(work.budget - spent - fit, step)
     healed = heal(subnet, work.task.train, steps, teacher=teacher, distillation=ANSWERS, fit_tokens=FITTED,

@@ -47,9 +47,9 @@ def load(quick: bool, **config: Any) -> tuple[PreTrainedModel, PreTrainedTokeniz
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:
-    """A tokenizer that knows single bytes."""
-    alphabet = ["<pad>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    """A tokenizer that knows single bytes, and one pair of them."""
+    alphabet = ["<pad>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "th"]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[("t", "h")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<pad>")

@@ -21,6 +21,7 @@ from evaluators.devices import cpu_threads, device_name, dtype_named, require_de
 from evaluators.exclusive import alone
 from evaluators.latency_comparison import WAIT_SECONDS, require_repeats, time_in_turns
 from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.runtime import Runtime, load_runtime
 from evaluators.timing import Timing, median_stderr, ratios
 from evaluators.workload import Phase, Workload, require_cuda
 
@@ -85,7 +86,10 @@ class Latency:
         warmup: runs before, not timed.
         device: where to measure, such as ``cpu`` or ``cuda``.
         threads: CPU threads while measuring; None leaves torch's setting.
-        dtype: what the extracted model is cast to, such as ``bfloat16``; None leaves it as it is.
+        dtype: what the extracted model is cast to, such as ``bfloat16``; None leaves it as it is. With a `runtime`,
+            what weights are stored as, in its words, such as ``q8_0``.
+        runtime: where it is timed instead of PyTorch, such as ``llama.cpp``, in a process of its own; see
+            `evaluators.runtime`.
         cuda_graphs: capture the pass once and replay it; see `Workload`.
         reference: a sub-network, usually ``supernet.largest``, or an extracted model; it takes turns with what is
             measured, and the value is the ratio to it, which repeats far better than milliseconds. It is extracted
@@ -95,7 +99,8 @@ class Latency:
 
     Raises:
         ValueError: an argument out of range, a device that this machine does not have, an unknown dtype, CUDA graphs
-            on another device, or a reference model of another device or dtype.
+            on another device, a reference model of another device or dtype, or a runtime that is not installed or
+            cannot time this.
     """
 
     batch: int = 1
@@ -107,6 +112,7 @@ class Latency:
     threads: int | None = None
     dtype: str | None = None
     cuda_graphs: bool = False
+    runtime: str | None = None
     reference: Subnetwork | PreTrainedModel | None = None
     wait_seconds: float = WAIT_SECONDS
     name: str = "latency"
@@ -119,6 +125,11 @@ class Latency:
         require_repeats(self.repeats, self.warmup)
         if self.threads is not None:
             require_at_least(1, threads=self.threads)
+        if self._runtime is not None:
+            self._runtime.require(self.workload, self.device, self.dtype)
+            if isinstance(self.reference, PreTrainedModel):
+                raise ValueError(f"reference is a model, but {self.runtime} takes sub-networks; give supernet.largest.")
+            return
         if self.dtype is not None:
             dtype_named(self.dtype)
         require_device(self.device)
@@ -146,10 +157,11 @@ class Latency:
             "repeats": self.repeats,
             "warmup": self.warmup,
             "device": device_name(torch.device(self.device)),
-            "threads": torch.get_num_threads() if self.threads is None else self.threads,
+            "threads": self._threads,
             "dtype": self.dtype or "as extracted",
             "cuda_graphs": self.cuda_graphs,
-            "reference": None if self._kept_reference is None else _sizes_fingerprint(self._kept_reference),
+            "reference": None if self._kept_reference is None else self._fingerprint(self._kept_reference),
+            **({} if self._runtime is None else {"runtime": self.runtime, **self._runtime.settings()}),
         }
 
     def __call__(self, subnet: Subnetwork) -> Measurement:
@@ -177,8 +189,10 @@ class Latency:
             *reference, timing = self.time_models(models)
         return LatencyReport(timing, *reference)
 
-    def deployed(self, subnet: Subnetwork) -> PreTrainedModel:
-        """`subnet` extracted, on the device and of the dtype that are measured."""
+    def deployed(self, subnet: Subnetwork) -> Any:
+        """`subnet` extracted, on the device and of the dtype that are measured; with a runtime, what that loads."""
+        if self._runtime is not None:
+            return self._runtime.deployed(subnet, self.dtype)
         device = torch.device(self.device)
         dtype = subnet.model.dtype if self.dtype is None else dtype_named(self.dtype)
         # Parameters are moved and cast in place: shared ones would leave the super-network's device or dtype.
@@ -188,13 +202,26 @@ class Latency:
             model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers wraps it untyped
         return model
 
-    def time_models(self, models: list[PreTrainedModel]) -> list[Timing]:
+    def time_models(self, models: list[Any]) -> list[Timing]:
         """Time models that are `deployed`, in turns. The caller is `alone` on the device."""
+        if self._runtime is not None:
+            return self._runtime.time(models, self.workload, self.repeats, self.warmup, self._threads)
         with cpu_threads(self.threads):
             return time_in_turns(models, self.workload, self.repeats, self.warmup)
 
+    @property
+    def _threads(self) -> int:
+        return torch.get_num_threads() if self.threads is None else self.threads
+
     @cached_property
-    def _kept_reference(self) -> PreTrainedModel | None:
+    def _runtime(self) -> Runtime | None:
+        return None if self.runtime is None else load_runtime(self.runtime)
+
+    def _fingerprint(self, deployed: Any) -> str:
+        return _sizes_fingerprint(deployed) if self._runtime is None else self._runtime.fingerprint(deployed)
+
+    @cached_property
+    def _kept_reference(self) -> Any:
         if self.reference is None or isinstance(self.reference, PreTrainedModel):
             return self.reference
         return self.deployed(self.reference)

@@ -48,6 +48,7 @@ class LatencyTable:
         dtype: what models were cast to; None left them as they were.
         model: kind and sizes of the model, which all sub-networks share.
         name: column name of the score.
+        runtime: where it was timed, None in PyTorch.
     """
 
     costs: DecoderCosts
@@ -58,6 +59,7 @@ class LatencyTable:
     dtype: str | None
     model: Mapping[str, Any]
     name: str = "latency"
+    runtime: str | None = None
     direction: Direction = "minimize"
     unit: str = "ms"
 
@@ -106,6 +108,7 @@ class LatencyTable:
             threads,
             latency.dtype,
             _model(largest),
+            runtime=latency.runtime,
         )
 
     def settings(self) -> Mapping[str, Any]:
@@ -117,6 +120,7 @@ class LatencyTable:
             "threads": self.threads,
             "dtype": self.dtype or "as extracted",
             "table": digest,
+            **({} if self.runtime is None else {"runtime": self.runtime}),
         }
 
     def __call__(self, subnet: Subnetwork) -> Measurement:
@@ -179,6 +183,7 @@ class LatencyTable:
             device=self.device_type,
             threads=self.threads,
             dtype=self.dtype,
+            runtime=self.runtime,
         )
         reports = list(reports_in_turns(latency, subnets, reference, progress))
         frame = pd.DataFrame({"predicted": predicted, "measured": [report.median_ms for report in reports]})
@@ -228,6 +233,7 @@ class LatencyTable:
             "workload": asdict(self.workload),
             "model": dict(self.model),
             "milliseconds": self.costs.to_json(),
+            **({} if self.runtime is None else {"runtime": self.runtime}),
         }
 
     @classmethod
@@ -248,6 +254,7 @@ class LatencyTable:
             data["dtype"],
             dict(data["model"]),
             name,
+            data.get("runtime"),
         )
 
     def _require_this_device(self) -> None:

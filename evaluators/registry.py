@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from typing import Any
 
 from evaluators.protocol import Evaluator
 
@@ -23,19 +24,30 @@ def load_evaluator(name: str) -> Callable[..., Evaluator] | Evaluator:
         ValueError: nothing installed has this name (the known ones are listed), two packages claim it, or it cannot be
             imported.
     """
-    points = list(entry_points(group=GROUP, name=name))
+    loaded: Callable[..., Evaluator] | Evaluator = loaded_entry_point(GROUP, "evaluator", name)
+    return loaded
+
+
+def loaded_entry_point(group: str, kind: str, name: str) -> Any:
+    """What `name` stands for in an entry-point group whose entries are each a `kind`.
+
+    Raises:
+        ValueError: as `load_evaluator`.
+    """
+    points = list(entry_points(group=group, name=name))
     if not points:
+        known = ", ".join(sorted({point.name for point in entry_points(group=group)})) or "none"
         raise ValueError(
-            f"no evaluator is named {name!r}; installed are {', '.join(evaluator_names()) or 'none'}. "
-            f'A package adds its own by an entry point in the group "{GROUP}".'
+            f"no {kind} is named {name!r}; installed are {known}. "
+            f'A package adds its own by an entry point in the group "{group}".'
         )
     if len({point.value for point in points}) > 1:
         claims = ", ".join(sorted(f"{point.value} of {point.dist.name if point.dist else '?'}" for point in points))
-        raise ValueError(f"several packages name an evaluator {name!r}: {claims}; uninstall all but one.")
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise ValueError(f"several packages name {article} {kind} {name!r}: {claims}; uninstall all but one.")
     try:
-        loaded: Callable[..., Evaluator] | Evaluator = points[0].load()
+        return points[0].load()
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"the evaluator {name!r} is registered as {points[0].value}, which cannot be imported: {error}."
+            f"the {kind} {name!r} is registered as {points[0].value}, which cannot be imported: {error}."
         ) from error
-    return loaded

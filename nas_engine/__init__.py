@@ -2,6 +2,7 @@
 
 from nas_engine.comparison import Comparison, compare
 from nas_engine.confirmation import ConfirmedFront
+from nas_engine.deploy import Export, export
 from nas_engine.front import SearchResult
 from nas_engine.search.loop import search
 from nas_engine.search.pool import WorkerPool
@@ -14,6 +15,7 @@ __all__ = [
     "ConfirmedFront",
     "Distillation",
     "Example",
+    "Export",
     "Healed",
     "RayCluster",
     "SearchResult",
@@ -23,6 +25,7 @@ __all__ = [
     "TrainingReport",
     "WorkerPool",
     "compare",
+    "export",
     "heal",
     "search",
     "train",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from nas_engine.deploy import FORMATS, export_folder, lines_of
 from nas_engine.job import JobResult, JobSettings, run_job
 from nas_engine.recipe_job import RecipeSettings, run_recipe
 from nas_engine.search.drivers import DRIVERS
@@ -22,6 +25,19 @@ _DEFAULT = JobSettings()
 @app.callback()
 def main() -> None:
     """Compress large language models by searching a super-network."""
+
+
+@contextmanager
+def _errors(interrupted: str = "nothing was written") -> Iterator[None]:
+    """Say what went wrong in a sentence, and end."""
+    try:
+        yield
+    except ValueError as error:  # every error of ours is one; its message is for the person
+        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        Console(stderr=True).print(f"Interrupted; {interrupted}.", soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 @app.command("search")
@@ -77,7 +93,7 @@ def search_command(
 ) -> None:
     """Train a super-network, search it for accuracy, latency and size, and save the chosen sub-network."""
     console = Console()
-    try:
+    with _errors(f"the same command goes on from {folder}"):
         report(
             run_job(
                 JobSettings(
@@ -114,12 +130,6 @@ def search_command(
             ),
             console,
         )
-    except ValueError as error:  # every error of ours is one; its message is for the person
-        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        Console(stderr=True).print(f"Interrupted; the same command goes on from {folder}.", soft_wrap=True)
-        raise typer.Exit(130) from None
 
 
 def report(job: JobResult, console: Console) -> None:
@@ -176,6 +186,45 @@ def front_table(job: JobResult) -> Table:
         marks = "chosen" if number == job.chosen.name else ""
         table.add_row(str(number), *cells, marks)
     return table
+
+
+@app.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Argument(help="Run folder, or one that save_pretrained wrote.")],
+    to: Annotated[Path, typer.Option(help="File to write.")],
+    format: Annotated[str, typer.Option(help=f"For which runtime: {', '.join(FORMATS)}.")] = "gguf",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="f32, f16, bf16, q8_0, q4_0; by default a quantized model's own integers, else f16."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="GGUF file of the same base model, to copy the tokenizer from.")
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Text file, a text a line, on which the runtime is compared with transformers.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Compare the runtime with transformers.")] = True,
+) -> None:
+    """Write a compressed model for the runtime where it is deployed, and check it there."""
+    settings: dict[str, Any] = {"format": format, "weights": weights, "tokenizer_file": tokenizer, "check": check}
+    with _errors():
+        if texts is not None:
+            settings["texts"] = lines_of(texts)
+        made = export_folder(folder, to, **settings)
+    console = Console()
+    console.print(
+        f"{made.file}: {made.bytes / 1e6:.1f} MB, {made.weights or 'as quantized'}, architecture {made.architecture}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if made.check is not None:
+        console.print(
+            f"  against transformers: at most {made.check.exact:.1g} nats in fp32, {made.check.difference:.2g} as "
+            f"stored, {made.check.rounding:.2g} from the model before rounding, over {made.check.positions} positions; "
+            f"{'the same' if made.check.same_text else 'another'} greedy text",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 _RECIPE = RecipeSettings()
@@ -254,14 +303,8 @@ def sqft_command(
 
 
 def _run_recipe(recipe: Literal["shears", "sqft"], settings: RecipeSettings) -> None:
-    try:
+    with _errors(f"the same command goes on from {settings.folder}"):
         made, summary = run_recipe(recipe, settings)
-    except ValueError as error:  # every error of ours is one; its message is for the person
-        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        Console(stderr=True).print(f"Interrupted; the same command goes on from {settings.folder}.", soft_wrap=True)
-        raise typer.Exit(130) from None
     console = Console()
     console.print(candidates_table(made.candidates))
     accuracy = summary["accuracy"]

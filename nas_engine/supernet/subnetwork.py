@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,6 +20,7 @@ from nas_engine.supernet.peft_export import save_adapter
 from search_spaces import Value
 
 if TYPE_CHECKING:
+    from nas_engine.deploy import Export
     from nas_engine.supernet.supernetwork import SuperNetwork
 
 
@@ -171,7 +172,7 @@ class Subnetwork:
         """
         return self.save_model(self.extract(share_embeddings=True, merge=True), Path(folder), {})
 
-    def save_model(self, extracted: PreTrainedModel, folder: Path, about: Mapping[str, int]) -> Path:
+    def save_model(self, extracted: PreTrainedModel, folder: Path, about: Mapping[str, Any]) -> Path:
         """Write a model of this sub-network's shape, grids and zeros, and what `subnetwork.json` says about it."""
         self._supernet.activate(self._configuration)
         grids = active_grids(self._supernet)
@@ -188,6 +189,22 @@ class Subnetwork:
         }
         (folder / "subnetwork.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         return folder
+
+    def export(self, format: str, file: str | Path, **settings: Any) -> Export:
+        """Extract, merge and write for a runtime, checked in it; see `nas_engine.export` for formats and settings.
+
+        Raises:
+            ExportError: an adapter does not merge without loss, or the runtime cannot express the sub-network.
+        """
+        return self.export_model(self.extract(share_embeddings=True, merge=True), format, file, **settings)
+
+    def export_model(self, extracted: PreTrainedModel, format: str, file: str | Path, **settings: Any) -> Export:
+        """Write a model of this sub-network's shape and grids for a runtime."""
+        from nas_engine.deploy import export  # it knows extracted models, and so stands above
+
+        self._supernet.activate(self._configuration)
+        grids = active_grids(self._supernet)
+        return export(extracted, self.tokenizer, file, format=format, grids=grids, **settings)
 
     def save_adapter(self, folder: str | Path) -> Path:
         """Save the active adapter in PEFT's format, for `PeftModel.from_pretrained` on the original model.

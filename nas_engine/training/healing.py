@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,11 @@ from nas_engine.training.fitting import can_fit, fit_to_teacher
 from nas_engine.training.run import Run, TrainingSettings
 from nas_engine.training.teacher import Teacher
 
+if TYPE_CHECKING:
+    from nas_engine.deploy import Export
+
 Adapters = Literal["fresh", "continued"]
+_TEXTS = 4  # prompts that are kept
 
 
 class Healed:
@@ -37,6 +41,7 @@ class Healed:
         subnet: the sub-network that it came from, which stays as it was.
         model: the small model, its adapters beside the weights.
         losses: the mean loss on answer tokens of every step so far, in nats a token.
+        texts: some prompts of the kind that it learned from, on which an export is checked.
     """
 
     def __init__(self, subnet: Subnetwork, adapters: Adapters = "fresh", seed: int = 0) -> None:
@@ -44,6 +49,7 @@ class Healed:
             raise ValueError(f"adapters is {adapters!r}; choose one of {', '.join(get_args(Adapters))}.")
         self.subnet = subnet
         self.losses: tuple[float, ...] = ()
+        self.texts: tuple[str, ...] = ()
         generator = torch.Generator().manual_seed(seed)
         self.model = subnet.extract_with(
             (lambda linear: linear.renewed(generator)) if adapters == "fresh" else ElasticLinear.unmerged
@@ -114,6 +120,17 @@ class Healed:
         """
         extracted = self.extract(share_embeddings=True, merge=True)
         return self.subnet.save_model(extracted, Path(folder), {"healed_steps": len(self.losses)})
+
+    def export(self, format: str, file: str | Path, **settings: Any) -> Export:
+        """Merge and write for a runtime, as `Subnetwork.export`, checked on prompts that it learned from.
+
+        Raises:
+            ExportError: an adapter does not merge without loss, or the runtime cannot express the model.
+        """
+        extracted = self.extract(share_embeddings=True, merge=True)
+        return self.subnet.export_model(
+            extracted, format, file, **({"texts": self.texts} if self.texts else {}) | settings
+        )
 
 
 def heal(
@@ -193,6 +210,7 @@ def heal(
         run.fit(fit_tokens, progress)
     run.go("Healing", max(last, len(run.losses)), folder, checkpoint_every, gradient_checkpointing, progress)
     healed.losses = tuple(sum(step) / len(step) for step in run.losses)
+    healed.texts = tuple(pair.prompt for pair in train_set[:_TEXTS])
     return healed
 
 

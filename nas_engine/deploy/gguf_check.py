@@ -1,0 +1,88 @@
+"""Whether llama.cpp computes from a file what transformers computes from the model: tokens, probabilities, text."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nas_engine.deploy.export import Check
+from nas_engine.deploy.gguf_encoding import decoded
+from nas_engine.deploy.gguf_tensors import Source, stored_matrices
+from nas_engine.deploy.llama_cpp import Position, read_and_continued
+from nas_engine.supernet.errors import ExportError
+
+NEW_TOKENS = 12
+EXACT = 0.01  # nats, of what is written in fp32
+# Of what is stored with fewer bits, where llama.cpp rounds activations too: to fp16, bf16, or blocks of 8 bits.
+TOLERANCES = {"f16": 0.05, "bf16": 0.2, "q8_0": 0.5, "q4_0": 0.5, None: 0.5}
+
+
+def require_exact(source: Source, tokenizer: PreTrainedTokenizerBase, file: Path, texts: Sequence[str]) -> Check:
+    """Check that llama.cpp reads and computes from `file`, written in fp32, what transformers does.
+
+    Raises:
+        ExportError: llama.cpp does not load it, reads other tokens, or computes something else.
+    """
+    texts = [*texts, "".join(texts)]
+    prompts = [tokenizer(text)["input_ids"] for text in texts]
+    read, paths = read_and_continued(file, texts, prompts, NEW_TOKENS)
+    for text, found, expected in zip(texts, read, prompts, strict=True):
+        if found != expected:
+            raise ExportError(
+                f"llama.cpp reads {text!r} as the tokens {found}, transformers as {expected}; "
+                "give the GGUF file of the base model, from which the tokenizer is copied."
+            )
+    exact, same_text = _compared(source.model, prompts, paths, EXACT)
+    if not exact <= EXACT or not same_text:
+        raise ExportError(
+            f"llama.cpp computes log-probabilities that differ by up to {exact:.3g} nats from transformers in fp32, "
+            f"where at most {EXACT:g} is expected, and {'the same' if same_text else 'another'} text. No file was kept."
+        )
+    return Check(exact, exact, exact, same_text, EXACT, sum(map(len, paths)))
+
+
+@torch.no_grad()
+def as_stored(
+    source: Source, tokenizer: PreTrainedTokenizerBase, file: Path, texts: Sequence[str], exact: float
+) -> Check:
+    """How far llama.cpp is with `file`, whose weights are rounded.
+
+    Raises:
+        ExportError: llama.cpp does not load it.
+    """
+    prompts = [tokenizer(text)["input_ids"] for text in texts]
+    _, paths = read_and_continued(file, (), prompts, NEW_TOKENS)
+    tolerance = TOLERANCES[source.weights]
+    stored = copy.deepcopy(source.model)
+    for path, value in stored_matrices(source):
+        stored.get_parameter(path).copy_(decoded(value).T if _lying(stored, path) else decoded(value))
+    difference, same_text = _compared(stored, prompts, paths, tolerance)
+    rounding, _ = _compared(source.model, prompts, paths, tolerance)
+    return Check(exact, difference, rounding, same_text, tolerance, sum(map(len, paths)))
+
+
+def _lying(model: PreTrainedModel, path: str) -> bool:
+    return hasattr(model.get_submodule(path.rpartition(".")[0]), "nx")  # GPT-2 keeps (inputs, outputs)
+
+
+@torch.no_grad()
+def _compared(
+    model: PreTrainedModel, prompts: Sequence[list[int]], paths: Sequence[list[Position]], tolerance: float
+) -> tuple[float, bool]:
+    """The largest difference, and whether the model takes the same tokens."""
+    largest, same = 0.0, True
+    for prompt, path in zip(prompts, paths, strict=True):
+        taken = [position.token for position in path]
+        ids = torch.tensor([prompt + taken[:-1]], device=model.device)
+        logits: Tensor = model(ids).logits[0, len(prompt) - 1 :]
+        expected = logits.float().log_softmax(-1).cpu()  # (positions, vocabulary)
+        for position, row in zip(path, expected, strict=True):
+            for number, found in position.log_probabilities.items():
+                largest = max(largest, abs(float(row[number]) - found))
+            same &= bool(row[position.token] >= row.max() - 2 * tolerance)
+    return largest, same

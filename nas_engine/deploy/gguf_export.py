@@ -1,0 +1,63 @@
+"""A model as a GGUF file, compared with what transformers computes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nas_engine.compression.grid import Grid
+from nas_engine.deploy.export import Check, Weights
+from nas_engine.deploy.gguf_architecture import architecture_of, blocks_of, built_as
+from nas_engine.deploy.gguf_check import as_stored, require_exact
+from nas_engine.deploy.gguf_file import write_gguf
+from nas_engine.deploy.gguf_tensors import Source
+from nas_engine.deploy.llama_cpp import require_llama_cpp
+from nas_engine.supernet.families import family_of
+
+
+def export_gguf(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    written_tokenizer: PreTrainedTokenizerBase | Path,
+    file: Path,
+    title: str,
+    weights: Weights | None,
+    grids: Mapping[str, Grid],
+    texts: Sequence[str],
+    check: bool,
+) -> tuple[str, Check | None]:
+    """Write and check; llama.cpp's name of the architecture, and what the check found.
+
+    With `check`, everything is written in fp32 first: what llama.cpp computes from that must be what transformers does,
+    to the order of sums. What is rounded comes after, for its difference depends on the texts.
+
+    Raises:
+        ExportError: llama.cpp cannot express the model, is not installed, or computes something else in fp32.
+    """
+    if check:
+        require_llama_cpp()
+    known, family = architecture_of(model.config), family_of(model)
+    blocks = blocks_of(model, family)
+    source = Source(model, family, known, built_as(model, known, blocks), blocks, weights, grids)
+    found = None
+    if check:
+        write_gguf(replace(source, weights="f32"), written_tokenizer, file, title)
+        found = require_exact(source, tokenizer, file, texts)
+        if weights == "f32":
+            return source.built, found
+    write_gguf(source, written_tokenizer, file, title)
+    if found is None:
+        return source.built, None
+    found = as_stored(source, tokenizer, file, texts, found.exact)
+    if found.difference > found.tolerance:
+        warnings.warn(
+            f"the file is right, to {found.exact:.2g} nats in fp32; but as it is stored, llama.cpp rounds activations "
+            f"too, and on the texts of the check log-probabilities change by up to {found.difference:.2g} nats, where "
+            f"{found.tolerance:g} is usual. Give texts of the kind that the model is for to see what it means there.",
+            stacklevel=4,
+        )
+    return source.built, found
