@@ -1,14 +1,17 @@
 """The extracted model is the active sub-network, and loads where this project is not installed."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from nas_engine.supernet import ExportError, SuperNetwork
-from search_spaces import lora_rank
+from search_spaces import attention_heads, lora_rank
 from tests.supernets import CALIBRATION, logits, random_adapters, supernetwork
-from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import LONG_ROPE, tiny_gemma2, tiny_llama, tiny_phi3, tiny_tokenizer
 
 
 def test_extracted_model_shares_no_tensor_with_the_supernetwork() -> None:
@@ -39,6 +42,27 @@ def test_equal_widths_leave_as_the_stock_architecture(tmp_path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(loaded).__name__ == "LlamaForCausalLM"
     assert loaded.config.intermediate_size == 24
+    torch.testing.assert_close(logits(loaded), logits(subnet.model), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "heads"),
+    [
+        (partial(tiny_llama, num_key_value_heads=4), 3),  # no divisor of the hidden size
+        (partial(tiny_gemma2, num_key_value_heads=4), 3),
+        (partial(tiny_phi3, **LONG_ROPE), 2),  # RoPE's factors are counted by the hidden size over the heads
+    ],
+)
+def test_heads_that_no_stock_configuration_may_have_leave_with_code(
+    tmp_path, model: Callable[[], PreTrainedModel], heads: int
+) -> None:
+    space = lora_rank((4,)) + attention_heads((1.0, heads / 4), layers_per_gene=3)
+    supernet = random_adapters(supernetwork(model(), space))
+    subnet = supernet.subnetwork(supernet.space.configuration(supernet.space.smallest))
+    assert {sizes.heads for sizes in subnet.layer_sizes} == {heads}
+    subnet.save_pretrained(tmp_path)
+    assert list(tmp_path.glob("*.py"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
     torch.testing.assert_close(logits(loaded), logits(subnet.model), atol=1e-4, rtol=1e-4)
 
 

@@ -44,6 +44,19 @@ SIZES = {
     "head_dim": 8,
     "max_position_embeddings": 256,
 }
+# Of a Phi-3 that computes texts of more than 48 tokens by other factors.
+LONG_ROPE: dict[str, Any] = {
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "partial_rotary_factor": 1.0,
+        "original_max_position_embeddings": 48,
+        "factor": 256 / 48,
+    },
+    "original_max_position_embeddings": 48,
+}
 MERGES = ("i n", "t h", "th e", "Ġ the", "Ġ a", "e r", "o n", "Ġ t", "Ġ w", "r e", "s t", "a t", "e n", "Ġ i", "Ġ o")
 
 

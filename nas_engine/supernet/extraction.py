@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from nas_engine.supernet import modeling_subnetwork as runtime
 from nas_engine.supernet.elastic import ElasticLinear
@@ -128,12 +129,30 @@ def _describe_as_stock(model: PreTrainedModel, family: Family, layers: Sequence[
         or any(_head_biases(layer) for layer in layers)
     ):
         return False
+    sizes: dict[str, int] = {}
     if narrower:
-        setattr(model.config, family.width_key, first.width)  # type: ignore[arg-type]
+        sizes[str(family.width_key)] = first.width
     if fewer:
-        model.config.head_dim = first.head_size
-        model.config.num_attention_heads = first.heads
-        model.config.num_key_value_heads = first.heads // first.group
+        sizes |= {
+            "head_dim": first.head_size,
+            "num_attention_heads": first.heads,
+            "num_key_value_heads": first.heads // first.group,
+        }
+    if not _configurable(model.config, sizes):
+        return False
+    for name, size in sizes.items():
+        setattr(model.config, name, size)
+    return True
+
+
+def _configurable(config: PreTrainedConfig, sizes: Mapping[str, int]) -> bool:
+    """Whether transformers would load `config` with these sizes: some heads fit no check of a family's."""
+    if not sizes:
+        return True
+    try:
+        type(config).from_dict(config.to_dict() | sizes)
+    except (StrictDataclassError, ValueError):
+        return False
     return True
 
 
