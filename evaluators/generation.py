@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from evaluators.encoding import encoded
 from evaluators.memory import Halving
-from evaluators.positions import most_positions
+from evaluators.positions import most_positions, regime, switching_lengths
 
 
 @torch.inference_mode()
@@ -38,7 +38,8 @@ def greedy(
         budget: tokens of one batch, padding and new tokens included; changes no text.
 
     Raises:
-        ValueError: the model is in training mode, or a prompt is empty or too long for it (the prompt is named).
+        ValueError: the model is in training mode, its rotary embedding is of an unknown kind, or a prompt is empty or
+            too long for it (the prompt is named).
         MemoryError: not even one prompt alone fits.
     """
     if model.training:
@@ -49,11 +50,14 @@ def greedy(
     budget = budget or Halving(8192)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     texts = [""] * len(rows)
+    company = _company(model, rows, max_new_tokens)
     done = 0
     while done < len(order):
 
         def next_batch(tokens: int, start: int = done) -> tuple[list[int], list[str]]:
-            chosen = order[start : start + max(1, tokens // (len(rows[order[start]]) + max_new_tokens))]
+            longest = order[start]
+            chosen = order[start : start + max(1, tokens // (len(rows[longest]) + max_new_tokens))]
+            chosen = [i for i in chosen if company[i] == company[longest]]
             new = _generate(model, tokenizer, [rows[i] for i in chosen], settings)
             return chosen, [_text(tokenizer, ids, settings.eos_token_id, stop) for ids in new.tolist()]
 
@@ -90,6 +94,13 @@ def _generate(
             **arguments,
         )
     return output[:, width:]  # (rows, new tokens)
+
+
+def _company(model: PreTrainedModel, rows: Sequence[list[int]], max_new_tokens: int) -> list[tuple[int, int]]:
+    """Rows of equal values may share a batch: all are read in one way throughout, or they change over together."""
+    switching = switching_lengths(model)
+    ends = ((regime(len(row), switching), regime(len(row) + max_new_tokens, switching)) for row in rows)
+    return [(now, 0 if now == then else len(row)) for row, (now, then) in zip(rows, ends, strict=True)]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least
 from evaluators.memory import Halving
+from evaluators.positions import switching_lengths
 from evaluators.protocol import Direction, Measurement, Subnetwork
 
 _FEWSHOT_SEED = 1234  # the harness's own default
@@ -34,7 +35,7 @@ class HarnessTask:
         limit: only the first so many documents of each task.
         num_fewshot: worked examples before each; None takes the task's own.
         include_path: a folder with tasks of your own as YAML files, besides those of the harness.
-        batch_size: rows of one batch; halves where memory runs out.
+        batch_size: rows of one batch; halves where memory runs out. Models with LongRoPE get one row.
         name: column name of the score; ``task_metric`` by default.
 
     Raises:
@@ -111,6 +112,8 @@ class HarnessTask:
         from lm_eval.evaluator import evaluate
         from lm_eval.models.huggingface import HFLM
 
+        if switching_lengths(model):  # the harness asks for no company of ours
+            batch_size = 1
         with _quiet():
             # A copy of the tokenizer, for the harness gives it a padding token where it has none.
             lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, backend="causal")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,12 @@ from evaluators.packing import (
     PackedBatch,
     TokenizedQuestion,
     batches,
+    by_regime,
     one_option_a_row,
     tokenized,
     tree_mask,
 )
+from evaluators.positions import switching_lengths
 from evaluators.questions import Question
 
 TOKEN_BUDGET = 2048
@@ -55,8 +58,8 @@ def log_likelihoods(
         around: entered around the forward pass on each batch, given the batch's number.
 
     Raises:
-        ValueError: the model is in training mode or its attention takes no mask of ours, or a question is longer than
-            the model can read or tokenizes to nothing (the question is named).
+        ValueError: the model is in training mode, its attention takes no mask of ours or its rotary embedding is of an
+            unknown kind, or a question is longer than the model can read or tokenizes to nothing (it is named).
     """
     tokens = tokenized(tuple(questions), tokenizer)
     require_readable(model, questions, tokens)
@@ -64,13 +67,17 @@ def log_likelihoods(
     row_tokens = ROW_TOKENS
     if model.config.model_type in _COUNTS_POSITIONS_ITSELF:
         tokens, row_tokens = one_option_a_row(tokens), 0
-    totals = torch.zeros(sum(counts), device=model.device)  # (options of all questions,)
-    for number, batch in enumerate(batches(tokens, token_budget, row_tokens)):
-        batch = batch.to(model.device)
-        with around(number):
-            hidden = _hidden_states(model, batch)
-        totals.index_add_(0, batch.options, _token_log_likelihoods(model, batch, hidden))
-    rows = list(torch.split(totals.cpu(), counts))
+    totals = torch.zeros(sum(counts))  # (options of all questions,)
+    numbers = count()
+    for together, options in by_regime(tokens, switching_lengths(model)):
+        sums = torch.zeros(len(options), device=model.device)
+        for batch in batches(together, token_budget, row_tokens):
+            batch = batch.to(model.device)
+            with around(next(numbers)):
+                hidden = _hidden_states(model, batch)
+            sums.index_add_(0, batch.options, _token_log_likelihoods(model, batch, hidden))
+        totals[list(options)] = sums.cpu()
+    rows = list(torch.split(totals, counts))
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-math.inf)
 
 
@@ -118,6 +125,7 @@ def require_readable(
             f"the model's attention is {model.config._attn_implementation!r}, which takes no tree-shaped mask; "
             f'load it with attn_implementation="sdpa".'
         )
+    switching_lengths(model)
     most, why = _most_positions(model.config.get_text_config())
     for i, (question, tokenized_question) in enumerate(zip(questions, tokens, strict=True), start=1):
         if tokenized_question.positions > most:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from evaluators.encoding import encoded, encoding_state, shared_start
+from evaluators.positions import regime
 from evaluators.questions import Question
 from evaluators.token_tree import TokenTree
 
@@ -122,6 +123,29 @@ def _tokenized(
 def one_option_a_row(questions: tuple[TokenizedQuestion, ...]) -> tuple[TokenizedQuestion, ...]:
     """The same options as questions of one each, for models that cannot read a tree: every prompt is read anew."""
     return tuple(TokenizedQuestion(q.prompt, (option,)) for q in questions for option in q.options)
+
+
+@lru_cache(maxsize=8)
+def by_regime(
+    questions: tuple[TokenizedQuestion, ...], lengths: tuple[int, ...]
+) -> tuple[tuple[tuple[TokenizedQuestion, ...], tuple[int, ...]], ...]:
+    """Questions whose options are read in the same way, each time with the indices of those among all options.
+
+    A question is in several where its longest options exceed one of `lengths` (`positions.switching_lengths`) and its
+    shortest ones do not.
+    """
+    found: dict[int, tuple[list[TokenizedQuestion], list[int]]] = {}
+    first = 0
+    for question in questions:
+        options: dict[int, list[int]] = {}
+        for i, option in enumerate(question.options):
+            options.setdefault(regime(len(question.prompt) + len(option) - 1, lengths), []).append(i)
+        for way, chosen in options.items():
+            asked, indices = found.setdefault(way, ([], []))
+            asked.append(TokenizedQuestion(question.prompt, tuple(question.options[i] for i in chosen)))
+            indices.extend(first + i for i in chosen)
+        first += len(question.options)
+    return tuple((tuple(asked), tuple(indices)) for asked, indices in found.values())
 
 
 @lru_cache(maxsize=64)

@@ -17,7 +17,7 @@ from evaluators.checks import require_at_least
 from evaluators.encoding import encoded, encoding_state
 from evaluators.head import logits_of
 from evaluators.memory import Halving
-from evaluators.positions import most_positions
+from evaluators.positions import most_positions, regime, switching_lengths
 from evaluators.protocol import Direction, Measurement, Subnetwork
 
 _LOGITS_AT_ONCE = 2**24  # elements of the largest block of logits: 64 MB in fp32
@@ -77,8 +77,8 @@ class Perplexity:
         """Perplexity of any Hugging Face causal language model.
 
         Raises:
-            ValueError: the model is in training mode or has no output head, or a text has fewer than two tokens or more
-                than the model can read (it is named).
+            ValueError: the model is in training mode, has no output head or a rotary embedding of an unknown kind, or a
+                text has fewer than two tokens or more than the model can read (it is named).
             MemoryError: not even the longest text alone fits.
         """
         rows = _tokenized(self.texts, tokenizer, self.max_tokens, encoding_state(tokenizer))
@@ -108,11 +108,15 @@ def text_losses(model: PreTrainedModel, rows: Sequence[Row], budget: Halving) ->
     """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # the batch that needs most memory comes first
     losses = torch.empty(len(rows), dtype=torch.double)
+    switching = switching_lengths(model)
+    ways = [regime(len(row) - 1, switching) for row in rows]
     done = 0
     while done < len(order):
 
         def next_batch(tokens: int, start: int = done) -> tuple[list[int], Tensor]:
-            chosen = order[start : start + max(1, tokens // len(rows[order[start]]))]
+            longest = order[start]
+            chosen = order[start : start + max(1, tokens // len(rows[longest]))]
+            chosen = [i for i in chosen if ways[i] == ways[longest]]
             return chosen, _batch_losses(model, [rows[i] for i in chosen])
 
         chosen, batch_losses = budget.run(next_batch)

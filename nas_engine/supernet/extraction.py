@@ -150,7 +150,7 @@ def _configurable(config: PreTrainedConfig, sizes: Mapping[str, int]) -> bool:
     if not sizes:
         return True
     try:
-        type(config).from_dict(config.to_dict() | sizes)
+        type(config).from_dict(config.to_dict() | dict(sizes))
     except (StrictDataclassError, ValueError):
         return False
     return True

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from evaluators.head import logits_of
+from evaluators.positions import regime, switching_lengths
 from nas_engine.training.data import IGNORED
 
 
@@ -82,7 +84,33 @@ class Distillation:
 
 
 def predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predictions:
-    """What `model` says of `batch`; the output head runs at the labelled positions alone."""
+    """What `model` says of `batch`; the output head runs at the labelled positions alone.
+
+    Rows that the model would read otherwise alone have a pass of their own (see `evaluators.positions`).
+    """
+    parts = [_predictions(model, part) for part in _by_regime(model, batch)]
+    return parts[0] if len(parts) == 1 else _together(parts)
+
+
+def _together(parts: Sequence[Predictions]) -> Predictions:
+    return Predictions(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Predictions)))
+
+
+def _by_regime(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+    switching = switching_lengths(model)
+    if not switching:
+        return [batch]
+    lengths: list[int] = batch["attention_mask"].sum(1).tolist()
+    ways = [regime(length, switching) for length in lengths]
+    parts: list[Mapping[str, Tensor]] = []
+    for way in sorted(set(ways)):
+        rows = [i for i, of_row in enumerate(ways) if of_row == way]
+        width = max(lengths[i] for i in rows)
+        parts.append({name: tensor[rows, :width] for name, tensor in batch.items()})
+    return parts
+
+
+def _predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predictions:
     hidden = model.base_model(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
     ).last_hidden_state  # (rows, tokens, hidden)
