@@ -84,7 +84,7 @@ def compare(
     if reference_point is None:
         points = [result.reference_point() for result in results]
         reference_point = {o.name: o.sign * max(o.sign * point[o.name] for point in points) for o in objectives}
-    curves = [_curve(result, reference_point, scale) for result in results]
+    curves = [result.hypervolume(reference_point, scale) for result in results]
     fronts = [_front(result, objectives) for result in results]
     pairs = np.array([[covered(other, front) for other in fronts] for front in fronts])  # (runs, runs)
     names = pd.Series(labels)
@@ -127,13 +127,6 @@ def _scale(results: Sequence[SearchResult[Any]], objectives: Sequence[Objective]
         )
         for o in objectives
     }
-
-
-def _curve(result: SearchResult[Any], point: dict[str, float], scale: dict[str, tuple[float, float]]) -> pd.Series:
-    """Its hypervolume over evaluations on the common scale: volumes scale as the product of the axes do."""
-    own = result.scale()
-    lengths = [abs(own[name][1] - own[name][0]) / abs(worse - better) for name, (better, worse) in scale.items()]
-    return result.hypervolume(point) * float(np.prod(lengths))
 
 
 def _front(result: SearchResult[Any], objectives: Sequence[Objective]) -> Values:

@@ -31,8 +31,9 @@ def dominated_beyond_error(values: Values, stderrs: Values, errors: float = 1.0)
         stderrs: of the same shape; 0 where a value is exact.
         errors: how many standard errors of the difference.
     """
-    lost = values[:, None, :] - values[None, :, :]  # (b, a, objectives): what b loses to a
-    least = errors * np.sqrt(stderrs[:, None, :] ** 2 + stderrs[None, :, :] ** 2)
+    with np.errstate(over="ignore"):
+        lost = values[:, None, :] - values[None, :, :]  # (b, a, objectives): what b loses to a
+        least = errors * np.hypot(stderrs[:, None, :], stderrs[None, :, :])
     dominates: Mask = np.all(lost >= least, axis=2) & np.any(lost > 0, axis=2)
     mask: Mask = np.any(dominates, axis=1)
     return mask

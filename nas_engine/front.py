@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from nas_engine.confirmation import ConfirmedFront, confirm
 from nas_engine.evaluation_table import Objective, evaluation_table, row_of
 from nas_engine.hypervolume import hypervolumes
 from nas_engine.importance import gene_importance, layer_table
+from nas_engine.magnitude import LARGEST, relative
 from nas_engine.search.constraints import Constraint, parse_constraints
 from nas_engine.search.errors import SelectionError
 from nas_engine.search.goal import positions_of
@@ -152,7 +153,8 @@ class SearchResult(Generic[S]):
             SelectionError: the evaluation of one of them failed.
         """
         ideal, nadir = self._anchors()
-        point = nadir + 0.1 * (nadir - ideal)
+        with np.errstate(over="ignore"):
+            point = np.clip(nadir + 0.1 * (nadir - ideal), -LARGEST, LARGEST)
         return {o.name: o.sign * float(x) for o, x in zip(self._optimized, point, strict=True)}
 
     def scale(self) -> dict[str, tuple[float, float]]:
@@ -168,18 +170,22 @@ class SearchResult(Generic[S]):
             for o, (ideal, nadir) in zip(self._optimized, ends, strict=True)
         }
 
-    def hypervolume(self, reference_point: dict[str, float] | None = None) -> pd.Series:
+    def hypervolume(
+        self,
+        reference_point: dict[str, float] | None = None,
+        scale: Mapping[str, tuple[float, float]] | None = None,
+    ) -> pd.Series:
         """The hypervolume dominated after each evaluation, indexed as `frame`.
-
-        Objectives are scaled so that the better of the largest and the smallest sub-network is 0 and the worse 1.
 
         Args:
             reference_point: a value for each objective; None takes `reference_point()`.
+            scale: what counts as 0 and as 1 of each objective; None takes `scale()`.
 
         Raises:
             SelectionError: as `reference_point`, or an objective is missing in the given one.
         """
-        ideal, nadir = self._anchors()
+        ends = self.scale() if scale is None else scale
+        ideal, nadir = (np.array([o.sign * ends[o.name][end] for o in self._optimized]) for end in (0, 1))
         point = self.reference_point() if reference_point is None else reference_point
         missing = [name for name in (o.name for o in self._optimized) if name not in point]
         if missing:
@@ -187,8 +193,8 @@ class SearchResult(Generic[S]):
                 f"reference_point lacks {missing[0]!r}; give {', '.join(o.name for o in self._optimized)}."
             )
         signed = np.array([o.sign * point[o.name] for o in self._optimized])
-        scaled = (self._minimized() - ideal) / (nadir - ideal)  # (evaluations, objectives)
-        volumes = hypervolumes(scaled, self.frame["feasible"].to_numpy(), (signed - ideal) / (nadir - ideal))
+        scaled = relative(self._minimized(), ideal, nadir)  # (evaluations, objectives)
+        volumes = hypervolumes(scaled, self.frame["feasible"].to_numpy(), relative(signed, ideal, nadir))
         return pd.Series(volumes, index=self.frame.index, name="hypervolume")
 
     def best(self, minimize: str | None = None, maximize: str | None = None, where: str | None = None) -> pd.Series:

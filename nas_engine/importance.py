@@ -19,6 +19,7 @@ from optuna.importance import BaseImportanceEvaluator, get_param_importances
 from nas_engine.search.errors import SelectionError
 from search_spaces import Choice, SearchSpace
 
+_COMPUTABLE = 1e60  # larger values have no squares
 _FEWEST_ROWS = 10
 _PENALTIES = np.logspace(-3, 4, 29)
 Floats = npt.NDArray[np.float64]
@@ -50,6 +51,7 @@ def gene_importance(
         raise SelectionError(f"{objective} is {rows[objective].iloc[0]} in every row: no gene moves it.")
     indices = np.column_stack([rows[g.name].map({v: i for i, v in enumerate(g.values)}) for g in space.genes])
     values = rows[objective].to_numpy(dtype=float)
+    values = values / max(1.0, float(np.abs(values).max()) / _COMPUTABLE)  # shares are of any scale
     if evaluator is None:
         shares = pd.Series(main_effects(indices, values, space.cardinalities), index=list(space.names))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 
 from nas_engine.importance import layer_table
+from nas_engine.magnitude import LARGEST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from evaluators import Direction, Measurement
     from search_spaces import SearchSpace
 
+_Rows = TypeVar("_Rows", pd.DataFrame, pd.Series)
 _DECADES_SHOWN = 1e-4  # of the largest, on a logarithmic scale
 _COLUMN = (3.4, 2.6)  # inches: one column of a two-column paper
 _LINES = ("#1f4e79", "#c8502d", "#5a5a5a", "#7a9a3a", "#8a5aa0", "#111111")
@@ -58,6 +60,8 @@ def plot_front(
         ax: where to draw; None makes a figure of a paper's column width.
     """
     ax = ax or _new_axes()
+    rows, reference = _drawable(rows, x, y), _drawable(reference, x, y)
+    chosen = None if chosen is None else _drawable(chosen, x, y)
     front = _front_of(rows, x, y)
     others = rows.drop(front.index)
     ax.scatter(others[x.name], others[y.name], s=9, color=_DOMINATED, alpha=0.5, linewidths=0, label="dominated")
@@ -252,6 +256,7 @@ def plot_confirmed(rows: pd.DataFrame, x: Column, y: Column, ax: Axes | None = N
         ax: where to draw; None makes a figure.
     """
     ax = ax or _new_axes()
+    rows = _drawable(rows, x, y)
     before = {c.name: rows[f"{c.name}_search"] if f"{c.name}_search" in rows else rows[c.name] for c in (x, y)}
     ax.plot(
         np.vstack([before[x.name], rows[x.name]]),
@@ -358,6 +363,15 @@ def _front_of(rows: pd.DataFrame, x: Column, y: Column) -> pd.DataFrame:
     signed = ordered[y.name].to_numpy() * (1 if y.direction == "minimize" else -1)
     best_before = np.minimum.accumulate(np.concatenate([[np.inf], signed[:-1]]))
     return ordered[signed < best_before].sort_values(x.name, kind="stable")
+
+
+def _drawable(rows: _Rows, *columns: Column) -> _Rows:
+    """A copy in which no value is so large that the ends of an axis, or their difference, would be no number."""
+    drawn = rows.copy()
+    for name in (f"{c.name}{what}" for c in columns for what in ("", "_stderr", "_search")):
+        if name in drawn:
+            drawn[name] = np.clip(drawn[name], -LARGEST / 8, LARGEST / 8)
+    return drawn
 
 
 def _errors(rows: pd.DataFrame, column: Column) -> pd.Series | None:

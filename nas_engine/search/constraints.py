@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nas_engine.magnitude import LARGEST
 from nas_engine.search.driver import Objectives, Violations
 from nas_engine.search.errors import SearchError
 
@@ -100,7 +101,9 @@ def violations(
         bound = constraint.offset
         if constraint.reference:
             bound += constraint.factor * reference[constraint.reference]
-        excess = values[constraint.name] - bound
-        columns.append((excess if constraint.at_most else -excess) / (abs(bound) if abs(bound) > _TINY else 1.0))
+        bound = float(np.clip(bound, -LARGEST, LARGEST))
+        with np.errstate(over="ignore"):
+            excess = values[constraint.name] - bound
+            columns.append((excess if constraint.at_most else -excess) / (abs(bound) if abs(bound) > _TINY else 1.0))
     batch = len(next(iter(values.values())))
     return np.stack(columns, axis=1) if columns else np.empty((batch, 0))

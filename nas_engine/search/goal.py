@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluators import Evaluator
+from nas_engine.magnitude import bounded
 from nas_engine.search.computed import LayerTables, Score, tabulate
 from nas_engine.search.constraints import Constraint, parse_constraints, violations
 from nas_engine.search.driver import DriverProblem, Objectives, Violations
@@ -44,7 +45,7 @@ def by_gene(sensitivity: Mapping[str, Sequence[float]], space: SearchSpace) -> t
                 f"sensitivity has {values.tolist()} for {gene.name}, which needs a number from 0 on for each of "
                 f"{', '.join(map(str, gene.values))}; take it from supernet.sensitivity(...) of the same super-network."
             )
-        found.append(values)
+        found.append(bounded(values))
     return tuple(found)
 
 
@@ -87,7 +88,8 @@ class Goal:
         return np.array([1.0 if e.direction == "minimize" else -1.0 for e in self.evaluators])
 
     def told(self, scores: Objectives, reference: Objectives | None) -> tuple[Objectives, Violations | None]:
-        """What a driver is told of `scores`: objectives, and violations where there are constraints.
+        """What a driver is told of `scores`: objectives, and violations where there are constraints, none so large that
+        it could not compute with them.
 
         Args:
             scores: shape (batch, evaluators).
@@ -96,7 +98,7 @@ class Goal:
         Raises:
             SearchError: a constraint refers to the largest sub-network, whose evaluation failed.
         """
-        objectives = scores[:, list(self.optimized)]
+        objectives = bounded(scores[:, list(self.optimized)])
         if not self.constraints:
             return objectives, None
         if reference is None:
@@ -109,7 +111,7 @@ class Goal:
         names = [evaluator.name for evaluator in self.evaluators]
         values = dict(zip(names, (self.signs * scores).T, strict=True))
         largest = dict(zip(names, (self.signs * reference).tolist(), strict=True))
-        return objectives, violations(self.constraints, values, largest)
+        return objectives, bounded(violations(self.constraints, values, largest))
 
     def problem(
         self,

@@ -22,6 +22,7 @@ from pymoo.operators.crossover.ux import UniformCrossover
 from pymoo.problems.static import StaticProblem
 from pymoo.util.ref_dirs import get_reference_directions
 
+from nas_engine.magnitude import bounded
 from nas_engine.search.driver import DriverProblem, Objectives, Violations
 from nas_engine.search.errors import SearchError
 from nas_engine.search.initial import first_generation, unseen
@@ -170,8 +171,7 @@ class PymooDriver:
             low, high = measured.min(axis=0), measured.max(axis=0)
             self._scale = low, np.where(high > low, high - low, 1.0)
         low, spread = self._scale
-        scaled: Objectives = (objectives - low) / spread
-        return scaled
+        return bounded((objectives - low) / spread)
 
 
 def _missed(violations: Violations, failed: bool, age: int) -> Violations:
