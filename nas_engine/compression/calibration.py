@@ -73,10 +73,21 @@ class CalibratedLayer:
 
     @torch.no_grad()
     def observe(self, *observers: Observer) -> None:
-        """Run the layer as it is on every batch, and show `observers` what each projection reads."""
+        """Run the layer as it is on every batch, and show `observers` what each projection reads.
+
+        Raises:
+            CompressionError: that is not finite (the projection is named).
+        """
         for call, hidden, mask in zip(self._calls, self._hidden, self._mask, strict=True):
-            with _listening(self.projections, mask, observers):
+            with _listening(self.projections, mask, (self._require_finite, *observers)):
                 call(self._module, hidden)
+
+    def _require_finite(self, projection: str, inputs: Tensor) -> None:
+        if not inputs.isfinite().all():
+            raise CompressionError(
+                f"{self.name(projection)} reads numbers that are not finite on the calibration texts, so that nothing "
+                "can be told from them; give a model that runs in its type, or one in float32."
+            )
 
     @torch.no_grad()
     def inside(self, projection: str) -> list[tuple[Tensor, Tensor]]:
@@ -106,11 +117,12 @@ def calibrated_layers(model: PreTrainedModel, batches: Iterable[Batch]) -> Itera
         batches: `input_ids` and `attention_mask` of shape (rows, tokens).
 
     Raises:
-        CompressionError: there is no batch, or nothing but padding.
+        CompressionError: there is no batch, or nothing but padding, or a projection's weight is not finite.
         FamilyError: the model's family is not supported.
     """
     family = family_of(model)
     layers = list(model.get_submodule(family.layers).children())
+    _require_finite(family, layers)
     given = list(on_device(batches, model.device))
     if not token_count(given):
         raise CompressionError("the calibration data is empty; give at least one batch with a token in it.")
@@ -130,6 +142,19 @@ def calibrated_layers(model: PreTrainedModel, batches: Iterable[Batch]) -> Itera
                 hidden = layer.outputs() if layer.given is None else layer.given
     finally:
         model.train(was_training)
+
+
+def _require_finite(family: Family, layers: Sequence[nn.Module]) -> None:
+    """All layers before the first is changed, so that a failure leaves the model as it was."""
+    for index, layer in enumerate(layers):
+        modules = dict(layer.named_modules())
+        for name, path in family.projections.items():
+            weight = getattr(modules.get(path), "weight", None)
+            if weight is not None and not weight.isfinite().all():
+                raise CompressionError(
+                    f"the weight of layers.{index}.{name} has {int((~weight.isfinite()).sum())} of {weight.numel()} "
+                    "numbers that are not finite, with which nothing can be computed; give a model without them."
+                )
 
 
 @contextmanager

@@ -157,15 +157,13 @@ def load_quantized(
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
         given = {k: config[k] for k in ("quant_method", "format")}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CompressionError(f"{folder} holds no quantized model: {error!r}.") from error
     if given != {"quant_method": _METHOD, "format": FORMAT}:
         raise CompressionError(
             f"{folder} is quantized as {given['quant_method']} {given['format']}; only {_METHOD} {FORMAT} can be read."
         )
-    by_target = {
-        target: _settings_of(group, folder) for group in config["config_groups"].values() for target in group["targets"]
-    }
+    by_target = _settings_by_target(config, folder)
     with warnings.catch_warnings():
         # transformers says that the folder's own settings are used beside the one given: as they should be.
         warnings.filterwarnings("ignore", "You passed `quantization_config`")
@@ -192,11 +190,8 @@ def load_base(
         CompressionError: as `load_quantized`.
         ModelError: nothing that loads is there.
     """
-    config_file = Path(name_or_folder) / "config.json"
-    if config_file.is_file():
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        if (config.get("quantization_config") or {}).get("quant_method") == _METHOD:
-            return load_quantized(name_or_folder, dtype)
+    if _says_quantized(Path(name_or_folder)):
+        return load_quantized(name_or_folder, dtype)
     model, tokenizer = load_model(name_or_folder, dtype)
     return model, tokenizer, None
 
@@ -217,6 +212,22 @@ def load_grids(path: Path) -> dict[str, Grid]:
             name: Grid(GridSettings(**s), file.get_tensor(f"{name}.scale"), file.get_tensor(f"{name}.zero_point"))
             for name, s in settings.items()
         }
+
+
+def _says_quantized(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(config["quantization_config"]["quant_method"] == _METHOD)
+    except (OSError, ValueError, KeyError, TypeError):  # no such model, or none at all, as whoever loads it finds out
+        return False
+
+
+def _settings_by_target(config: Mapping[str, Any], folder: Path) -> dict[str, GridSettings]:
+    try:
+        groups = config["config_groups"].values()
+        return {target: _settings_of(group, folder) for group in groups for target in group["targets"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CompressionError(f"{folder}/config.json does not describe its groups: {error!r}.") from error
 
 
 def _settings_of(group: Mapping[str, Any], folder: Path) -> GridSettings:

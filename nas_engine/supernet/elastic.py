@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from nas_engine.compression.grid import Grid, dequantize, quantize
 from nas_engine.supernet.combination import Combination, Plain
+from nas_engine.supernet.errors import ExportError
 
 # What a switch of sub-networks sets, thousands of times a search.
 _SIZES = frozenset({"active_in", "active_out", "active_parts", "active_rank", "_active_parts", "_rows"})
@@ -266,13 +267,34 @@ class ElasticLinear(nn.Module):
         """A plain layer of the active size and the original's class, its weight the `combined_weight`.
 
         Raises:
-            ExportError: as `combined_weight`.
+            ExportError: as `combined_weight`, or as `require_finite`.
         """
-        return self._plain(self.combined_weight())
+        self.require_finite()
+        merged = self._plain(self.combined_weight())
+        _require_finite("weight and adapter together", merged.weight)
+        return merged
+
+    def require_finite(self) -> None:
+        """Check that what is active can be computed with: nothing can be told from a merge with what cannot.
+
+        Raises:
+            ExportError: the weight, its bias or the adapter has values that are not finite.
+        """
+        _require_finite("its weight", self.active_weight)
+        if self.active_bias is not None:
+            _require_finite("its bias", self.active_bias)
+        if self.lora_A is not None:
+            _require_finite("its adapter", self._active_lora_A)
+            _require_finite("its adapter", self._active_lora_B)
 
     @torch.no_grad()
     def unmerged(self) -> ElasticLinear:
-        """A layer of the active size on tensors of its own, the adapter beside the weight as it is here."""
+        """A layer of the active size on tensors of its own, the adapter beside the weight as it is here.
+
+        Raises:
+            ExportError: as `require_finite`.
+        """
+        self.require_finite()
         layer = self._alone(self.active_weight, self.active_rank)
         layer.scaling = self.scaling
         if self.lora_A is not None:
@@ -288,10 +310,12 @@ class ElasticLinear(nn.Module):
         and its grid, from which it is not rounded yet.
 
         Raises:
-            ExportError: the adapter cannot become part of the weight (see `Combination.absorbed`).
+            ExportError: the adapter cannot become part of the weight (see `Combination.absorbed`), or as
+                `require_finite`.
         """
         if self.lora_A is None:
             return self.unmerged()
+        self.require_finite()
         update = self.scaling * (self._active_lora_B @ self._active_lora_A)
         weight = self.combination.absorbed(self.active_weight, update, self.active_grid)
         layer = self._alone(weight, self.rank, generator)
@@ -367,6 +391,14 @@ class ElasticLinear(nn.Module):
         return (
             f"in={self.active_in}/{self.in_features}, out={self.active_out}/{self.out_features}, "
             f"rank={self.active_rank}/{self.rank}, {self.combination.name}"
+        )
+
+
+def _require_finite(what: str, tensor: Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise ExportError(
+            f"{what} has {int((~tensor.isfinite()).sum())} of {tensor.numel()} numbers that are not finite, as a "
+            "training that diverged leaves them; go on from an earlier state, or train anew with a lower learning_rate."
         )
 
 

@@ -40,7 +40,8 @@ def extract(
         stand_in: what an elastic layer becomes instead.
 
     Raises:
-        ExportError: `merge` is True, and an adapter does not merge without loss (the projection is named).
+        ExportError: `merge` is True, and an adapter does not merge without loss, or a weight is not finite (the
+            projection is named).
     """
     gone = {layer.index for layer in absent_layers(layers)}
     # `deepcopy` looks objects up in the memo before it copies them: elastic layers turn into their merged slices
@@ -50,10 +51,7 @@ def extract(
         if layer.index in gone:
             memo[id(layer.module)] = nn.Identity()
             continue
-        memo |= {
-            id(linear): stand_in(linear) if stand_in else _deployed(linear, layer, name, merge)
-            for name, linear in layer.linears.items()
-        }
+        memo |= {id(linear): _deployed(linear, layer, name, merge, stand_in) for name, linear in layer.linears.items()}
         memo |= {id(m): layer.bypass(block, b) for block, b, m in bypassed(layer)}
     if share_embeddings:
         memo |= {id(p): p for e in _embeddings(model) for p in e.parameters()}
@@ -69,11 +67,17 @@ def extract(
     return extracted
 
 
-def _deployed(linear: ElasticLinear, layer: ElasticLayer, name: str, merge: bool | None) -> nn.Module:
-    if merge is None and not linear.merges:
-        return linear.unmerged()
+def _deployed(
+    linear: ElasticLinear,
+    layer: ElasticLayer,
+    name: str,
+    merge: bool | None,
+    stand_in: Callable[[ElasticLinear], nn.Module] | None,
+) -> nn.Module:
     try:
-        return linear.merged()
+        if stand_in is not None:
+            return stand_in(linear)
+        return linear.unmerged() if merge is None and not linear.merges else linear.merged()
     except ExportError as error:
         raise ExportError(f"layers.{layer.index}.{name} cannot be merged: {error}") from error
 

@@ -21,8 +21,8 @@ def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
     PEFT scales by alpha / rank, the super-adapter by alpha / r_max at every rank; `alpha_pattern` makes them equal.
 
     Raises:
-        ExportError: an active width below the layer's own, a super-network without adapters, or a combination of
-            weight and adapter other than plain.
+        ExportError: an active width below the layer's own, a super-network without adapters, a combination of weight
+            and adapter other than plain, or a weight that is not finite.
     """
     if supernet.adapter.combination != "plain":
         raise ExportError(
@@ -49,9 +49,10 @@ def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
         fan_in_fan_out=any(layer.transposed for layer in adapted.values()),
         inference_mode=True,
     )
+    tensors = _tensors(supernet, adapted)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
-    save_file(_tensors(supernet, adapted), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -76,6 +77,10 @@ def _tensors(supernet: SuperNetwork, adapted: dict[str, ElasticLinear]) -> dict:
     for name, layer in adapted.items():
         assert layer.lora_A is not None
         assert layer.lora_B is not None
+        try:
+            layer.require_finite()
+        except ExportError as error:
+            raise ExportError(f"{name} cannot be saved: {error}") from error
         lora_A = layer.lora_A.detach()[: layer.active_rank]
         lora_B = layer.lora_B.detach()[:, : layer.active_rank]
         # The original model knows nothing of the channels' new order: undo it.

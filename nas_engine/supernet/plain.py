@@ -33,6 +33,11 @@ def require_plain(model: nn.Module, elastic: bool = False) -> Family:
             f"the model is a {_name(model)}, and not one of transformers' own; of a PEFT model give "
             "model.merge_and_unload(), or its base with load_adapter(...)."
         )
+    away = next((path for path, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta), None)
+    if away is not None:
+        raise FamilyError(
+            f"{away} is not in memory, as device_map leaves what it offloads; load the model whole, without device_map."
+        )
     for path, module in model.named_modules():
         if type(module).__module__.startswith("peft."):
             raise FamilyError(f"{path} is PEFT's {_name(module)}; merge adapters first: model.merge_and_unload().")
@@ -64,11 +69,13 @@ def _require_plain_linear(linear: nn.Module, where: str, allowed: tuple[type[nn.
             f"{where} computes its weight, as a pruning mask does; make it permanent first: "
             "torch.nn.utils.prune.remove(module, 'weight')."
         )
-    weight = linear._parameters["weight"]
-    if weight is None or weight.is_meta:
-        raise FamilyError(f"{where} has no weight in memory; load the model whole, without offloading it.")
+    if linear._parameters["weight"] is None:
+        raise FamilyError(f"{where} has no weight; give a complete model.")
     if linear._forward_hooks or linear._forward_pre_hooks or "forward" in linear.__dict__:
-        raise FamilyError(f"{where} has a hook on its forward pass, which would be lost; remove it first.")
+        raise FamilyError(
+            f"{where} has a hook on its forward pass, which would be lost; remove it first, or load the model "
+            "without the device_map that put it there."
+        )
 
 
 def _name(module: nn.Module) -> str:
