@@ -31,7 +31,7 @@ from benchmarks._common import load
 from benchmarks.ordering import scores
 from evaluators import Measurement
 from nas_engine import Healed, Subnetwork, SuperNetwork, Teacher, heal, heuristics, train
-from nas_engine.batches import Batch, on_device, token_count
+from nas_engine.batches import Batch, readable, token_count
 from nas_engine.recipes import calibration_batches
 from nas_engine.supernet.ordering import input_norms
 from nas_engine.training import Distillation
@@ -286,7 +286,7 @@ def _shallower(work: Work, left: int) -> tuple[PreTrainedModel, float]:
 def block_influence(model: PreTrainedModel, batches: Sequence[Batch]) -> Tensor:
     """One less the mean cosine of what a layer reads and what it gives, shape (layers,): ShortGPT's, equation 1."""
     cosines = []  # of each batch, shape (layers, tokens)
-    for batch in on_device(batches, model.device):
+    for batch in readable(batches, model):
         mask = batch["attention_mask"]
         states = model.base_model(
             input_ids=batch["input_ids"], attention_mask=mask, use_cache=False, output_hidden_states=True

@@ -158,6 +158,8 @@ def _require_readable(model: PreTrainedModel, rows: Sequence[Row]) -> None:
     if model.get_output_embeddings() is None:
         raise ValueError(f"{type(model).__name__} has no output head over a vocabulary, so no perplexity.")
     most = most_positions(model)
-    longest = max(map(len, rows)) - 1
-    if most is not None and longest > most:
-        raise ValueError(f"a text takes {longest} positions, but the model reads {most}; give max_tokens={most + 1}.")
+    for i, row in enumerate(rows, start=1):
+        if most is not None and len(row) - 1 > most:
+            raise ValueError(
+                f"text {i} takes {len(row) - 1} positions, but the model reads {most}; give max_tokens={most + 1}."
+            )

@@ -9,15 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from evaluators import MultipleChoiceAccuracy, Question
+from evaluators import MultipleChoiceAccuracy, Perplexity, Question
 from evaluators.encoding import encoded
 from evaluators.generation import greedy
 from evaluators.memory import Halving
 from evaluators.perplexity import text_losses
 from evaluators.positions import regime, switching_lengths
+from nas_engine import SuperNetwork, train
+from nas_engine.compression import sparsify
 from nas_engine.training.answers import predictions
 from nas_engine.training.data import Example, batch_of, tokenize
-from tests.tiny import LONG_ROPE, tiny_gemma3, tiny_llama, tiny_phi3, tiny_tokenizer
+from search_spaces import lora_rank, mlp_width
+from tests.tiny import LONG_ROPE, tiny_gemma3, tiny_gpt2, tiny_llama, tiny_opt, tiny_phi3, tiny_tokenizer
 
 SWITCHING = 48
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
@@ -105,3 +108,41 @@ def test_positions_of_an_unknown_kind_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="rope_type is 'mine'.*known are longrope, default, dynamic"):
             ask()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(tiny_gpt2, n_positions=64),
+        *(partial(tiny, max_position_embeddings=64) for tiny in (tiny_opt, tiny_llama)),
+    ],
+)
+def test_texts_longer_than_the_model_reads_are_named_with_what_is_allowed(make: Callable[[], PreTrainedModel]) -> None:
+    model, tokenizer, long = make(), tiny_tokenizer(), text(40)
+    questions = [Question("the", ("in", "at"), 0), Question(long, ("in", "at"), 0)]
+    supernet = SuperNetwork.from_pretrained(make(), lora_rank((4,), ("up", "down")) + mlp_width((1.0, 0.5)), tokenizer)
+    calibration = [{"input_ids": torch.ones(1, 65, dtype=torch.long), "attention_mask": torch.ones(1, 65)}]
+    refusals: dict[str, Callable[[], object]] = {
+        r"question 2 \(.*\) takes \d+ tokens with its longest choice, but .* is 64; shorten": lambda: (
+            MultipleChoiceAccuracy(questions).measure(model, tokenizer)
+        ),
+        r"text 2 takes \d+ positions, but the model reads 64; give max_tokens=65": lambda: Perplexity(
+            ["on the water", long]
+        ).measure(model, tokenizer),
+        r"prompt 2 \(.*\) takes \d+ tokens and up to 2 new ones, but the model reads 64; shorten": lambda: greedy(
+            model, tokenizer, ["the", long], 2
+        ),
+        r"training example 1 has \d+ tokens, but the model reads 64; shorten": lambda: train(
+            supernet, questions, 1, batch_size=1, progress=False
+        ),
+        r"calibration text takes 65 tokens, but the model reads 64; shorten": lambda: supernet.order_by_importance(
+            calibration
+        ),
+    }
+    for message, ask in refusals.items():
+        with pytest.raises(ValueError, match=message):
+            ask()
+    with pytest.raises(ValueError, match="calibration text takes 65"):
+        supernet.sensitivity(calibration, progress=False)
+    with pytest.raises(ValueError, match="calibration text takes 65"):
+        sparsify(model, calibration, 0.5)

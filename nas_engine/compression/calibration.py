@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nas_engine.batches import Batch, on_device, token_count
+from nas_engine.batches import Batch, readable, token_count
 from nas_engine.compression.errors import CompressionError
 from nas_engine.supernet.families import Family, family_of
 
@@ -123,7 +123,7 @@ def calibrated_layers(model: PreTrainedModel, batches: Iterable[Batch]) -> Itera
     family = family_of(model)
     layers = list(model.get_submodule(family.layers).children())
     _require_finite(family, layers)
-    given = list(on_device(batches, model.device))
+    given = list(readable(batches, model))
     if not token_count(given):
         raise CompressionError("the calibration data is empty; give at least one batch with a token in it.")
     calls: list[list[_Call]] = [[] for _ in layers]

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nas_engine.batches import Batch, on_device
+from nas_engine.batches import Batch, readable
 
 
 @torch.no_grad()
 def final_states(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
     """The last hidden states of all tokens that are no padding, shape (tokens, hidden), in fp32."""
     states = []
-    for batch in on_device(batches, model.device):
+    for batch in readable(batches, model):
         mask = batch["attention_mask"]
         output = model.base_model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False)
         states.append(output.last_hidden_state[mask.bool()].float())
@@ -64,7 +64,7 @@ def listened(
 
     handles = [module.register_forward_pre_hook(partial(listen, name)) for name, module in modules.items()]
     try:
-        for batch in on_device(batches, model.device):
+        for batch in readable(batches, model):
             mask = batch["attention_mask"].bool().flatten()
             model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
     finally:

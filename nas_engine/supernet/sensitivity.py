@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.head import logits_of
-from nas_engine.batches import Batch, on_device, token_count
+from nas_engine.batches import Batch, readable, token_count
 from nas_engine.progress import progress_bar
 from nas_engine.supernet.gradients import sensitivity_by_gradients
 from nas_engine.supernet.ordering import final_states
@@ -36,7 +36,7 @@ def sensitivity(
     """See `SuperNetwork.sensitivity`."""
     if method not in get_args(Method):
         raise ValueError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
-    given = list(on_device(batches, supernet.model.device))
+    given = list(readable(batches, supernet.model))
     if not token_count(given):
         raise ValueError("the calibration data is empty; give at least one batch with a token in it.")
     by = sensitivity_by_gradients if method == "gradients" else _sensitivity_by_divergence

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from evaluators.head import logits_of
-from evaluators.positions import regime, switching_lengths
+from nas_engine.batches import by_regime
 from nas_engine.training.data import IGNORED
 
 
@@ -88,26 +88,12 @@ def predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predicti
 
     Rows that the model would read otherwise alone have a pass of their own (see `evaluators.positions`).
     """
-    parts = [_predictions(model, part) for part in _by_regime(model, batch)]
+    parts = [_predictions(model, part) for part in by_regime(model, batch)]
     return parts[0] if len(parts) == 1 else _together(parts)
 
 
 def _together(parts: Sequence[Predictions]) -> Predictions:
     return Predictions(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Predictions)))
-
-
-def _by_regime(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
-    switching = switching_lengths(model)
-    if not switching:
-        return [batch]
-    lengths: list[int] = batch["attention_mask"].sum(1).tolist()
-    ways = [regime(length, switching) for length in lengths]
-    parts: list[Mapping[str, Tensor]] = []
-    for way in sorted(set(ways)):
-        rows = [i for i, of_row in enumerate(ways) if of_row == way]
-        width = max(lengths[i] for i in rows)
-        parts.append({name: tensor[rows, :width] for name, tensor in batch.items()})
-    return parts
 
 
 def _predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predictions:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nas_engine.batches import Batch, on_device
+from nas_engine.batches import Batch, readable
 from nas_engine.compression.calibration import calibrated_layers
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.subnetwork import Subnetwork
@@ -48,7 +48,7 @@ def fit_to_teacher(
     # A layer is compared with what the teacher hands to the next layer that is left.
     ends = [following - 1 for following in [*left[1:], len(subnet.layers)]]
     targets = _streams(teacher, ends, batches)
-    masks = [batch["attention_mask"].bool() for batch in on_device(batches, model.device)]
+    masks = [batch["attention_mask"].bool() for batch in readable(batches, model)]
     fitted = []
     for layer, end in zip(calibrated_layers(model, batches), ends, strict=True):
         name = next((name for name in ("down", "o") if name in layer.projections), "")
@@ -76,7 +76,7 @@ def _streams(teacher: Teacher, ends: Sequence[int], batches: Sequence[Batch]) ->
     with teacher.taught() as supernet:
         handles = [supernet.layers[end].module.register_forward_hook(partial(keep, end)) for end in ends]
         try:
-            for batch in on_device(batches, supernet.model.device):
+            for batch in readable(batches, supernet.model):
                 mask = batch["attention_mask"].bool()
                 inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
                 supernet.model.base_model(**inputs, use_cache=False)
