@@ -44,8 +44,7 @@ def greedy(
     """
     if model.training:
         raise ValueError("the model is in training mode, where dropout changes its texts; call model.eval() first.")
-    rows = [list(row) for row in encoded(tokenizer, prompts)]
-    _require_readable(model, prompts, rows, max_new_tokens)
+    rows = require_generable(model, tokenizer, prompts, max_new_tokens)
     settings = _settings(model, tokenizer, max_new_tokens, stop)
     budget = budget or Halving(8192)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
@@ -142,9 +141,15 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], eos: int | list[in
     return text[: min((text.index(end) for end in stop if end in text), default=len(text))]
 
 
-def _require_readable(
-    model: PreTrainedModel, prompts: Sequence[str], rows: Sequence[list[int]], max_new_tokens: int
-) -> None:
+def require_generable(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
+) -> list[list[int]]:
+    """Token ids of every prompt, which `model` can go on from.
+
+    Raises:
+        ValueError: a prompt is empty or too long (it is named).
+    """
+    rows = [list(row) for row in encoded(tokenizer, prompts)]
     most = most_positions(model)
     for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
         if not row:
@@ -154,3 +159,4 @@ def _require_readable(
                 f"prompt {i} ({prompt[:60]!r}) takes {len(row)} tokens and up to {max_new_tokens} new ones, but the "
                 f"model reads {most}; shorten it, or give fewer max_new_tokens."
             )
+    return rows

@@ -53,7 +53,7 @@ class Workload:
             ValueError: the workload is longer than the model can read, the model is in training mode, or CUDA graphs
                 are asked for on another device.
         """
-        self._require_readable(model)
+        self.require_readable(model)
         ids = self._input_ids(model)
         if self.cuda_graphs:
             require_cuda(model.device)
@@ -62,7 +62,12 @@ class Workload:
             return _replayed(lambda: prefill, model.device) if self.cuda_graphs else lambda: prefill
         return _replayed(static_decode(model, ids), model.device) if self.cuda_graphs else _decode(model, ids)
 
-    def _require_readable(self, model: PreTrainedModel) -> None:
+    def require_readable(self, model: PreTrainedModel) -> None:
+        """Check that `model` can be timed on this.
+
+        Raises:
+            ValueError: it is longer than the model can read, or the model is in training mode.
+        """
         most = most_positions(model)
         if most is not None and self.tokens + (self.phase == "decode") > most:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -270,7 +270,7 @@ def shears_command(
 ) -> None:
     """Make a model sparse, train an elastic adapter on it, and save the best sub-adapter."""
     given = {name: value for name, value in locals().items() if name != "driver"}
-    _run_recipe("shears", RecipeSettings(**given, drivers=tuple(driver or ())))
+    _run_recipe("shears", given | {"drivers": tuple(driver or ())})
 
 
 @app.command("sqft")
@@ -299,11 +299,12 @@ def sqft_command(
 ) -> None:
     """Make a model sparse, quantize it, train an elastic adapter on it, and save the best sub-adapter."""
     given = {name: value for name, value in locals().items() if name != "driver"}
-    _run_recipe("sqft", RecipeSettings(**given, drivers=tuple(driver or ())))
+    _run_recipe("sqft", given | {"drivers": tuple(driver or ())})
 
 
-def _run_recipe(recipe: Literal["shears", "sqft"], settings: RecipeSettings) -> None:
-    with _errors(f"the same command goes on from {settings.folder}"):
+def _run_recipe(recipe: Literal["shears", "sqft"], given: Mapping[str, Any]) -> None:
+    with _errors(f"the same command goes on from {given['folder']}"):
+        settings = RecipeSettings(**given)
         made, summary = run_recipe(recipe, settings)
     console = Console()
     console.print(candidates_table(made.candidates))

@@ -29,18 +29,20 @@ from evaluators import (
     Racing,
 )
 from evaluators.devices import require_device
-from evaluators.generation import greedy
+from evaluators.generation import greedy, require_generable
+from evaluators.workload import Workload
 from nas_engine import plots
 from nas_engine.finalists import Finalist, HealingPlan, choose, flips, speedups_over, table
 from nas_engine.front import SearchResult
+from nas_engine.preparations import require_answerable, require_counts, require_driver, require_learnable, writable
 from nas_engine.progress import progress_bar, say
 from nas_engine.recipes import calibration_batches
 from nas_engine.search.drivers import DRIVERS, HINTED
-from nas_engine.search.errors import LedgerError
 from nas_engine.search.loop import search
 from nas_engine.supernet import Subnetwork, SuperNetwork
-from nas_engine.tasks import task_splits
+from nas_engine.tasks import TaskSplits, task_splits
 from nas_engine.training import Teacher, train
+from nas_engine.training.run import TrainingSettings
 from nas_engine.training.strategies import STRATEGIES, Strategy
 from nas_engine.whole_file import replacing
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
@@ -128,7 +130,13 @@ class JobSettings:
             raise ValueError(f"lora_steps and steps are {self.lora_steps} and {self.steps}; give at least 0.")
         if self.adapter is not None and self.lora_steps != JobSettings.lora_steps and self.lora_steps:
             raise ValueError("an adapter is given, so that none is trained; leave lora_steps out.")
-        self.healing  # noqa: B018  # checks itself
+        require_counts(2, validation=self.validation, selection=self.selection, test=self.test)
+        if not 0 <= self.tolerance <= 1 or self.seed < 0:
+            raise ValueError(
+                f"tolerance is {self.tolerance} and seed is {self.seed}; give a fraction from 0 to 1 and at least 0."
+            )
+        # These check themselves.
+        _ = self.healing, Workload(tokens=self.tokens), TrainingSettings(1, self.batch_size, self.learning_rate)
         given = self.sensitivity or 0
         if given < 0 or (given and self.driver not in HINTED):
             raise ValueError(
@@ -175,7 +183,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
     started = time.perf_counter()
-    folder = _writable(settings.folder)
+    folder = writable(settings.folder)
     guiding = settings.validation + settings.selection
     splits = task_splits(settings.task, settings.train, guiding, settings.test, settings.seed)
     validation = MultipleChoiceAccuracy(splits.validation[: settings.validation], racing=Racing())
@@ -183,7 +191,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     say(f"Loading {settings.model}", enabled=progress)
     supernet = _untrained(settings)
     held_out = MultipleChoiceAccuracy(splits.test)
-    _require_possible(supernet, (validation, selection, held_out))
+    _require_possible(supernet, (validation, selection, held_out), splits, settings)
     say(f"Scoring it untrained on {settings.validation} validation questions", enabled=progress)
     untrained = validation(supernet.largest)
     teacher = _reference(supernet, splits.train, settings, folder, progress)
@@ -230,26 +238,21 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     return JobResult(result, chosen.row, summary, folder)
 
 
-def _require_possible(supernet: SuperNetwork, asked: Sequence[MultipleChoiceAccuracy]) -> None:
-    """What the last stages need, known before the first begins."""
-    for evaluator in asked:
-        evaluator.require_readable(supernet.model, supernet.tokenizer)
+def _require_possible(
+    supernet: SuperNetwork, asked: Sequence[MultipleChoiceAccuracy], splits: TaskSplits, settings: JobSettings
+) -> None:
+    """What the last stages need, known before the first begins; see `nas_engine.preparations`."""
+    model, tokenizer = supernet.model, supernet.tokenizer
+    require_answerable(model, tokenizer, asked)
+    require_generable(model, tokenizer, [question.prompt for question in splits.test[:_ASKED]], _NEW_TOKENS)
+    require_learnable(model, tokenizer, splits.train)
+    Workload(tokens=settings.tokens).require_readable(model)
+    require_driver(settings.driver, supernet.space, 3, settings.population, settings.seed)
     if not supernet.largest.merges:
         raise ValueError(
             "the model is sparse or quantized: adapters merged into it would fill its zeros or leave its grid. Give "
             "the dense model, or compress it with nas-engine shears or sqft."
         )
-
-
-def _writable(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise LedgerError(f"the run folder {folder} cannot be written: {error}. Choose another one.") from error
-    return folder
 
 
 def _untrained(settings: JobSettings) -> SuperNetwork:

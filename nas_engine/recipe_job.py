@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from evaluators import MultipleChoiceAccuracy
 from evaluators.devices import require_device
+from nas_engine.compression.checkpoint import require_packable
+from nas_engine.models import load_model
+from nas_engine.preparations import require_answerable, require_counts, require_learnable, writable
 from nas_engine.progress import say
 from nas_engine.recipes import Adapter, CompressedModel, SearchPlan, TrainingPlan, shears, sqft
 from nas_engine.tasks import task_splits
@@ -59,6 +62,25 @@ class RecipeSettings:
     seed: int = 0
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        require_counts(2, validation=self.validation, test=self.test)
+        if self.confirmation != 0:
+            require_counts(2, confirmation=self.confirmation)
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; give at least 0.")
+        _ = self.training, self.searching  # they check themselves
+        require_device(self.device)
+
+    @property
+    def training(self) -> TrainingPlan:
+        """How the adapter is trained and healed."""
+        return TrainingPlan(self.steps, self.batch_size, self.learning_rate, self.heal_steps)
+
+    @property
+    def searching(self) -> SearchPlan:
+        """What is searched beside the heuristics."""
+        return SearchPlan(self.drivers, self.evaluations)
+
 
 def run_recipe(
     recipe: Literal["shears", "sqft"], settings: RecipeSettings, progress: bool = True
@@ -71,28 +93,34 @@ def run_recipe(
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
-    if settings.confirmation < 0:
-        raise ValueError(f"confirmation is {settings.confirmation}; give a number of questions, or 0 for none.")
-    require_device(settings.device)
     started = time.perf_counter()
+    writable(settings.folder)
     splits = task_splits(
         settings.task, settings.train, settings.validation + settings.confirmation, settings.test, settings.seed
     )
     validation = MultipleChoiceAccuracy(splits.validation[: settings.validation])
-    training = TrainingPlan(settings.steps, settings.batch_size, settings.learning_rate, settings.heal_steps)
-    searching = SearchPlan(settings.drivers, settings.evaluations)
+    held_out = MultipleChoiceAccuracy(splits.test)
+    asked, searching = [validation, held_out], settings.searching
     if settings.confirmation:
         again = MultipleChoiceAccuracy(splits.validation[settings.validation :])
+        asked.append(again)
         searching = replace(searching, best=3, confirmation=again)
+    say(f"Loading {settings.model}", enabled=progress)
+    base, tokenizer = load_model(settings.model)
+    require_answerable(base, tokenizer, asked)
+    require_learnable(base, tokenizer, splits.train)
+    if recipe == "sqft" and settings.adapter != "sparsepeft":
+        require_packable(base)
     if recipe == "shears":
         made = shears(
-            settings.model,
+            base,
             splits.train,
             validation,
+            tokenizer=tokenizer,
             sparsity=settings.sparsity,
             refit=settings.refit,
             merge=settings.merge,
-            training=training,
+            training=settings.training,
             searching=searching,
             seed=settings.seed,
             device=settings.device,
@@ -101,16 +129,17 @@ def run_recipe(
         )
     else:
         made = sqft(
-            settings.model,
+            base,
             splits.train,
             validation,
+            tokenizer=tokenizer,
             sparsity=settings.sparsity,
             refit=settings.refit,
             bits=settings.bits,
             group_size=settings.group_size,
             symmetric=settings.symmetric,
             adapter=settings.adapter,
-            training=training,
+            training=settings.training,
             searching=searching,
             seed=settings.seed,
             device=settings.device,
@@ -122,7 +151,7 @@ def run_recipe(
     made.sparsity.to_csv(settings.folder / "sparsity.csv", index=False)
     say(f"Measuring the chosen one on {len(splits.test)} held-out questions", enabled=progress)
     model = made.chosen.model if made.healed is None else made.healed.extract(share_embeddings=True)
-    accuracy = MultipleChoiceAccuracy(splits.test).measure(model, made.supernet.tokenizer)
+    accuracy = held_out.measure(model, made.supernet.tokenizer)
     report = made.sparsity
     summary = {
         "recipe": recipe,

@@ -21,12 +21,14 @@ from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.quantization import Quantization, quantize_model, require_unquantized
 from nas_engine.compression.sparsify import sparsify, sparsity_report
 from nas_engine.models import load_model, moved
+from nas_engine.preparations import require_driver
 from nas_engine.progress import say
 from nas_engine.sub_adapters import SearchPlan, compare_sub_adapters
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.supernet.extraction import extract
 from nas_engine.training import Healed, TrainingReport, heal, train
 from nas_engine.training.data import TextPair, batch_of, tokenize
+from nas_engine.training.run import TrainingSettings
 from search_spaces import SearchSpace, SpaceTemplate, attention_heads, mlp_width
 from search_spaces import shears as shears_space
 from search_spaces import sqft as sqft_space
@@ -67,6 +69,7 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         if self.heal_steps < 0:
             raise ValueError(f"heal_steps is {self.heal_steps}; give at least 0.")
+        TrainingSettings(self.steps, self.batch_size, self.learning_rate)  # checks itself
 
     def require_merging(self, merges: bool) -> None:
         """Refuse to heal what does not merge.
@@ -320,6 +323,8 @@ def _trained(
     folder: str | Path | None,
     progress: bool,
 ) -> CompressedModel:
+    for driver in searching.drivers:
+        require_driver(driver, supernet.space, 2, searching.population, seed)
     training = train(
         supernet,
         train_set,

@@ -11,6 +11,7 @@ import pandas as pd
 
 from evaluators import Evaluator, Measurement, ParameterCount
 from nas_engine import heuristics
+from nas_engine.search.drivers import DRIVERS
 from nas_engine.search.errors import SearchError
 from nas_engine.search.loop import search
 from nas_engine.search.measured import measured
@@ -43,6 +44,13 @@ class SearchPlan:
     finalists: int = 6
 
     def __post_init__(self) -> None:
+        unknown = [driver for driver in self.drivers if driver not in DRIVERS]
+        if unknown:
+            raise ValueError(f"driver is {unknown[0]!r}; choose among {', '.join(DRIVERS)}.")
+        if self.evaluations < 1 or self.population < 2:
+            raise ValueError(
+                f"evaluations and population are {self.evaluations} and {self.population}; give at least 1 and 2."
+            )
         if self.best < 1 or self.finalists < 2:
             raise ValueError(
                 f"best is {self.best} and finalists is {self.finalists}; best must be 1 or more, finalists 2 or more."

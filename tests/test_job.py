@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from evaluators import save_questions
+from evaluators import Question, save_questions
 from nas_engine.cli import app
 from nas_engine.job import JobSettings, run_job
 from nas_engine.supernet import SuperNetwork
@@ -117,15 +117,60 @@ def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_
         ("--folder", "/dev/null/run", "cannot be written"),
         ("--sensitivity", "-4", "sensitivity is -4 with the driver 'surrogate'; give a number of questions with auto"),
         ("--device", "abacus", "'abacus', which cannot be used here"),
+        ("--test", "1", "test is 1; give 2 questions or more"),
+        ("--selection", "1", "selection is 1; give 2 questions or more"),
+        ("--tolerance", "1.5", "tolerance is 1.5"),
+        ("--seed", "-1", "seed is -1"),
+        ("--learning-rate", "0", "learning_rate is 0.0; it must be above 0"),
+        ("--batch-size", "0", "batch_size is 0; it must be at least 1"),
+        ("--tokens", "300", "tokens is 300, but the model reads 256 positions at most"),
     ],
 )
 def test_bad_option_ends_with_a_clear_message_and_no_traceback(
-    arguments, option: str, value: str, message: str
+    arguments, tmp_path, option: str, value: str, message: str
 ) -> None:
     done = run([*arguments, option, value])
     assert done.exit_code == 1
     assert message in done.output
     assert "Traceback" not in done.output
+    assert not list(tmp_path.glob("run/*"))  # no stage has begun
+
+
+def test_folder_that_is_a_file_is_refused(arguments: list[str], tmp_path) -> None:
+    (tmp_path / "run").write_text("mine")
+    done = run(arguments)
+    assert done.exit_code == 1
+    assert "run cannot be written" in done.output
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "where", "message"),
+    [
+        (260, "test.jsonl", "tokens with its longest choice, but the model's max_position_embeddings is 256"),
+        (250, "test.jsonl", "takes 250 tokens and up to 12 new ones, but the model reads 256"),
+        (
+            255,
+            "train.jsonl",
+            "has 258 tokens, but the model reads 256",
+        ),  # with its answer and an end, which none scores
+    ],
+)
+def test_text_too_long_for_a_late_stage_is_refused_before_the_first(
+    arguments: list[str], tmp_path, tokens: int, where: str, message: str
+) -> None:
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    made = chain_sum(120, seed=0)
+    for file, questions in (("train.jsonl", made[:100]), ("test.jsonl", made[100:])):
+        around = len(tiny_tokenizer()(Question("", ("0", "1"), 0).prompt)["input_ids"])
+        long = [Question(str(digit) * (tokens - around), ("0", "1"), 0) for digit in range(10)]
+        save_questions([*questions, *long] if file == where else questions, folder / file)
+    task = arguments[arguments.index("--task") + 1]
+    done = run([str(folder) if part == task else part for part in arguments])
+    assert done.exit_code == 1
+    assert message in done.output
+    assert not list(tmp_path.glob("run/*"))
 
 
 def test_wrong_line_of_a_task_is_named(arguments: list[str], tmp_path) -> None:

@@ -9,17 +9,18 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from evaluators import MultipleChoiceAccuracy, Perplexity, save_questions
+from evaluators import MultipleChoiceAccuracy, Perplexity, Question, save_questions
 from evaluators.answering import Answering
 from nas_engine.cli import app
 from nas_engine.compression import CompressionError, load_quantized
+from nas_engine.recipe_job import RecipeSettings, run_recipe
 from nas_engine.recipes import SearchPlan, TrainingPlan, ordered, shears, sqft
 from nas_engine.supernet import SuperNetwork
 from nas_engine.tasks import chain_sum
 from search_spaces import lora_rank, mlp_width
 from tests.compressed import zeros
 from tests.supernets import CALIBRATION, FAMILIES, logits
-from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 QUESTIONS = chain_sum(60, seed=0)
 VALIDATION = MultipleChoiceAccuracy(QUESTIONS[40:])
@@ -222,6 +223,54 @@ def test_command_says_what_is_wrong(tmp_path) -> None:
     done = CliRunner().invoke(app, [*arguments, "--train", "40", "--validation", "10", "--test", "10"])
     assert done.exit_code == 1
     assert "group_size is 31, which does not divide the 32 inputs of layers.0.q" in done.output
+
+
+@pytest.mark.parametrize("command", ["shears", "sqft"])
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--test", "1", "test is 1; give 2 questions or more"),
+        ("--validation", "1", "validation is 1; give 2 questions or more"),
+        ("--confirmation", "1", "confirmation is 1; give 2 questions or more"),
+        ("--driver", "genetic", "driver is 'genetic'; choose among auto"),
+        ("--steps", "0", "steps is 0; it must be at least 1"),
+        ("--learning-rate", "0", "learning_rate is 0.0; it must be above 0"),
+        ("--seed", "-1", "seed is -1"),
+        ("--folder", "/dev/null", "cannot be written"),
+    ],
+)
+def test_what_a_late_stage_needs_is_checked_before_the_first(
+    tmp_path, command: str, option: str, value: str, message: str
+) -> None:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    given = ["--model", str(tmp_path / "model"), "--folder", str(tmp_path / "run"), "--train", "40"]
+    done = CliRunner().invoke(app, [command, *given, "--validation", "10", "--test", "10", option, value])
+    assert done.exit_code == 1
+    assert message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+    assert not list(tmp_path.glob("run/*"))
+
+
+@pytest.mark.parametrize(
+    ("model", "long", "message"),
+    [
+        (tiny_llama, "test.jsonl", "but the model's max_position_embeddings is 256"),
+        (tiny_llama, "train.jsonl", "but the model reads 256"),
+        (tiny_gpt2, "", "the pack-quantized format holds linear layers alone"),
+    ],
+)
+def test_what_could_not_be_learned_scored_or_saved_is_refused_first(tmp_path, model, long: str, message: str) -> None:
+    model().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "questions").mkdir()
+    for file, questions in (("train.jsonl", QUESTIONS[:40]), ("test.jsonl", QUESTIONS[40:60])):
+        beyond = Question("9" * 300, ("0", "1"), 0)
+        save_questions([*questions, beyond] if file == long else questions, tmp_path / "questions" / file)
+    settings = RecipeSettings(tmp_path / "run", str(tmp_path / "model"), str(tmp_path / "questions"), validation=4)
+    with pytest.raises(ValueError, match=message):
+        run_recipe("sqft", settings, progress=False)
+    assert not list(tmp_path.glob("run/*"))
 
 
 @pytest.mark.parametrize("recipe", [shears, sqft])

@@ -144,6 +144,20 @@ def quantization_config(model: PreTrainedModel, grids: Mapping[str, Grid]) -> di
     }
 
 
+def require_packable(model: PreTrainedModel) -> None:
+    """Check that `model`, once quantized, can be saved.
+
+    Raises:
+        CompressionError: a projection is no plain linear layer, or compressed-tensors is not installed.
+    """
+    _packing()
+    family = family_of(model)
+    for index in range(len(list(model.get_submodule(family.layers).children()))):
+        for projection in family.projections:
+            path = family.path(f"layers.{index}.{projection}")
+            _require_linear(model.get_submodule(path), path)
+
+
 def load_quantized(
     folder: str | Path, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Quantization]:

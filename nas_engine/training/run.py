@@ -78,8 +78,13 @@ def learning_rate_at(step: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _require_readable(model: PreTrainedModel, lengths: Sequence[int]) -> None:
-    """Some architectures compute beyond their positions, and some fail there in the middle of an epoch."""
+def require_readable(model: PreTrainedModel, lengths: Sequence[int]) -> None:
+    """Check that `model` reads examples of so many tokens each: some architectures compute beyond their positions, and
+    some fail there in the middle of an epoch.
+
+    Raises:
+        ValueError: one is longer (its position is named).
+    """
     most = most_positions(model)
     if most is not None and max(lengths) > most:
         raise ValueError(
@@ -113,7 +118,7 @@ class Run(ABC):
         self.examples, self.settings = examples, settings
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.lengths = tuple(len(example.tokens) for example in examples)
-        _require_readable(model, self.lengths)
+        require_readable(model, self.lengths)
         self.losses: list[list[float]] = []  # of every visit, by step
         self.consistent = True  # weights, moments and losses stand at the same step
         self.refitted = False  # after the last step
