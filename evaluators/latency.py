@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from evaluators.checks import require_at_least
 from evaluators.devices import cpu_threads, device_name, dtype_named, require_device
 from evaluators.exclusive import alone
-from evaluators.latency_comparison import WAIT_SECONDS, require_repeats, time_in_turns
+from evaluators.latency_comparison import WAIT_SECONDS, LatencyComparison, require_repeats, time_in_turns
 from evaluators.protocol import Direction, Measurement, Subnetwork
 from evaluators.runtime import Runtime, load_runtime
 from evaluators.timing import Timing, median_stderr, ratios
@@ -188,6 +188,15 @@ class Latency:
                 models.insert(0, self._kept_reference)
             *reference, timing = self.time_models(models)
         return LatencyReport(timing, *reference)
+
+    def compare(self, subnets: Sequence[Subnetwork]) -> LatencyComparison:
+        """Time `subnets` in turns, the first being the reference.
+
+        Raises:
+            ValueError, BusyError: as of `report`.
+        """
+        with alone(self.device, self.wait_seconds):
+            return LatencyComparison(tuple(self.time_models([self.deployed(subnet) for subnet in subnets])))
 
     def deployed(self, subnet: Subnetwork) -> Any:
         """`subnet` extracted, on the device and of the dtype that are measured; with a runtime, what that loads."""

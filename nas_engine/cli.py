@@ -88,8 +88,14 @@ def search_command(
     skip: Annotated[bool, typer.Option(help="Whole attention and MLP blocks may be left out too.")] = _DEFAULT.skip,
     layers_per_gene: Annotated[int, typer.Option(help="Layers that share a gene.")] = _DEFAULT.layers_per_gene,
     tokens: Annotated[int, typer.Option(help="Prompt length at which prefill is timed.")] = _DEFAULT.tokens,
+    target: Annotated[
+        str, typer.Option(help="Where the model will run and is timed: pytorch, or llama.cpp, which also gets a file.")
+    ] = _DEFAULT.target,
+    weights: Annotated[
+        str, typer.Option(help="What llama.cpp's weights are stored as: f32, f16, bf16, q8_0, q4_0.")
+    ] = _DEFAULT.weights,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = _DEFAULT.seed,
-    device: Annotated[str, typer.Option(help="Where all is computed and timed, such as cuda.")] = _DEFAULT.device,
+    device: Annotated[str, typer.Option(help="Where all is computed, such as cuda.")] = _DEFAULT.device,
 ) -> None:
     """Train a super-network, search it for accuracy, latency and size, and save the chosen sub-network."""
     console = Console()
@@ -124,6 +130,8 @@ def search_command(
                     skip=skip,
                     layers_per_gene=layers_per_gene,
                     tokens=tokens,
+                    target=target,
+                    weights=weights,  # type: ignore[arg-type]  # checked by JobSettings
                     seed=seed,
                     device=device,
                 )
@@ -167,6 +175,7 @@ def report(job: JobResult, console: Console) -> None:
         ("finalists.csv, healed.png", "the finalists before and after healing"),
         ("reference/", "plain LoRA on the whole model, as a PEFT adapter"),
         ("compressed/", "the chosen model, for AutoModelForCausalLM.from_pretrained(…, trust_remote_code=True)"),
+        *([("compressed.gguf", "the chosen model for llama.cpp")] if "export" in job.summary else []),
         ("supernet/", "the trained super-network, for SuperNetwork.load"),
         ("summary.json", "the figures above"),
     ):

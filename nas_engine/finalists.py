@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evaluators import LatencyComparison, Measurement, MultipleChoiceAccuracy, compare_latency
+from evaluators import Latency, Measurement, MultipleChoiceAccuracy
 from nas_engine.front import SearchResult
 from nas_engine.progress import say
 from nas_engine.supernet import Subnetwork
@@ -96,7 +96,7 @@ def choose(
     teacher: Teacher | None,
     plan: HealingPlan,
     tolerance: float,
-    tokens: int,
+    latency: Latency,
     folder: Path | None = None,
     progress: bool = True,
 ) -> list[Finalist]:
@@ -112,12 +112,12 @@ def choose(
         teacher: see `nas_engine.heal`.
         plan: how long.
         tolerance: accuracy that may be lost, as a fraction of 1.
-        tokens: prompt length at which prefill is timed, batch 1.
+        latency: how their speed is measured.
         folder: for checkpoints and answers, so that a killed call goes on where it was.
         progress: show bars.
     """
     bound = reference.value - tolerance
-    going = _in_order(_listed(result, whole, selection, plan, tokens, folder), bound)
+    going = _in_order(_listed(result, whole, selection, plan, latency, folder), bound)
     out: list[Finalist] = []
     for i, until in enumerate(plan.rungs):
         if i:
@@ -155,18 +155,12 @@ def table(finalists: Sequence[Finalist]) -> pd.DataFrame:
     )
 
 
-def speedups_over(whole: Subnetwork, subnets: list[Subnetwork], tokens: int) -> LatencyComparison:
-    """Prefill of the extracted models timed in turns, the whole one first."""
-    models = [subnet.extract(share_embeddings=True) for subnet in [whole, *subnets]]
-    return compare_latency(models, batch=1, tokens=tokens)
-
-
 def _listed(
     result: SearchResult[Subnetwork],
     whole: Subnetwork,
     selection: MultipleChoiceAccuracy,
     plan: HealingPlan,
-    tokens: int,
+    latency: Latency,
     folder: Path | None,
 ) -> list[Finalist]:
     """Finalists of the front, spread over its speeds."""
@@ -180,8 +174,8 @@ def _listed(
     places = np.unique(np.linspace(0, len(rows) - 1, min(plan.finalists, len(rows))).round().astype(int))
     rows = rows.iloc[places]
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
-    about = f"speed-ups {whole.supernetwork_fingerprint}{tokens}{[_digest(subnet) for subnet in subnets]}"
-    speedups = _remembered(folder, about, lambda: list(speedups_over(whole, subnets, tokens).speedups[1:]))
+    about = f"speed-ups {whole.supernetwork_fingerprint}{latency.settings()}{[_digest(subnet) for subnet in subnets]}"
+    speedups = _remembered(folder, about, lambda: list(latency.compare([whole, *subnets]).speedups[1:]))
     found = []
     for (_, row), subnet, speedup in zip(rows.iterrows(), subnets, speedups, strict=True):
         accuracy = _kept(folder, subnet, selection, 0, lambda subnet=subnet: selection(subnet))  # type: ignore[misc]

@@ -6,9 +6,10 @@ Each stage keeps what it has done in the run folder, so that the same job starte
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ from evaluators import (
 )
 from evaluators.devices import require_device
 from evaluators.generation import greedy, require_generable
-from evaluators.workload import Workload
 from nas_engine import plots
-from nas_engine.finalists import Finalist, HealingPlan, choose, flips, speedups_over, table
+from nas_engine.deploy import Weights
+from nas_engine.finalists import Finalist, HealingPlan, choose, flips, table
 from nas_engine.front import SearchResult
 from nas_engine.preparations import require_answerable, require_counts, require_driver, require_learnable, writable
 from nas_engine.progress import progress_bar, say
@@ -41,12 +42,13 @@ from nas_engine.search.drivers import DRIVERS, HINTED
 from nas_engine.search.loop import search
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.tasks import TaskSplits, task_splits
-from nas_engine.training import Teacher, train
+from nas_engine.training import Healed, Teacher, train
 from nas_engine.training.run import TrainingSettings
 from nas_engine.training.strategies import STRATEGIES, Strategy
 from nas_engine.whole_file import replacing
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 
+PYTORCH = "pytorch"  # not a runtime of its own
 _HINTS = 64  # training questions
 _WORTH = "accuracy >= 0.6 * reference"  # below, no few steps heal it
 _ASKED, _SHOWN, _NEW_TOKENS = 100, 5, 12  # held-out questions that are answered in a model's own words, of which a few
@@ -82,8 +84,11 @@ class JobSettings:
         skip: whole attention and MLP blocks may be left out too.
         layers_per_gene: consecutive layers that share a rank and a width.
         tokens: prompt length at which prefill is timed, batch 1.
+        target: where the model will run, and is timed: ``pytorch``, or ``llama.cpp``, for which the chosen one is also
+            written as GGUF.
+        weights: what llama.cpp's weights are stored as, such as ``q8_0``.
         seed: of everything random.
-        device: where all is computed and timed, such as ``cuda``.
+        device: where all is computed, such as ``cuda``, and timed unless that is in another runtime.
     """
 
     folder: Path = Path("runs/quickstart")
@@ -113,6 +118,8 @@ class JobSettings:
     skip: bool = True
     layers_per_gene: int = 1
     tokens: int = 128
+    target: str = PYTORCH
+    weights: Weights = "q8_0"
     seed: int = 0
     device: str = "cpu"
 
@@ -136,7 +143,7 @@ class JobSettings:
                 f"tolerance is {self.tolerance} and seed is {self.seed}; give a fraction from 0 to 1 and at least 0."
             )
         # These check themselves.
-        _ = self.healing, Workload(tokens=self.tokens), TrainingSettings(1, self.batch_size, self.learning_rate)
+        _ = self.healing, self.latency, TrainingSettings(1, self.batch_size, self.learning_rate)
         given = self.sensitivity or 0
         if given < 0 or (given and self.driver not in HINTED):
             raise ValueError(
@@ -149,6 +156,13 @@ class JobSettings:
     def healing(self) -> HealingPlan:
         """How the finalists are healed."""
         return HealingPlan(self.heal_steps, self.finalists, self.batch_size, self.learning_rate, seed=self.seed)
+
+    @property
+    def latency(self) -> Latency:
+        """How finalists are timed."""
+        if self.target == PYTORCH:
+            return Latency(tokens=self.tokens, repeats=20, warmup=3, device=self.device)
+        return Latency(tokens=self.tokens, repeats=20, warmup=3, runtime=self.target, dtype=self.weights)
 
     @property
     def hints(self) -> int:
@@ -177,7 +191,8 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     """Run the whole job.
 
     Leaves in the run folder `front.csv`, `front.png`, `evaluations.csv`, `finalists.csv`, `healed.png`, `reference/`
-    (plain LoRA, as PEFT's adapter), `compressed/`, `supernet/`, `summary.json`, the search's ledger and checkpoints.
+    (plain LoRA, as PEFT's adapter), `compressed/`, with another target than PyTorch `compressed.gguf`, `supernet/`,
+    `summary.json`, the search's ledger and checkpoints.
 
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
@@ -210,17 +225,19 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         teacher,
         settings.healing,
         settings.tolerance,
-        settings.tokens,
+        settings.latency,
         folder,
         progress,
     )
     chosen = finalists[0]
     _write_figures(result, finalists, reference, folder)
     chosen.deployed.save_pretrained(folder / "compressed")
+    exported = _export(chosen.deployed, splits.test, settings, folder, progress)
     say(f"Measuring reference, largest and chosen on {len(splits.test)} held-out questions", enabled=progress)
     changed, pairs = flips(finalists)
     summary = _confirm(supernet, teacher, chosen, held_out, settings) | {
         **_in_words(teacher, chosen, splits.test),
+        **exported,
         "finalists": json.loads(table(finalists).round(4).to_json(orient="records")),
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         "untrained_validation_accuracy": _rounded(untrained),
@@ -246,13 +263,30 @@ def _require_possible(
     require_answerable(model, tokenizer, asked)
     require_generable(model, tokenizer, [question.prompt for question in splits.test[:_ASKED]], _NEW_TOKENS)
     require_learnable(model, tokenizer, splits.train)
-    Workload(tokens=settings.tokens).require_readable(model)
+    settings.latency.workload.require_readable(model)
     require_driver(settings.driver, supernet.space, 3, settings.population, settings.seed)
     if not supernet.largest.merges:
         raise ValueError(
             "the model is sparse or quantized: adapters merged into it would fill its zeros or leave its grid. Give "
             "the dense model, or compress it with nas-engine shears or sqft."
         )
+    if settings.target != PYTORCH:
+        genome = supernet.space.sample(np.random.default_rng(settings.seed), 1)[0]
+        subnet = supernet.subnetwork(supernet.space.configuration(genome))
+        with tempfile.TemporaryDirectory() as unused:
+            _export(subnet, splits.test, settings, Path(unused), progress=False)
+
+
+def _export(
+    deployed: Subnetwork | Healed, questions: Sequence[Question], settings: JobSettings, folder: Path, progress: bool
+) -> dict[str, Any]:
+    """The model as the file that the target loads, checked there on a few questions; nothing for PyTorch."""
+    if settings.target == PYTORCH:
+        return {}
+    say(f"Writing the chosen model for {settings.target}, and comparing it there", enabled=progress)
+    texts = [question.prompt for question in questions[:_SHOWN]]
+    made = deployed.export("gguf", folder / "compressed.gguf", weights=settings.weights, texts=texts)
+    return {"export": {**asdict(made), "file": made.file.name}}
 
 
 def _untrained(settings: JobSettings) -> SuperNetwork:
@@ -340,12 +374,12 @@ def _sensitivity(
 def _latency(supernet: SuperNetwork, settings: JobSettings, folder: Path, progress: bool) -> LatencyTable:
     """What blocks cost on this machine, timed once in turns with the largest and kept in the run folder."""
     file = folder / "latency_table.json"
-    latency = Latency(tokens=settings.tokens, repeats=4, warmup=1, device=settings.device)
+    latency = replace(settings.latency, repeats=4, warmup=1)
     if file.exists():
         try:
             table = LatencyTable.load(file)
             table(supernet.subnetwork(supernet.space.configuration(supernet.space.smallest)))
-            if table.workload == latency.workload:
+            if (table.workload, table.runtime, table.dtype) == (latency.workload, latency.runtime, latency.dtype):
                 return table
         except LatencyTableError as error:
             say(f"Timing blocks anew: {error}", enabled=progress)
@@ -420,7 +454,7 @@ def _confirm(
         # Where no sub-networks took turns, it is what the teacher is.
         "largest": held_out(supernet.largest) if settings.steps else reference,
     }
-    times = speedups_over(supernet.largest, [chosen.subnet], settings.tokens)
+    times = settings.latency.compare([supernet.largest, chosen.subnet])
     whole = supernet.largest.parameter_count()
     sizes = {
         "reference": (times.medians[0], whole),

@@ -32,7 +32,7 @@ def finalists(searched, reference: float, tolerance: float, folder=None, plan: H
     selection = MultipleChoiceAccuracy(QUESTIONS[130:])
     return choose(
         result, supernet.largest, Measurement(reference, 0.05, 30), selection, QUESTIONS[:100], teacher, plan,
-        tolerance, 8, folder, progress=False,
+        tolerance, Latency(tokens=8, repeats=3), folder, progress=False,
     )  # fmt: skip
 
 

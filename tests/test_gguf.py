@@ -251,3 +251,14 @@ def test_a_saved_folder_leaves_from_the_command_line(tmp_path):
 
 def test_the_table_of_families_and_dimensions_says_what_loads():
     assert "\n".join(table()) in PAGE.read_text(encoding="utf-8"), "run python -m tests.deployment_table"
+
+
+def test_texts_longer_than_the_model_reads_are_cut(tmp_path):
+    model = tiny_llama(max_position_embeddings=32)
+    made = export(model, tiny_tokenizer(), tmp_path / "m.gguf", weights="f32", texts=("the water on " * 20,))
+    assert made.check.exact < 1e-3
+
+
+def test_a_check_without_a_text_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="texts is empty"):
+        export(tiny_llama(), tiny_tokenizer(), tmp_path / "m.gguf", texts=())

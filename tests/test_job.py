@@ -211,3 +211,24 @@ def test_job_is_a_function_too(arguments: list[str], tmp_path) -> None:
     model = AutoModelForCausalLM.from_pretrained(job.folder / "compressed", trust_remote_code=True)
     with torch.inference_mode():
         assert (model(ids).logits - subnet.model(ids).logits).abs().max() < 1e-4
+
+
+def test_job_for_llama_cpp_times_there_and_leaves_its_file(arguments: list[str], tmp_path) -> None:
+    pytest.importorskip("xllamacpp", reason="needs xllamacpp: pip install nas-engine[llamacpp]")
+    gguf = pytest.importorskip("gguf", reason="needs gguf: pip install nas-engine[llamacpp]")
+    done = run([*arguments, "--target", "llama.cpp", "--weights", "f16", "--heal-steps", "2", "--evaluations", "6"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["export"]["check"]["exact"] < 1e-3
+    assert (tmp_path / "run" / "compressed.gguf").stat().st_size == summary["export"]["bytes"]
+    assert gguf.GGUFReader(tmp_path / "run" / "compressed.gguf").tensors
+    assert json.loads((tmp_path / "run" / "latency_table.json").read_text())["runtime"] == "llama.cpp"
+    assert "compressed.gguf" in done.output
+
+
+def test_a_model_that_the_target_cannot_hold_is_refused_before_training(arguments: list[str], tmp_path) -> None:
+    pytest.importorskip("xllamacpp", reason="needs xllamacpp: pip install nas-engine[llamacpp]")
+    done = run([*arguments, "--target", "llama.cpp", "--weights", "q8_0"])
+    assert done.exit_code == 1
+    assert "blocks of 32" in done.stderr
+    assert not (tmp_path / "run" / "lora").exists()

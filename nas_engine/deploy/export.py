@@ -104,6 +104,8 @@ def export(
         raise ExportError(f"format is {format!r}; choose one of {', '.join(FORMATS)}.")
     if weights is not None and weights not in get_args(Weights):
         raise ExportError(f"weights is {weights!r}; choose one of {', '.join(get_args(Weights))}.")
+    if check and not any(text.strip() for text in texts):
+        raise ExportError("texts is empty; give at least one, or check=False.")
     if find_spec("gguf") is None:
         raise ExportError("the package gguf is not installed; install it with: pip install 'nas-engine[llamacpp]'.")
     from nas_engine.deploy.gguf_export import export_gguf  # the package is an extra

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.deploy.export import Check
+from nas_engine.deploy.gguf_architecture import context_length
 from nas_engine.deploy.gguf_encoding import decoded
 from nas_engine.deploy.gguf_tensors import Source, stored_matrices
 from nas_engine.deploy.llama_cpp import Position, read_and_continued
@@ -29,9 +30,10 @@ def require_exact(source: Source, tokenizer: PreTrainedTokenizerBase, file: Path
         ExportError: llama.cpp does not load it, reads other tokens, or computes something else.
     """
     texts = [*texts, "".join(texts)]
-    prompts = [tokenizer(text)["input_ids"] for text in texts]
+    encoded = [tokenizer(text)["input_ids"] for text in texts]
+    prompts = _fitting(encoded, source)
     read, paths = read_and_continued(file, texts, prompts, NEW_TOKENS)
-    for text, found, expected in zip(texts, read, prompts, strict=True):
+    for text, found, expected in zip(texts, read, encoded, strict=True):
         if found != expected:
             raise ExportError(
                 f"llama.cpp reads {text!r} as the tokens {found}, transformers as {expected}; "
@@ -55,7 +57,7 @@ def as_stored(
     Raises:
         ExportError: llama.cpp does not load it.
     """
-    prompts = [tokenizer(text)["input_ids"] for text in texts]
+    prompts = _fitting([tokenizer(text)["input_ids"] for text in texts], source)
     _, paths = read_and_continued(file, (), prompts, NEW_TOKENS)
     tolerance = TOLERANCES[source.weights]
     stored = copy.deepcopy(source.model)
@@ -64,6 +66,12 @@ def as_stored(
     difference, same_text = _compared(stored, prompts, paths, tolerance)
     rounding, _ = _compared(source.model, prompts, paths, tolerance)
     return Check(exact, difference, rounding, same_text, tolerance, sum(map(len, paths)))
+
+
+def _fitting(encoded: Sequence[list[int]], source: Source) -> list[list[int]]:
+    """As much of each text as the model reads with the new tokens behind it."""
+    most = context_length(source.model.config) - NEW_TOKENS - 1
+    return [tokens[: max(1, most)] for tokens in encoded if tokens]
 
 
 def _lying(model: PreTrainedModel, path: str) -> bool:

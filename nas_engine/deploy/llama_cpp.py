@@ -53,7 +53,7 @@ def read_and_continued(
     """
     read = [{"call": "tokens", "text": text} for text in texts]
     continued = [{"call": "greedy", "prompt": list(p), "new_tokens": new_tokens, "top": top} for p in prompts]
-    longest = max(len(prompt) for prompt in prompts) + new_tokens
+    longest = max(map(len, prompts)) + new_tokens
     calls = [{"file": 0} | call for call in read + continued]
     answers = run([file], calls, context=longest + 8, exact=True)
     paths = [[Position(at["token"], dict(at["likely"])) for at in answer] for answer in answers[len(read) :]]

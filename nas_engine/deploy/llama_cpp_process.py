@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -65,8 +66,11 @@ class LlamaCpp:
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         address = f"{self._server.listening_address}/{path}"
         request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as response:
-            return json.load(response)
+        try:
+            with urllib.request.urlopen(request) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:  # what was wrong is in the body
+            raise RuntimeError(f"error: {error.read().decode(errors='replace')}") from error
 
 
 def main() -> None:
