@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nas_engine.front import SearchResult
 from nas_engine.search import DRIVERS, DriverProblem, SearchError, make_driver
@@ -11,6 +13,7 @@ from nas_engine.search.pymoo_driver import PymooDriver
 from nas_engine.search.random_driver import RandomDriver
 from nas_engine.search.surrogate import SurrogateDriver
 from nas_engine.search.surrogate.features import FeatureMap
+from nas_engine.search.surrogate.hint import spread_places
 from nas_engine.search.surrogate.scale import explains_better
 from search_spaces import ModelShape, lora_rank, mlp_width, weight_bits
 from tests.ordered import EVALUATORS, Ordered, space_of
@@ -233,3 +236,20 @@ def test_unknown_driver_is_refused_with_the_known_ones() -> None:
         make_driver("cma", DriverProblem(space_of(), 2, 10, 0))
     with pytest.raises(SearchError, match="population is 1"):
         make_driver("random", DriverProblem(space_of(), 2, 1, 0))
+
+
+@settings(max_examples=50, deadline=None)
+@given(costs=st.lists(st.floats(0, 1e6), min_size=1, max_size=40), count=st.integers(1, 12))
+def test_hinted_places_are_different_and_as_many_as_asked(costs: list[float], count: int) -> None:
+    places = spread_places(np.sort(costs), count)
+    assert len(np.unique(places)) == len(places)
+    assert 1 <= len(places) <= min(count, len(costs))
+    assert len(places) == min(count, len(costs)) or len(np.unique(costs)) < len(costs)
+
+
+def test_few_hints_go_where_a_network_knows_nothing() -> None:
+    costs = np.linspace(0, 29, 60)  # nats: sums over dozens of blocks
+    places = spread_places(costs, 7)
+    assert (costs[places] < 2.5).sum() >= 4
+    assert places[0] == 0
+    assert places[-1] == 59

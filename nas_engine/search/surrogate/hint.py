@@ -39,6 +39,9 @@ def promising(
 ) -> Genome:
     """`count` genomes along the front of what is expected and what is known, shape (count or fewer, genes).
 
+    They are spread evenly over ``1 - exp(-cost)``, for beyond two or three nats a network knows nothing, however far
+    beyond; a sum over dozens of blocks goes to tens of nats.
+
     Args:
         space: the genomes'.
         sensitivity: of each gene in turn; a genome is expected to cost the sum.
@@ -62,9 +65,25 @@ def promising(
     hulls = [of_cost.hull() for of_cost in sums if of_cost is not None]
     start = distinct(np.vstack([*hulls, starting_points(space, survivors // 4, rng)]))
     found = evolve(predict, start, space.largest, layers_of(space), survivors, generations, rng)
-    order = np.argsort(predict(found)[0][:, 0], kind="stable")
-    chosen: Genome = found[order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]]
+    costs = predict(found)[0][:, 0]
+    order = np.argsort(costs, kind="stable")
+    chosen: Genome = found[order[spread_places(costs[order], count)]]
     return chosen
+
+
+def spread_places(costs: Array, count: int) -> npt.NDArray[np.int64]:
+    """`count` different places among ascending `costs`, or all, evenly over ``1 - exp(-cost)``; what it cannot tell
+    apart is filled up evenly by place.
+    """
+    worth = 1 - np.exp(-costs)
+    wanted = np.linspace(worth[0], worth[-1], count)
+    nearest = np.abs(worth[:, None] - wanted).argmin(0)
+    by_place = np.linspace(0, len(costs) - 1, min(count, len(costs))).round().astype(int)
+    rest = np.setdiff1d(by_place, nearest)
+    missing = min(count, len(costs)) - len(np.unique(nearest))
+    filled = rest[np.linspace(0, len(rest) - 1, missing).round().astype(int)] if missing else rest[:0]
+    places: npt.NDArray[np.int64] = np.unique(np.concatenate([nearest, filled]))
+    return places
 
 
 def _column(computed: Callable[[Genome], Array], index: int, genomes: Genome) -> Array:
