@@ -6,8 +6,8 @@ import re
 from decimal import Decimal
 from typing import Literal
 
-NUMBER = r"(-?\$?\d[\d,]*(?:\.\d+)?)"
-"""Numbers as GSM8K's solutions write them: ``-3``, ``1,234``, ``$5.50``."""
+NUMBER = r"(-?\$?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+))"
+"""Numbers as GSM8K's solutions write them: ``-3``, ``1,234``, ``$5.50``, ``.5``."""
 Take = Literal["first", "last"]
 _MINUS = str.maketrans(dict.fromkeys("\u2212\ufe63\uff0d", "-"))  # signs that typesetting and other keyboards write
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
