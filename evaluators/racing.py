@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
 
 from evaluators.checks import require_at_least
 from evaluators.protocol import Measurement
@@ -73,6 +72,8 @@ def verdict(seen: Outcomes, rival: Measurement, asked: npt.NDArray[np.int64], lo
     winnable = int((~np.delete(theirs, asked)).sum())
     if won + winnable < lost:
         return True
+    from scipy.stats import binom  # takes a second to import
+
     return bool(lost > won and binom.sf(lost - 1, lost + won, 0.5) <= (1 - confidence) / looks)
 
 

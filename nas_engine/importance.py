@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.importance import BaseImportanceEvaluator, get_param_importances
 
 from nas_engine.search.errors import SelectionError
 from search_spaces import Choice, SearchSpace
+
+if TYPE_CHECKING:
+    from optuna.importance import BaseImportanceEvaluator
 
 _COMPUTABLE = 1e60  # larger values have no squares
 _FEWEST_ROWS = 10
@@ -55,6 +58,8 @@ def gene_importance(
     if evaluator is None:
         shares = pd.Series(main_effects(indices, values, space.cardinalities), index=list(space.names))
     else:
+        from optuna.importance import get_param_importances  # imports scikit-learn where that is installed
+
         study = _study(indices, -values if maximize else values, space)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that they are experimental, and take the objective as to be minimized

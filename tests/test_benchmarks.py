@@ -1,7 +1,7 @@
 """Every benchmark runs, and its last line is one JSON object."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -9,12 +9,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_"))
+AGAINST_THE_HARNESS = "evaluation_throughput"
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_benchmark_prints_one_json_object_last(name: str) -> None:
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
-    assert figures
+def figures_of(name: str, monkeypatch, capsys) -> dict:
+    """What ``python -m benchmarks.NAME --quick`` prints last; in this process, which has imported torch."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [name, "--quick"])
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", sorted({*BENCHMARKS} - {AGAINST_THE_HARNESS}))
+def test_benchmark_prints_one_json_object_last(name: str, monkeypatch, capsys) -> None:
+    assert figures_of(name, monkeypatch, capsys)
+
+
+@pytest.mark.extras
+def test_throughput_is_compared_with_the_harness(monkeypatch, capsys) -> None:
+    pytest.importorskip("lm_eval", reason="needs lm-eval: pip install nas-engine[lm-eval]")
+    figures = figures_of(AGAINST_THE_HARNESS, monkeypatch, capsys)
+    assert figures["speedup_vs_harness"] > 0
+    assert figures["max_difference_from_harness"] < 1e-3

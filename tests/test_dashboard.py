@@ -6,6 +6,7 @@ from nas_engine.search.loop import search
 from tests.ordered import EVALUATORS, Ordered, space_of
 
 dashboard = pytest.importorskip("optuna_dashboard", reason="needs optuna-dashboard: pip install nas-engine[dashboard]")
+pytestmark = pytest.mark.extras
 
 
 def fetched(app, path: str) -> dict:

@@ -33,6 +33,7 @@ def test_csv_of_all_rows_comes_back_the_same(result, tmp_path) -> None:
     pd.testing.assert_frame_equal(table, result.frame, check_index_type=False)
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("rows", ["front", "all"])
 def test_parquet_comes_back_the_same(result, tmp_path, rows: str) -> None:
     pytest.importorskip("pyarrow", reason="needs pyarrow: pip install nas-engine[parquet]")

@@ -1,6 +1,5 @@
 """A task of the lm-evaluation-harness on an extracted sub-network, offline, from a local JSONL file."""
 
-import importlib.util
 import json
 import math
 
@@ -12,10 +11,6 @@ from nas_engine.search.loop import search
 from tests.supernets import random_adapters, supernetwork
 from tests.test_multiple_choice import questions
 from tests.tiny import tiny_llama, tiny_tokenizer
-
-needs_harness = pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="needs the extra lm-eval: pip install 'nas-engine[lm-eval]'"
-)
 
 TASK = """
 task: tiny_choice
@@ -38,6 +33,7 @@ metadata:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    pytest.importorskip("lm_eval", reason="needs lm-eval: pip install nas-engine[lm-eval]")
     folder = tmp_path_factory.mktemp("tasks")
     lines = [{"question": q.question, "choices": list(q.choices), "answer": q.answer} for q in questions(12)]
     (folder / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -50,7 +46,7 @@ def acc(folder):
     return HarnessTask("tiny_choice", include_path=folder, batch_size=4)
 
 
-@needs_harness
+@pytest.mark.extras
 def test_task_scores_the_extracted_subnetwork_as_our_own_accuracy_does(acc) -> None:
     supernet = random_adapters(supernetwork(tiny_llama()))
     subnet = supernet.subnetwork(supernet.space.configuration(supernet.space.smallest))
@@ -61,7 +57,7 @@ def test_task_scores_the_extracted_subnetwork_as_our_own_accuracy_does(acc) -> N
     assert (acc.name, acc.direction) == ("tiny_choice_acc", "maximize")
 
 
-@needs_harness
+@pytest.mark.extras
 def test_limit_cuts_the_task_short_and_settings_say_so(folder, acc) -> None:
     limited = HarnessTask("tiny_choice", "acc_norm,none", limit=5, include_path=folder)
     measured = limited.measure(tiny_llama(), tiny_tokenizer())
@@ -72,14 +68,14 @@ def test_limit_cuts_the_task_short_and_settings_say_so(folder, acc) -> None:
     assert json.loads(json.dumps(acc.settings())) == acc.settings()
 
 
-@needs_harness
+@pytest.mark.extras
 def test_task_is_an_objective_of_a_search(acc) -> None:
     supernet = random_adapters(supernetwork(tiny_llama()))
     result = search(supernet, [acc], driver="random", evaluations=2, progress=False)
     assert result.frame["tiny_choice_acc"].notna().all()
 
 
-@needs_harness
+@pytest.mark.extras
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -96,7 +92,7 @@ def test_bad_input_is_refused(folder, arguments: dict, message: str) -> None:
         HarnessTask(**{"task": "tiny_choice", "include_path": folder} | arguments)
 
 
-@needs_harness
+@pytest.mark.extras
 def test_filter_that_is_not_there_is_refused(folder) -> None:
     task = HarnessTask("tiny_choice", "acc,strict-match", include_path=folder, limit=2)
     with pytest.raises(ValueError, match="gives 'acc,strict-match' as acc,none; name one of them"):

@@ -2,10 +2,9 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-import textwrap
+import resource
+import signal
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -17,6 +16,7 @@ from evaluators import Measurement
 from nas_engine.search import Ledger, LedgerError, Record
 from search_spaces import SearchSpace
 from tests.ordered import EVALUATORS, Cost, Quality, space_of
+from tests.processes import started
 
 RECORD = Record((0,) * 8, (Measurement(0.5, 0.01, 100), Measurement(64.0)))
 
@@ -202,32 +202,22 @@ def test_trial_that_is_no_record_is_reported(tmp_path) -> None:
         opened(tmp_path, space_of(2))
 
 
+def append_on_a_full_disk(folder: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    ledger = opened(folder)
+    size = (folder / "ledger.log").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
+    with pytest.raises(LedgerError, match=r"cannot be written: \[Errno 27\] File too large"):
+        ledger.append(RECORD)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    ledger.append(RECORD)
+
+
 def test_record_that_does_not_fit_on_the_disk_leaves_the_journal_whole(tmp_path) -> None:
     """A limit on the file's size stands for a full disk; once lifted, the same process goes on."""
-    script = textwrap.dedent(f"""
-        import resource, signal
-        from nas_engine.search import LedgerError
-        from tests.test_ledger import RECORD, opened
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        ledger = opened({str(tmp_path)!r})
-        size = len(open({str(tmp_path / "ledger.log")!r}, "rb").read())
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
-        try:
-            ledger.append(RECORD)
-        except LedgerError as error:
-            print("refused:", error)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        ledger.append(RECORD)
-    """)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": os.getcwd()},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "cannot be written: [Errno 27] File too large" in done.stdout
+    process = started(append_on_a_full_disk, tmp_path)
+    process.join()
+    assert process.exitcode == 0
     assert opened(tmp_path).records == [RECORD]
 
 

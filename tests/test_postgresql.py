@@ -21,6 +21,7 @@ from tests.test_search import run
 from tests.test_shared_ledger import frames_of_two_processes
 
 pytest.importorskip("psycopg", reason="needs psycopg: pip install nas-engine[postgresql]")
+pytestmark = pytest.mark.extras
 
 
 def free_port() -> int:

@@ -18,7 +18,8 @@ from tests.ordered import EVALUATORS, Ordered, space_of
 from tests.supernets import random_adapters, supernetwork
 from tests.tiny import tiny_llama
 
-ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+ray = pytest.importorskip("ray", reason="needs ray: pip install nas-engine[ray]")
+pytestmark = pytest.mark.extras
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 """The search loop: what it measures, what it survives, and that a kill changes nothing."""
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,13 +13,20 @@ from evaluators import BusyError, Measurement
 from nas_engine.search import DRIVERS, LedgerError, SearchError
 from nas_engine.search.loop import search
 from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
+from tests.processes import started
 
-QUICK = [driver for driver in DRIVERS if driver != "optuna-gp"]  # which takes seconds an evaluation
+# Without one that takes seconds an evaluation, and without the one that stands for another of them.
+QUICK = [driver for driver in DRIVERS if driver not in ("optuna-gp", "auto")]
 
 
 def run(**arguments):
     defaults = {"driver": "nsga2", "evaluations": 40, "population": 8, "seed": 0, "progress": False}
     return search(Ordered(space_of()), **{"evaluators": EVALUATORS} | defaults | arguments)
+
+
+@cache
+def uninterrupted(driver: str) -> pd.DataFrame:
+    return run(driver=driver).frame
 
 
 class Counting(Cost):
@@ -43,7 +48,7 @@ def counting():
     return Counting
 
 
-@pytest.mark.parametrize("driver", QUICK)
+@pytest.mark.parametrize("driver", [*QUICK, "auto"])
 def test_every_evaluation_is_of_another_subnetwork_within_the_budget(driver: str, counting) -> None:
     result = run(driver=driver, evaluators=[Quality(), counting()])
     assert len(result) == 40
@@ -60,36 +65,39 @@ def test_interrupted_search_continues_as_the_uninterrupted_one(tmp_path, driver:
     counting.interrupt_at = None
     resumed = run(driver=driver, evaluators=[Quality(), counting()], storage=tmp_path)
     assert len(counting.calls) == 41  # the interrupted one twice, no other
-    pd.testing.assert_frame_equal(resumed.frame, run(driver=driver).frame)
+    pd.testing.assert_frame_equal(resumed.frame, uninterrupted(driver))
+
+
+class Slow(Cost):
+    """Takes long enough for a kill to hit it."""
+
+    def __call__(self, subnet):
+        time.sleep(0.03)
+        return super().__call__(subnet)
+
+
+def search_slowly(driver: str, folder: Path) -> None:
+    run(driver=driver, evaluators=[Quality(), Slow()], storage=folder)
 
 
 @pytest.mark.parametrize("driver", ["nsga2", "surrogate"])
 def test_killed_search_gives_the_same_rows(tmp_path, driver: str) -> None:
-    script = textwrap.dedent(f"""
-        import time
-        from tests.ordered import Cost
-        from tests.test_search import run, Quality
-        class Slow(Cost):
-            def __call__(self, subnet):
-                time.sleep(0.03)
-                return super().__call__(subnet)
-        run(driver={driver!r}, evaluators=[Quality(), Slow()], storage={str(tmp_path)!r})
-    """)
     journal, lines, kills = tmp_path / "ledger.log", 0, 0
     while True:
-        process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.getcwd()})
+        process = started(search_slowly, driver, tmp_path)
         target = lines + 9
-        while process.poll() is None:
+        while process.is_alive():
             if journal.exists() and (lines := journal.read_bytes().count(b"\n")) >= target:
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
                 kills += 1
                 break
             time.sleep(0.001)
-        if process.wait() == 0:
+        process.join()
+        if process.exitcode == 0:
             break
     assert kills >= 2
     resumed = run(driver=driver, storage=tmp_path)
-    pd.testing.assert_frame_equal(resumed.frame, run(driver=driver).frame)
+    pd.testing.assert_frame_equal(resumed.frame, uninterrupted(driver))
 
 
 def test_larger_budget_continues_a_finished_search(tmp_path, counting) -> None:
@@ -123,14 +131,16 @@ def raising():
     raise RuntimeError("no memory left")
 
 
-@pytest.mark.parametrize("driver", QUICK)
+RAISED = (raising, "accuracy: RuntimeError: no memory left")
+
+
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("driver", "how", "message"),
     [
-        (raising, "accuracy: RuntimeError: no memory left"),
-        (lambda: Measurement(float("nan")), "accuracy: ValueError: returned nan"),
-        (lambda: Measurement(float("inf")), "accuracy: ValueError: returned inf"),
-        (lambda: 0.5, "accuracy: TypeError: returned 0.5; an evaluator returns a Measurement"),
+        *((driver, *RAISED) for driver in QUICK),
+        ("nsga2", lambda: Measurement(float("nan")), "accuracy: ValueError: returned nan"),
+        ("nsga2", lambda: Measurement(float("inf")), "accuracy: ValueError: returned inf"),
+        ("nsga2", lambda: 0.5, "accuracy: TypeError: returned 0.5; an evaluator returns a Measurement"),
     ],
 )
 def test_failed_evaluation_is_marked_and_the_search_goes_on(driver: str, how, message: str) -> None:
@@ -160,6 +170,20 @@ def test_evaluation_that_outlasts_its_limit_fails_alone(in_thread: bool) -> None
     assert len(result) == 12
     assert 0 < len(failed) < 12
     assert (failed["error"] == "accuracy: TimeLimitError: took longer than the 0.2 s allowed").all()
+
+
+def test_alarm_of_the_caller_outlasts_the_limits_of_evaluations() -> None:
+    heard = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: heard.append(number))
+    others, _ = signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        run(time_limit_seconds=60, evaluations=12, evaluators=[Quality(), Slow()])  # takes longer than the alarm
+        while not heard:
+            signal.sigtimedwait([], 0.01)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, others)
 
 
 def test_search_that_cannot_time_stops_instead_of_failing_subnetworks(tmp_path) -> None:

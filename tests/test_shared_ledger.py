@@ -1,9 +1,9 @@
 """Several processes on one ledger: they share what was measured, and never disagree on it."""
 
 import os
-import subprocess
-import sys
-import textwrap
+import random
+import time
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,8 @@ import pytest
 from evaluators import Measurement
 from nas_engine.search import Record
 from nas_engine.search.loop import search
-from tests.ordered import EVALUATORS, Ordered, space_of
+from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
+from tests.processes import CONTEXT, started
 from tests.test_ledger import RECORD, opened
 
 KINDS = ["journal", "sqlite"]
@@ -22,27 +23,18 @@ def storage_of(kind: str, folder) -> str:
     return str(folder) if kind == "journal" else f"sqlite:///{folder}/ledger.db"
 
 
-def start(script: str, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def append_to(storages: list[str]) -> None:
+    for storage in storages:
+        opened(storage).append(RECORD)
 
 
 def test_record_of_another_process_is_found_without_reopening(tmp_path) -> None:
     storages = [storage_of(kind, tmp_path) for kind in KINDS]
     ledgers = [opened(storage) for storage in storages]
     assert [ledger.get(np.zeros(8, dtype=int)) for ledger in ledgers] == [None, None]
-    other = start(
-        """
-        import sys
-        from tests.test_ledger import RECORD, opened
-        for storage in sys.argv[1:]:
-            opened(storage).append(RECORD)
-        """,
-        *storages,
-    )
-    other.communicate()
-    assert other.returncode == 0
+    other = started(append_to, storages)
+    other.join()
+    assert other.exitcode == 0
     assert [ledger.get(np.zeros(8, dtype=int)) for ledger in ledgers] == [RECORD, RECORD]
 
 
@@ -62,41 +54,37 @@ def test_first_record_of_a_genome_counts_for_everybody(tmp_path, kind: str) -> N
     assert len(opened(storage)) == 1
 
 
-SEARCHING = """
-    import os, random, sys, time
-    from evaluators import Measurement
-    from nas_engine.search.loop import search
-    from tests.ordered import Cost, Ordered, Quality, space_of
+class Noisy(Quality):
+    """Another value at every measurement, as latency has, after a while that differs too."""
 
-    class Noisy(Quality):
-        '''Another value at every measurement, as latency has, after a while that differs too.'''
+    def __call__(self, subnet):
+        time.sleep(random.random() * 0.01)
+        return Measurement(super().__call__(subnet).value + random.gauss(0, 0.05), 0.05, 100)
 
-        def __call__(self, subnet):
-            time.sleep(random.random() * 0.01)
-            return Measurement(super().__call__(subnet).value + random.gauss(0, 0.05), 0.05, 100)
 
+def search_when_told(told: Connection, storages: list[str], files: list[str]) -> None:
     random.seed(os.getpid())
-    print("ready", flush=True)
-    for storage, file in zip(sys.argv[1::2], sys.argv[2::2]):
-        input()
+    told.send("ready")
+    for storage, file in zip(storages, files, strict=True):
+        told.recv()
         result = search(Ordered(space_of()), [Noisy(), Cost()], "nsga2", 40, 8, 0, storage=storage, progress=False)
         result.frame.to_json(file, double_precision=15)
-        print("done", flush=True)
-"""
+        told.send("done")
 
 
 def frames_of_two_processes(storages: list[str], folder) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """Two processes run the same search at the same time, on one storage after the other: a pair of frames for each."""
     files = [[str(folder / f"{process}-{i}.json") for i in range(len(storages))] for process in range(2)]
-    processes = [start(SEARCHING, *(a for pair in zip(storages, f, strict=True) for a in pair)) for f in files]
-    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    pipes = [CONTEXT.Pipe() for _ in files]
+    for (_, theirs), written in zip(pipes, files, strict=True):
+        started(search_when_told, theirs, storages, written)
+        theirs.close()
+    ours = [pipe[0] for pipe in pipes]
+    assert [end.recv() for end in ours] == ["ready"] * 2
     for _ in storages:
-        for process in processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        assert [process.stdout.readline() for process in processes] == ["done\n"] * 2
-    for process in processes:
-        process.communicate()
+        for end in ours:
+            end.send("go")
+        assert [end.recv() for end in ours] == ["done"] * 2
     return [(pd.read_json(one), pd.read_json(two)) for one, two in zip(*files, strict=True)]
 
 

@@ -1,11 +1,7 @@
 """Training on tiny real models: what is learnt, what stays frozen, and that a kill costs nothing."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +20,7 @@ from nas_engine.training.run import TrainingSettings, learning_rate_at
 from nas_engine.training.strategies import genomes_of_batch
 from nas_engine.training.trainer import _Run
 from search_spaces import ModelShape, layer_skip, lora_rank, mlp_width
+from tests.processes import started
 from tests.supernets import DECODERS, EVERY_DIMENSION, FAMILIES, logits, supernetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
 
@@ -104,17 +101,17 @@ def test_finished_training_is_not_repeated(tmp_path) -> None:
     assert again.fingerprint() == first.fingerprint()
 
 
+def train_slowly(folder: Path) -> None:
+    trained(steps=30, checkpoint=folder, checkpoint_every=1)
+
+
 def test_killed_training_ends_as_the_uninterrupted_one(tmp_path) -> None:
     expected, _ = trained(steps=30)
-    script = textwrap.dedent(f"""
-        from tests.test_training import trained
-        trained(steps=30, checkpoint={str(tmp_path)!r}, checkpoint_every=1)
-    """)
-    process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.getcwd()})
-    while not list(tmp_path.glob("*.safetensors")) and process.poll() is None:
+    process = started(train_slowly, tmp_path)
+    while not list(tmp_path.glob("*.safetensors")) and process.is_alive():
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     resumed, report = trained(steps=30, checkpoint=tmp_path)
     assert report.resumed_at >= 1
     assert resumed.fingerprint() == expected.fingerprint()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -34,12 +35,15 @@ def _by_signal(seconds: float) -> Iterator[None]:
         raise TimeLimitError(f"took longer than the {seconds:g} s allowed")
 
     before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    began = time.monotonic()
+    others, _ = signal.setitimer(signal.ITIMER_REAL, seconds)  # somebody else's alarm, which waits for this block
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if others:
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, others - (time.monotonic() - began)))
 
 
 def _by_exception(seconds: float) -> Iterator[None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft import LoraConfig, TaskType
 from safetensors.torch import save_file
 
 from nas_engine.supernet.elastic import ElasticLinear
@@ -36,6 +35,8 @@ def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
     paths = {supernet.family.path(name): layer for name, layer in adapted.items()}
     first = next(iter(paths.values()))
     alphas = {path: layer.scaling * layer.active_rank for path, layer in paths.items()}
+    from peft import LoraConfig, TaskType  # takes a second to import
+
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM if supernet.model.get_output_embeddings() else TaskType.SEQ_CLS,
         base_model_name_or_path=supernet.base,

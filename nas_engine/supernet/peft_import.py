@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,6 +19,8 @@ from nas_engine.supernet.errors import CheckpointError
 from nas_engine.supernet.layer import inverse
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
+
     from nas_engine.supernet.supernetwork import SuperNetwork
 
 # What is understood below, and what says nothing about what an adapter computes.
@@ -77,6 +78,8 @@ def load_adapter(supernet: SuperNetwork, folder: Path) -> None:
 
 
 def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+    from peft import LoraConfig, PeftConfig  # takes a second to import
+
     try:
         described = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         config = PeftConfig.from_pretrained(str(folder))
@@ -104,7 +107,7 @@ def _require_plain_lora(config: LoraConfig, folder: Path) -> None:
             f"{folder} began as {config.init_lora_weights!r}, which changes the base model too; save it with PEFT's "
             "path_initial_model_for_weight_conversion, or merge it: model.merge_and_unload()."
         )
-    plain = LoraConfig()
+    plain = type(config)()
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name not in _UNDERSTOOD and value and value != getattr(plain, field.name):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import qmc
 
 from nas_engine.search.initial import anchors, distinct, unseen
 from search_spaces import Genome, SearchSpace
@@ -63,6 +62,8 @@ def tilted(space: SearchSpace, count: int, rng: np.random.Generator) -> Genome:
     """A Latin hypercube of `count` genomes about evenly spaced mean levels, shape (count, genes)."""
     if not count:
         return np.empty((0, len(space)), dtype=np.int64)
+    from scipy.stats import qmc  # takes a second to import
+
     cube = qmc.LatinHypercube(len(space), rng=rng).random(count)  # (count, genes)
     centre = ((np.arange(count) + 0.5) / count)[:, None]
     reach = _SPREAD * np.minimum(centre, 1 - centre)
