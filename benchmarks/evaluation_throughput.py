@@ -85,7 +85,7 @@ def harness(
     None where it is not installed.
     """
     try:
-        from lm_eval import simple_evaluate
+        from lm_eval.evaluator import evaluate
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError:
@@ -104,10 +104,13 @@ def harness(
             "doc_to_choice": "{{choices}}",
             "doc_to_target": "answer",
             "metric_list": [{"metric": "acc"}],
+            "num_fewshot": 0,
         }
+        loaded = TaskManager(include_defaults=False).load([task])
         wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=ROWS)
         started = time.perf_counter()
-        found = simple_evaluate(wrapped, tasks=[task], task_manager=TaskManager(), bootstrap_iters=0, log_samples=True)
+        # `simple_evaluate` calls pip and git as well, which is no part of scoring.
+        found = evaluate(wrapped, loaded, bootstrap_iters=0, log_samples=True)
         seconds = time.perf_counter() - started
     samples = sorted(found["samples"]["local_questions"], key=lambda sample: sample["doc_id"])
     return seconds, [[float(likelihood) for likelihood, _ in sample["filtered_resps"]] for sample in samples]

@@ -1,7 +1,7 @@
 """Every benchmark runs, and its last line is one JSON object."""
 
+import importlib
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def figures_of(name: str, monkeypatch, capsys) -> dict:
     """What ``python -m benchmarks.NAME --quick`` prints last; in this process, which has imported torch."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [name, "--quick"])
-    runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    importlib.import_module(f"benchmarks.{name}").main()
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 

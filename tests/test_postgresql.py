@@ -3,6 +3,7 @@
 import getpass
 import glob
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -63,12 +64,16 @@ def server():
     try:
         command([*as_owner, initdb, "-D", data, "-A", "trust", "-U", owner, "-E", "UTF8", "--no-sync"])
         command([*control, "-l", str(folder / "log"), "-o", options, "start"])
-        try:
-            yield lambda name: _database(owner, port, name)
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], capture_output=True, cwd=folder, check=True)
-    finally:
+    except BaseException:
         shutil.rmtree(folder)
+        raise
+    # Waits for the end of its input, which comes however this process ends.
+    stop = f"read -r _; {shlex.join([*control, '-m', 'immediate', 'stop'])}; rm -rf {shlex.quote(str(folder))}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    guard = subprocess.Popen(["sh", "-c", stop], stdin=subprocess.PIPE, start_new_session=True, cwd="/", **quiet)
+    yield lambda name: _database(owner, port, name)
+    guard.communicate()
+    assert not folder.exists(), "the server was not stopped"
 
 
 def _database(owner: str, port: int, name: str) -> str:
