@@ -26,6 +26,7 @@ from evaluators import (
     Subnetwork,
     compare_latency,
 )
+from evaluators.whole_file import replacing
 from nas_engine import Example, SuperNetwork
 from nas_engine.batches import Batch
 from nas_engine.recipes import calibration_batches
@@ -33,7 +34,6 @@ from nas_engine.tasks import TaskError, task_splits
 from nas_engine.training import TextPair
 from nas_engine.training.data import tokenize
 from nas_engine.training.strategies import genomes_of_batch
-from nas_engine.whole_file import replacing
 from search_spaces import attention_heads, layer_skip, mlp_width
 
 BATCH, MAX_TOKENS = 16, 1024

@@ -110,6 +110,8 @@ class DecoderCosts:
 
         def block(entry: Mapping[str, Any]) -> tuple[BlockKnots, tuple[float, ...]]:
             by_size = sorted((int(size), float(cost)) for size, cost in entry["more_than_largest"].items())
+            if not by_size or by_size[0][0] < 1 or len(dict(by_size)) < len(by_size):
+                raise ValueError(f"the sizes of a block are {[size for size, _ in by_size]}; give some, each once")
             skipped = entry["skipped"]
             knots = BlockKnots(entry["size"], tuple(size for size, _ in by_size), skipped is not None)
             return knots, (float(skipped or 0.0), *(cost for _, cost in by_size))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from evaluators.documents import decoded
+from evaluators.whole_file import replacing
+
+_WIDTH = re.compile(r"[1-9][0-9]{0,3}")
 _REQUIRED = ("name", "peak_tflops", "bandwidth_gb_s")
 _FORM = '{"name": "…", "peak_tflops": {"32": …, "16": …}, "bandwidth_gb_s": …, "sources": {"bandwidth_gb_s": "…"}}'
 
@@ -62,6 +67,9 @@ class Device:
             self._require_positive(operator_overhead_us=self.operator_overhead_us)
         if not isinstance(self.skips_zeros, bool):
             raise DeviceError(f"skips_zeros of {self.name} is {self.skips_zeros!r}; give true or false.")
+        sources = self.sources.items() if isinstance(self.sources, Mapping) else [(None, None)]
+        if not all(isinstance(text, str) for source in sources for text in source):
+            raise DeviceError(f"sources of {self.name} is {self.sources!r}; give texts by the name of a figure.")
 
     def operations_per_second(self, bits: int) -> float:
         """The peak rate of products of elements of `bits`: that of the narrowest width that holds them.
@@ -93,12 +101,14 @@ class Device:
 
     def save(self, path: str | Path) -> None:
         """Write the description as JSON."""
-        Path(path).write_text(json.dumps(self.as_data(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(self.as_data(), indent=2, ensure_ascii=False) + "\n"
+        with replacing(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
 
     def _require_positive(self, **values: object) -> None:
         for what, value in values.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type, operator]
+            if not number or not 0 < value <= sys.float_info.max:  # type: ignore[operator]
                 raise DeviceError(f"{what} of {self.name} is {value!r}; give a positive number.")
 
 
@@ -126,10 +136,9 @@ def load_device(name_or_path: str | Path) -> Device:
             f"no device is named {str(name_or_path)!r}; there are {', '.join(device_names())}. "
             "For another, give a Device or the path of a .json file."
         )
+    data = decoded(text, DeviceError, str(path))
     try:
-        return device_from_data(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise DeviceError(f"{path} is not JSON: {error.msg} at line {error.lineno}.") from error
+        return device_from_data(data)
     except DeviceError as error:
         raise DeviceError(f"{path}: {error}") from None
 
@@ -149,7 +158,7 @@ def device_from_data(data: Any) -> Device:
         what = f"the key {missing[0]!r} is missing" if missing else f"the key {unknown[0]!r} is unknown"
         raise DeviceError(f"{what}; a device is an object such as {_FORM} with the keys {', '.join(known)}.")
     rates = data["peak_tflops"]
-    if not isinstance(rates, Mapping) or not all(str(bits).isdecimal() for bits in rates):
+    if not isinstance(rates, Mapping) or not all(_WIDTH.fullmatch(str(bits)) for bits in rates):
         raise DeviceError(f'peak_tflops is {rates!r}; give rates by bit width, such as {{"16": 312.0}}.')
     return Device(**{**data, "peak_tflops": {int(bits): rate for bits, rate in rates.items()}})
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from evaluators.documents import decoded
 
 
 def decoded_lines(path: str | Path, error: type[ValueError], what: str) -> Iterator[tuple[str, str, Any]]:
@@ -29,8 +30,4 @@ def decoded_lines(path: str | Path, error: type[ValueError], what: str) -> Itera
         raise error(f"{path} holds no {what}; give one JSON object a line.")
     for i, line in numbered:
         where = f"{path}, line {i}"
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError as failed:
-            raise error(f"{where} is not JSON: {failed.msg} at column {failed.colno}.") from failed
-        yield where, line, data
+        yield where, line, decoded(line, error, where)

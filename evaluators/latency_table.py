@@ -11,18 +11,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import FiniteFloat
 
 from evaluators.block_costs import DecoderCosts, UnknownSizeError
 from evaluators.checks import require_at_least
 from evaluators.devices import device_name, require_device
+from evaluators.documents import read_document
 from evaluators.latency import Latency
 from evaluators.latency_calibration import Calibratable, Progress, calibrated_costs, reports_in_turns
 from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.whole_file import replacing
 from evaluators.workload import Workload
 
 _FORMAT = 1
@@ -197,7 +200,8 @@ class LatencyTable:
     def save(self, path: str | Path) -> Path:
         """Write the table as JSON."""
         path = Path(path)
-        path.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
         return path
 
     @classmethod
@@ -213,11 +217,12 @@ class LatencyTable:
             LatencyTableError: the file is missing or no latency table, or was made on another device.
         """
         try:
-            table = cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")), name)
-        except OSError as error:
-            raise LatencyTableError(f"the latency table {path} cannot be read: {error}.") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LatencyTableError(f"{path} is no latency table of this version: {error!r}.") from error
+            saved = read_document(path, _Document, LatencyTableError, f"{path} is no latency table of this version")
+            table = cls.from_json(asdict(saved), name)
+        except LatencyTableError:
+            raise
+        except ValueError as error:
+            raise LatencyTableError(f"{path} is no latency table of this version: {error}.") from error
         if not any_device:
             table._require_this_device()
         return table
@@ -268,6 +273,36 @@ class LatencyTable:
                 f"the latency table was made on {self.device}, but this is {here}; calibrate one here, or load it with "
                 "any_device=True to predict times on that device."
             )
+
+
+@dataclass(frozen=True)
+class _Block:
+    size: str
+    skipped: FiniteFloat | None
+    more_than_largest: dict[str, FiniteFloat]
+
+
+@dataclass(frozen=True)
+class _Costs:
+    whole: FiniteFloat
+    attention: _Block
+    mlp: _Block
+    absent: FiniteFloat
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What a file of `LatencyTable.save` holds."""
+
+    format: Literal[1]
+    device: str
+    device_type: str
+    threads: int
+    dtype: str | None
+    workload: Workload
+    model: dict[str, Any]
+    milliseconds: _Costs
+    runtime: str | None = None
 
 
 def _model(subnet: Subnetwork) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.jsonl import decoded_lines
+from evaluators.whole_file import replacing
 
 
 class QuestionFileError(ValueError):
@@ -70,7 +71,8 @@ def save_questions(questions: Iterable[Question], path: str | Path) -> None:
         json.dumps({"question": q.question, "choices": list(q.choices), "answer": q.answer}, ensure_ascii=False)
         for q in questions
     )
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replacing(path) as unfinished:
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def split(questions: Sequence[Question], held_out: int, seed: int) -> tuple[list[Question], list[Question]]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from evaluators import Evaluator, MultipleChoiceAccuracy, Question
 from evaluators import Subnetwork as SubnetworkProtocol
+from evaluators.whole_file import replacing
 from nas_engine import plots
 from nas_engine.dominance import dominated_beyond_error, non_dominated
 from nas_engine.search.errors import SelectionError
@@ -102,7 +103,8 @@ class ConfirmedFront(Generic[S]):
 
     def to_csv(self, path: str | Path) -> Path:
         """Write `frame` as CSV, the evaluation's number first."""
-        self.frame.to_csv(path, index_label="evaluation")
+        with replacing(path) as unfinished:
+            self.frame.to_csv(unfinished, index_label="evaluation")
         return Path(path)
 
 

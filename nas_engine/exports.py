@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pandas as pd
 
-from evaluators import Measurement
+from evaluators import Direction, Measurement
+from evaluators.documents import read_document
+from evaluators.whole_file import replacing
 from nas_engine.search.errors import LedgerError, SelectionError
 from nas_engine.search.identity import space_differences
 from nas_engine.search.ledger import LedgerContents, Record
@@ -56,6 +58,35 @@ class Saved:
     constraints: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Objective:
+    name: str
+    direction: Direction
+    unit: str
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    genome: list[int]
+    configuration: dict[str, int | float]
+    measurements: list[tuple[float, float, int, str]]
+    error: str
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What a file of `write_json` holds."""
+
+    format: Literal["nas-engine result"]
+    version: Literal[1]
+    model: str
+    space: dict[str, Any]
+    objectives: list[_Objective]
+    evaluations: list[_Evaluation]
+    optimized: list[str] | None = None
+    constraints: list[str] = field(default_factory=list)
+
+
 def write_json(saved: Saved, path: str | Path) -> Path:
     """Write a search as one JSON object; floats keep every digit."""
     contents = saved.contents
@@ -77,7 +108,8 @@ def write_json(saved: Saved, path: str | Path) -> Path:
             for record in contents.records
         ],
     }
-    Path(path).write_text(json.dumps(data) + "\n", encoding="utf-8")
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(data) + "\n", encoding="utf-8")
     return Path(path)
 
 
@@ -87,25 +119,21 @@ def read_json(path: str | Path) -> Saved:
     Raises:
         LedgerError: the file is missing or is none of these.
     """
+    saved = read_document(path, _Document, LedgerError, f"{path} cannot be read as a result that to_json wrote")
     try:
-        data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        if data["format"] != _FORMAT or data["version"] != _VERSION:
-            raise ValueError(f"its format is {data['format']!r}, version {data['version']!r}")
-        contents = LedgerContents(
-            SearchSpace.from_json(data["space"]),
-            data["model"],
-            tuple((o["name"], o["direction"], o["unit"]) for o in data["objectives"]),
-            tuple(
-                Record(tuple(e["genome"]), tuple(Measurement(*m) for m in e["measurements"]), e["error"])
-                for e in data["evaluations"]
-            ),
-        )
-        optimized = data.get("optimized")
-        return Saved(contents, None if optimized is None else tuple(optimized), tuple(data.get("constraints", ())))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LedgerError(
-            f"{path} cannot be read as a result ({type(error).__name__}: {error}); give a file that to_json wrote."
-        ) from error
+        space = SearchSpace.from_json(saved.space)
+        records = []
+        for entry in saved.evaluations:
+            if space.configuration(entry.genome) != entry.configuration:
+                raise ValueError(f"the genome {entry.genome} is not that of its configuration")
+            if len(entry.measurements) != (0 if entry.error else len(saved.objectives)):
+                raise ValueError(f"the genome {entry.genome} has {len(entry.measurements)} measurements")
+            records.append(Record(tuple(entry.genome), tuple(Measurement(*m) for m in entry.measurements), entry.error))
+    except (OverflowError, ValueError) as error:
+        raise LedgerError(f"{path} is no result: {error}; give a file that to_json wrote.") from error
+    objectives = tuple((o.name, o.direction, o.unit) for o in saved.objectives)
+    contents = LedgerContents(space, saved.model, objectives, tuple(records))
+    return Saved(contents, None if saved.optimized is None else tuple(saved.optimized), tuple(saved.constraints))
 
 
 def write_parquet(frame: pd.DataFrame, path: str | Path) -> Path:
@@ -115,7 +143,8 @@ def write_parquet(frame: pd.DataFrame, path: str | Path) -> Path:
         SelectionError: pyarrow is not installed.
     """
     try:
-        frame.to_parquet(path, engine="pyarrow")
+        with replacing(path) as unfinished:
+            frame.to_parquet(unfinished, engine="pyarrow")
     except ImportError as error:
         raise SelectionError('Parquet needs pyarrow: pip install "nas-engine[parquet]".') from error
     return Path(path)

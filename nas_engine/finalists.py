@@ -19,11 +19,13 @@ import numpy as np
 import pandas as pd
 
 from evaluators import Latency, Measurement, MultipleChoiceAccuracy
+from evaluators.documents import read_document
+from evaluators.whole_file import replacing
 from nas_engine.front import SearchResult
 from nas_engine.progress import say
+from nas_engine.search.errors import LedgerError
 from nas_engine.supernet import Subnetwork
 from nas_engine.training import Healed, Teacher, TextPair, heal
-from nas_engine.whole_file import replacing
 
 _RUNGS = (0.25, 0.5, 1.0)  # fractions of the steps after which finalists are compared
 _LAST = 2  # finalists that are healed to the end
@@ -175,7 +177,7 @@ def _listed(
     rows = rows.iloc[places]
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
     about = f"speed-ups {whole.supernetwork_fingerprint}{latency.settings()}{[_digest(subnet) for subnet in subnets]}"
-    speedups = _remembered(folder, about, lambda: list(latency.compare([whole, *subnets]).speedups[1:]))
+    speedups = remembered(folder, about, lambda: list(latency.compare([whole, *subnets]).speedups[1:]))
     found = []
     for (_, row), subnet, speedup in zip(rows.iterrows(), subnets, speedups, strict=True):
         accuracy = _kept(folder, subnet, selection, 0, lambda subnet=subnet: selection(subnet))  # type: ignore[misc]
@@ -246,16 +248,21 @@ def _kept(
         return [measured.value, measured.stderr, measured.n]
 
     about = f"{subnet.supernetwork_fingerprint}{_digest(subnet)}{settings}{until}"
-    value, stderr, n = _remembered(folder, about, values)
+    value, stderr, n = remembered(folder, about, values)
     return Measurement(value, stderr, int(n))
 
 
-def _remembered(folder: Path | None, about: str, measure: Callable[[], list[float]]) -> list[float]:
-    """Numbers out of `folder`, or measured now and kept: a call that goes on decides as it would have."""
+def remembered(folder: Path | None, about: str, measure: Callable[[], list[float]]) -> list[float]:
+    """Numbers out of `folder`, or measured now and kept: a call that goes on decides as it would have.
+
+    Raises:
+        LedgerError: what is kept there is damaged.
+    """
     if folder is None:
         return measure()
     file = folder / "finalists.json"
-    known: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    refusal = f"{file} is damaged; delete it, to measure the finalists anew"
+    known = read_document(file, dict[str, list[float]], LedgerError, refusal) if file.exists() else {}
     key = hashlib.sha256(about.encode()).hexdigest()[:16]
     if key not in known:
         known[key] = measure()

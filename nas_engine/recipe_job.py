@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from evaluators import MultipleChoiceAccuracy
 from evaluators.devices import require_device
+from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import require_packable
 from nas_engine.models import load_model
 from nas_engine.preparations import require_answerable, require_counts, require_learnable, writable
@@ -147,8 +148,9 @@ def run_recipe(
             progress=progress,
         )
     made.save(settings.folder / "compressed")
-    made.candidates.to_csv(settings.folder / "candidates.csv", index=False)
-    made.sparsity.to_csv(settings.folder / "sparsity.csv", index=False)
+    for name, frame in (("candidates.csv", made.candidates), ("sparsity.csv", made.sparsity)):
+        with replacing(settings.folder / name) as unfinished:
+            frame.to_csv(unfinished, index=False)
     say(f"Measuring the chosen one on {len(splits.test)} held-out questions", enabled=progress)
     model = made.chosen.model if made.healed is None else made.healed.extract(share_embeddings=True)
     accuracy = held_out.measure(model, made.supernet.tokenizer)
@@ -165,5 +167,6 @@ def run_recipe(
         "bytes": sum(file.stat().st_size for file in (settings.folder / "compressed").rglob("*.safetensors")),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    (settings.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with replacing(settings.folder / "summary.json") as unfinished:
+        unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return made, summary

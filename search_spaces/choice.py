@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import re
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from search_spaces.errors import ConfigurationError, SpaceError
 
 Value = int | float
+_MODULE = re.compile(r"layers\.[0-9]{1,6}\.\w+")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,11 @@ class Choice:
     dimension: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise SpaceError(f"a choice is named {self.name!r}; give it a name.")
         if not self.values:
             raise SpaceError(f"{self.name} has no values; give it at least one.")
-        if not all(isinstance(v, int | float) and math.isfinite(v) for v in self.values):
+        if not all(_is_number(v) for v in self.values):
             raise SpaceError(f"{self.name} has the values {self.values}; all must be finite numbers.")
         if any(a >= b for a, b in zip(self.values, self.values[1:], strict=False)):
             raise SpaceError(f"{self.name} has the values {self.values}; list them from small to large, each once.")
@@ -79,5 +83,24 @@ class Choice:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Choice:
-        """The choice that `to_json` described."""
-        return cls(data["name"], tuple(data["values"]), tuple(data["modules"]), data["dimension"])
+        """The choice that `to_json` described.
+
+        Raises:
+            SpaceError: `data` is no choice.
+        """
+        keys = [f.name for f in fields(cls)]
+        if not isinstance(data, Mapping) or set(data) != set(keys):
+            raise SpaceError(f"a choice is an object with the keys {', '.join(keys)}, not {str(data)[:80]!r}.")
+        name, values, modules, dimension = (data[key] for key in keys)
+        if not isinstance(values, list) or not isinstance(modules, list):
+            raise SpaceError(f"{str(name)[:80]} has the values {values!r} and modules {modules!r}; both are lists.")
+        if not isinstance(dimension, str) or not all(isinstance(m, str) and _MODULE.fullmatch(m) for m in modules):
+            raise SpaceError(
+                f"{str(name)[:80]} has the dimension {dimension!r} and modules {modules!r}; give a name, and modules "
+                "such as layers.3.up."
+            )
+        return cls(name, tuple(values), tuple(modules), dimension)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

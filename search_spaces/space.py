@@ -158,11 +158,19 @@ class SearchSpace:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SearchSpace:
-        """The space that `to_json` described."""
-        return cls(
-            tuple(Choice.from_json(gene) for gene in data["genes"]),
-            tuple(Choice.from_json(choice) for choice in data.get("fixed", ())),
-        )
+        """The space that `to_json` described.
+
+        Raises:
+            SpaceError: `data` is no space.
+        """
+        if not isinstance(data, Mapping) or set(data) != {"genes", "fixed"}:
+            raise SpaceError(f"a space is an object with the keys genes and fixed, not {str(data)[:80]!r}.")
+        genes, fixed = data["genes"], data["fixed"]
+        if not isinstance(genes, list) or not isinstance(fixed, list):
+            raise SpaceError(
+                f"the genes and fixed choices of a space are lists, not {str(genes)[:80]!r} and {str(fixed)[:80]!r}."
+            )
+        return cls(tuple(map(Choice.from_json, genes)), tuple(map(Choice.from_json, fixed)))
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that differ whenever the spaces do."""

@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.documents import decoded, parsed, read_document
+from evaluators.whole_file import replacing
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.grid import Grid, GridSettings, dequantize, quantize
 from nas_engine.compression.quantization import Quantization
-from nas_engine.models import load_model
+from nas_engine.models import ModelError, load_model
 from nas_engine.supernet.families import family_of
 
 FORMAT = "pack-quantized"
@@ -47,8 +49,9 @@ def save_quantized(
     """
     family = family_of(model)
     grids = {family.path(name): grid for name, grid in quantization.grids.items()}
-    save_on_grids(model, grids, Path(folder))
-    tokenizer.save_pretrained(folder)
+    with replacing(folder) as unfinished:
+        save_on_grids(model, grids, unfinished)
+        tokenizer.save_pretrained(unfinished)
     return Path(folder)
 
 
@@ -168,16 +171,17 @@ def load_quantized(
         ModelError: nothing that loads is there.
     """
     folder = Path(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-        given = {k: config[k] for k in ("quant_method", "format")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CompressionError(f"{folder} holds no quantized model: {error!r}.") from error
-    if given != {"quant_method": _METHOD, "format": FORMAT}:
+    document = read_document(
+        folder / "config.json", _ModelConfig, CompressionError, f"{folder} holds no quantized model"
+    )
+    config = document.quantization_config
+    if (config.quant_method, config.format) != (_METHOD, FORMAT):
         raise CompressionError(
-            f"{folder} is quantized as {given['quant_method']} {given['format']}; only {_METHOD} {FORMAT} can be read."
+            f"{folder} is quantized as {config.quant_method} {config.format}; only {_METHOD} {FORMAT} can be read."
         )
-    by_target = _settings_by_target(config, folder)
+    by_target = {
+        target: _settings_of(group, folder) for group in config.config_groups.values() for target in group.targets
+    }
     with warnings.catch_warnings():
         # transformers says that the folder's own settings are used beside the one given: as they should be.
         warnings.filterwarnings("ignore", "You passed `quantization_config`")
@@ -190,7 +194,10 @@ def load_quantized(
             name = f"layers.{index}.{projection}"
             path = family.path(name)
             if path in tensors:
-                _, grid = unpacked(tensors[path], by_target.get(path) or by_target["Linear"])
+                try:
+                    _, grid = unpacked(tensors[path], by_target.get(path) or by_target["Linear"])
+                except Exception as error:  # whatever compressed-tensors and torch say to a damaged file
+                    raise CompressionError(f"{folder} holds {path}, which cannot be unpacked: {error!r}.") from error
                 grids[name] = Grid(grid.settings, grid.scale.to(dtype), grid.zero_point)
     return model, tokenizer, Quantization(grids)
 
@@ -204,8 +211,12 @@ def load_base(
         CompressionError: as `load_quantized`.
         ModelError: nothing that loads is there.
     """
-    if _says_quantized(Path(name_or_folder)):
-        return load_quantized(name_or_folder, dtype)
+    config_file = Path(name_or_folder) / "config.json"
+    if config_file.is_file():
+        config = decoded(config_file.read_bytes(), ModelError, str(config_file))
+        quantized = config.get("quantization_config") if isinstance(config, dict) else None
+        if isinstance(quantized, dict) and quantized.get("quant_method") == _METHOD:
+            return load_quantized(name_or_folder, dtype)
     model, tokenizer = load_model(name_or_folder, dtype)
     return model, tokenizer, None
 
@@ -219,36 +230,59 @@ def save_grids(grids: Mapping[str, Grid], path: Path) -> None:
 
 
 def load_grids(path: Path) -> dict[str, Grid]:
-    """The grids that `save_grids` wrote."""
-    with safe_open(path, framework="pt") as file:
-        settings = json.loads(file.metadata()["settings"])
-        return {
-            name: Grid(GridSettings(**s), file.get_tensor(f"{name}.scale"), file.get_tensor(f"{name}.zero_point"))
-            for name, s in settings.items()
-        }
+    """The grids that `save_grids` wrote.
 
-
-def _says_quantized(folder: Path) -> bool:
+    Raises:
+        CompressionError: the file is damaged.
+    """
+    refusal = f"{path} holds no grids"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return bool(config["quantization_config"]["quant_method"] == _METHOD)
-    except (OSError, ValueError, KeyError, TypeError):  # no such model, or none at all, as whoever loads it finds out
-        return False
+        with safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get("settings", "")
+            settings = parsed(about, dict[str, GridSettings], CompressionError, refusal)
+            return {
+                name: Grid(s, file.get_tensor(f"{name}.scale"), file.get_tensor(f"{name}.zero_point"))
+                for name, s in settings.items()
+            }
+    except (OSError, SafetensorError) as error:
+        raise CompressionError(f"{refusal}: {error}.") from error
 
 
-def _settings_by_target(config: Mapping[str, Any], folder: Path) -> dict[str, GridSettings]:
-    try:
-        groups = config["config_groups"].values()
-        return {target: _settings_of(group, folder) for group in groups for target in group["targets"]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CompressionError(f"{folder}/config.json does not describe its groups: {error!r}.") from error
+@dataclass(frozen=True)
+class _Weights:
+    num_bits: int
+    type: str
+    symmetric: bool
+    strategy: str
+    group_size: int | None = None
 
 
-def _settings_of(group: Mapping[str, Any], folder: Path) -> GridSettings:
-    weights = group["weights"]
-    if weights["type"] != "int" or weights["strategy"] != "group" or group.get("input_activations"):
+@dataclass(frozen=True)
+class _Group:
+    targets: list[str]
+    weights: _Weights
+    input_activations: Any = None
+
+
+@dataclass(frozen=True)
+class _QuantizationConfig:
+    quant_method: str
+    format: str
+    config_groups: dict[str, _Group]
+
+
+@dataclass(frozen=True)
+class _ModelConfig:
+    """What a quantized model's ``config.json`` holds of this among other things."""
+
+    quantization_config: _QuantizationConfig
+
+
+def _settings_of(group: _Group, folder: Path) -> GridSettings:
+    weights = group.weights
+    if weights.type != "int" or weights.strategy != "group" or weights.group_size is None or group.input_activations:
         raise CompressionError(f"{folder} has a group that is no plain grid of integers in groups: {weights}.")
-    return GridSettings(weights["num_bits"], weights["group_size"], weights["symmetric"])
+    return GridSettings(weights.num_bits, weights.group_size, weights.symmetric)
 
 
 def _quantized_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:

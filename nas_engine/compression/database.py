@@ -8,6 +8,7 @@ since a search may put any version of the others before it.
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from evaluators.documents import read_document
+from evaluators.whole_file import replacing
 from nas_engine.batches import Batch
 from nas_engine.compression.calibration import CalibratedLayer, Hessians, calibrated_layers
 from nas_engine.compression.errors import CompressionError
@@ -32,9 +35,9 @@ from nas_engine.compression.sparsity import Unstructured, wanda_mask
 from nas_engine.supernet.families import family_of
 from nas_engine.supernet.plain import require_plain
 from nas_engine.supernet.storage import base_fingerprint
-from nas_engine.whole_file import replacing
 
 _FORMAT = 1
+_MODULE = re.compile(r"layers\.[0-9]{1,6}\.\w+")
 FULL_BITS = 16
 _BUDGET_BYTES = 2**30
 
@@ -59,6 +62,24 @@ class Level:
 
 DENSE = Level()
 """The original weight, in its own type."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    group_size: int
+    symmetric: bool
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What ``database.json`` holds."""
+
+    format: int
+    base_fingerprint: str
+    levels: list[Level]
+    grid: _Grid
+    refit: bool
+    modules: list[str]
 
 
 @dataclass(frozen=True)
@@ -94,22 +115,22 @@ class LayerDatabase:
 
     def __init__(self, folder: str | Path, budget_bytes: int = _BUDGET_BYTES) -> None:
         self.folder = Path(folder)
-        try:
-            described = json.loads((self.folder / "database.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CompressionError(f"{folder} holds no database of layers: {error}.") from error
-        if described["format"] != _FORMAT:
-            raise CompressionError(f"{folder} has the format {described['format']}; this version reads {_FORMAT}.")
-        self.levels = tuple(Level(**level) for level in described["levels"])
-        self.modules: tuple[str, ...] = tuple(described["modules"])
-        self.base_fingerprint: str = described["base_fingerprint"]
-        self.identity = json.dumps(described, sort_keys=True)
-        self._grid = GridSettings(**{"bits": 8} | described["grid"])
+        file = self.folder / "database.json"
+        described = read_document(file, _Description, CompressionError, f"{folder} holds no database of layers")
+        if described.format != _FORMAT:
+            raise CompressionError(f"{folder} has the format {described.format}; this version reads {_FORMAT}.")
+        if unknown := [module for module in described.modules if not _MODULE.fullmatch(module)]:
+            raise CompressionError(f"{file} names {unknown[0]!r}, which is no projection such as layers.3.up.")
+        self.levels = tuple(described.levels)
+        self.modules: tuple[str, ...] = tuple(described.modules)
+        self.base_fingerprint = described.base_fingerprint
+        self.identity = json.dumps(asdict(described), sort_keys=True)
+        self._grid = GridSettings(8, described.grid.group_size, described.grid.symmetric)
         self.group_size = self._grid.group_size
         self.budget_bytes = budget_bytes
         self._files: dict[int, Any] = {}
         self._kept: OrderedDict[tuple[str, Level, torch.dtype, torch.device], Version] = OrderedDict()
-        missing = {module.split(".")[1] for module in self.modules if not _layer_file(self.folder, module).exists()}
+        missing = {module.split(".")[1] for module in self.modules if not _layer_file(self.folder, module).is_file()}
         if missing:
             raise CompressionError(
                 f"{folder} lacks layers {', '.join(sorted(missing, key=int))}; call build_database again to go on."
@@ -150,14 +171,30 @@ class LayerDatabase:
     def _read(self, module: str, level: Level, dtype: torch.dtype, device: torch.device) -> Version:
         index, projection = int(module.split(".")[1]), module.split(".")[2]
         if index not in self._files:
-            self._files[index] = safe_open(_layer_file(self.folder, module), framework="pt")
+            try:
+                self._files[index] = safe_open(_layer_file(self.folder, module), framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise self._damaged(module, error) from error
         file, prefix = self._files[index], f"{projection}/{level.key}"
-        weight = file.get_tensor(f"{prefix}/weight").to(device, dtype)
+        names = ("weight",) if level.bits == FULL_BITS else ("weight", "scale", "zero_point")
+        try:
+            weight, *grid = (file.get_tensor(f"{prefix}/{name}") for name in names)
+        except SafetensorError as error:
+            raise self._damaged(module, error) from error
+        if weight.ndim != 2 or not weight.is_floating_point():
+            raise self._damaged(module, f"{prefix}/weight is no matrix of numbers")
+        weight = weight.to(device, dtype)
         if level.bits == FULL_BITS:
             return Version(weight, None)
-        settings = GridSettings(level.bits, self._grid.group_size, self._grid.symmetric)
-        scale, zero_point = file.get_tensor(f"{prefix}/scale"), file.get_tensor(f"{prefix}/zero_point")
+        settings, (scale, zero_point) = GridSettings(level.bits, self._grid.group_size, self._grid.symmetric), grid
+        groups = (weight.shape[0], weight.shape[1] // settings.group_size)
+        if scale.shape != groups or zero_point.shape != groups or zero_point.dtype != torch.int8:
+            raise self._damaged(module, f"{prefix} has no scale and zero point a group")
         return Version(weight, Grid(settings, scale.to(dtype), zero_point).to(device))
+
+    def _damaged(self, module: str, what: object) -> CompressionError:
+        file = _layer_file(self.folder, module)
+        return CompressionError(f"{file} is damaged: {what}. Delete it, and call build_database again to go on.")
 
 
 def build_database(
@@ -258,11 +295,12 @@ def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], gri
         "refit": refit,
         "modules": [f"layers.{i}.{name}" for i in layers for name in family.projections],
     }
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "database.json"
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != description:
+    refusal = f"{folder} holds no database of layers"
+    if file.exists() and asdict(read_document(file, _Description, CompressionError, refusal)) != description:
         raise CompressionError(f"{folder} holds a database of another model or other levels; use another folder.")
-    file.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    with replacing(file) as unfinished:
+        unfinished.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
 def _layer_file(folder: Path, module: str) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.whole_file import replacing
 from nas_engine.supernet.errors import ExportError
 
 if TYPE_CHECKING:
@@ -111,19 +112,15 @@ def export(
     from nas_engine.deploy.gguf_export import export_gguf  # the package is an extra
 
     file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
     source = Path(tokenizer_file) if tokenizer_file else tokenizer
-    try:
+    with replacing(file) as unfinished:
         architecture, found = export_gguf(
-            model, tokenizer, source, partial, file.stem, weights, grids or {}, texts, check
+            model, tokenizer, source, unfinished, file.stem, weights, grids or {}, texts, check
         )
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
     result = Export(file, architecture, weights, file.stat().st_size, found)
     about = json.dumps(asdict(result) | {"file": file.name}, indent=2)
-    file.with_name(f"{file.name}.json").write_text(about + "\n", encoding="utf-8")
+    with replacing(file.with_name(f"{file.name}.json")) as unfinished:
+        unfinished.write_text(about + "\n", encoding="utf-8")
     return result
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from evaluators import Evaluator
-from search_spaces import SearchSpace
+from evaluators import Direction, Evaluator
+from evaluators.documents import checked
+from nas_engine.search.errors import LedgerError
+from search_spaces import SearchSpace, SpaceError
 
 Identity = Mapping[str, Any]
 _NAMED = 3  # genes named in a message; the rest are counted
@@ -30,6 +33,39 @@ def identity_of(space: SearchSpace, model: str, evaluators: Sequence[Evaluator])
     }
     read_back: Identity = json.loads(json.dumps(identity))
     return read_back
+
+
+@dataclass(frozen=True)
+class _Described:
+    direction: Direction
+    unit: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Document:
+    space: dict[str, Any]
+    model: str
+    evaluators: dict[str, _Described]
+    order: list[str]
+
+
+def checked_identity(data: Any, where: str) -> Identity:
+    """`data`, which is an identity.
+
+    Raises:
+        LedgerError: it is none.
+    """
+    refusal = f"{where} holds no search of this project"
+    document = checked(data, _Document, LedgerError, refusal)
+    if sorted(document.order) != sorted(document.evaluators):
+        raise LedgerError(f"{refusal}: its evaluators are {[*document.evaluators]}, in the order {document.order}.")
+    try:
+        SearchSpace.from_json(document.space)
+    except SpaceError as error:
+        raise LedgerError(f"{refusal}: {error}") from error
+    identity: Identity = data
+    return identity
 
 
 def differences(there: Identity, here: Identity) -> list[str]:

@@ -63,10 +63,12 @@ class Journal(BaseJournalBackend):
         self._offsets = [0]  # where line i begins
         with self.lock:
             path.touch()
-            _mend(path)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """The operations from line `log_number_from` on; an unfinished last line belongs to who is writing it.
+        """The operations from line `log_number_from` on; reading changes nothing.
+
+        A last line that is not whole is left out: it belongs to who is writing it, or was, and is then cut off before
+        anything is added.
 
         Raises:
             LedgerError: a line is damaged.
@@ -75,9 +77,9 @@ class Journal(BaseJournalBackend):
         with self._path.open("rb") as file:
             file.seek(self._offsets[first])
             for number, line in enumerate(file, start=first):
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") and not _is_whole(line):
                     return
-                if number + 1 == len(self._offsets):
+                if number + 1 == len(self._offsets) and line.endswith(b"\n"):
                     self._offsets.append(self._offsets[number] + len(line))
                 if number >= log_number_from:
                     yield self._operation(line, number + 1)
@@ -106,7 +108,7 @@ class Journal(BaseJournalBackend):
             operation = json.loads(line)
             if not isinstance(operation, dict):
                 raise ValueError("not an object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LedgerError(_damaged(f"{self._path}, line {number}", error)) from error
         return operation
 
@@ -125,6 +127,8 @@ def open_journal(path: Path) -> tuple[JournalStorage, FlockLock]:
         return JournalStorage(journal), journal.lock
     except LedgerError:
         raise
+    except OSError as error:
+        raise LedgerError(f"the journal {path} cannot be read: {error}.") from error
     except Exception as error:  # whole lines, but not what Optuna wrote: it stumbles on them in its own ways
         raise LedgerError(_damaged(str(path), error)) from error
 
@@ -137,10 +141,7 @@ def _damaged(where: str, error: Exception) -> str:
 
 
 def _mend(path: Path) -> None:
-    """Cut off a last line that was not written to its end, or end it where only the line break is missing.
-
-    A part of a JSON object is never one itself, so that a last line that can be read is whole.
-    """
+    """Cut off a last line that was not written to its end, or end it where only the line break is missing."""
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
         if size == 0:
@@ -150,14 +151,18 @@ def _mend(path: Path) -> None:
             return
         begin = _last_line(file, size)
         file.seek(begin)
-        try:
-            whole = isinstance(json.loads(file.read()), dict)
-        except ValueError:
-            whole = False
-        if whole:
+        if _is_whole(file.read()):
             file.write(b"\n")
         else:
             file.truncate(begin)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a last line is; a part of a JSON object is never one itself."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _last_line(file: Any, size: int, block: int = 1 << 16) -> int:

@@ -21,8 +21,9 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from evaluators import Direction, Evaluator, Measurement
+from evaluators.documents import checked
 from nas_engine.search.errors import LedgerError
-from nas_engine.search.identity import Identity, differences, identity_of
+from nas_engine.search.identity import Identity, checked_identity, differences, identity_of
 from nas_engine.search.journal import open_journal
 from search_spaces import Genome, SearchSpace
 
@@ -160,7 +161,7 @@ class Ledger:
         except _STORAGE_ERRORS as error:
             raise LedgerError(f"the ledger {_shown(self.storage)} cannot be read: {error}") from error
         for trial in trials[self._read :]:
-            record = _record(trial, self.storage)
+            record = _record(trial, self._space, self.storage)
             self._records.setdefault(record.genome, record)
         self._read = len(trials)
 
@@ -177,33 +178,50 @@ def read_ledger(storage: Storage, study: str = SEARCH_STUDY) -> LedgerContents:
     assert opened is not None, "what is in memory alone is missing, as said above"
     try:
         loaded = optuna.load_study(storage=opened, study_name=study)
-        identity = loaded.user_attrs[_IDENTITY]
+        identity = checked_identity(loaded.user_attrs[_IDENTITY], _shown(storage))
         trials = loaded.get_trials(deepcopy=False)
     except KeyError as error:
         raise LedgerError(f"{_shown(storage)} holds no search of this project.") from error
+    except LedgerError:
+        raise
     except _STORAGE_ERRORS as error:
         raise LedgerError(f"the ledger {_shown(storage)} cannot be read: {error}") from error
+    space = SearchSpace.from_json(identity["space"])
     described = [(name, identity["evaluators"][name]) for name in identity["order"]]
     records: dict[tuple[int, ...], Record] = {}
     for trial in trials:
-        record = _record(trial, storage)
+        record = _record(trial, space, storage)
         records.setdefault(record.genome, record)
     return LedgerContents(
-        SearchSpace.from_json(identity["space"]),
+        space,
         identity["model"],
         tuple((name, e["direction"], e["unit"]) for name, e in described),
         tuple(records.values()),
     )
 
 
-def _record(trial: FrozenTrial, where: Storage) -> Record:
-    attributes = trial.user_attrs
+@dataclass(frozen=True)
+class _Attributes:
+    """What a trial holds beside its values and parameters."""
+
+    genome: list[int]
+    stderr: list[float]
+    n: list[int]
+    outcomes: list[str]
+    error: str
+
+
+def _record(trial: FrozenTrial, space: SearchSpace, where: Storage) -> Record:
     try:
-        counted = (attributes[name] for name in ("stderr", "n", "outcomes"))
-        measured = zip(trial.values or (), *counted, strict=True)
+        attributes = checked(trial.user_attrs, _Attributes, LedgerError, "its attributes are other ones")
+        if space.configuration(attributes.genome) != trial.params:
+            raise ValueError("its genome is not that of its parameters")
+        if bool(attributes.error) == bool(trial.values):
+            raise ValueError("it has values and an error, or neither")
+        measured = zip(trial.values or (), attributes.stderr, attributes.n, attributes.outcomes, strict=True)
         measurements = tuple(Measurement(*entry) for entry in measured)
-        return Record(tuple(attributes["genome"]), measurements, attributes["error"])
-    except (KeyError, TypeError, ValueError) as error:
+        return Record(tuple(attributes.genome), measurements, attributes.error)
+    except (OverflowError, ValueError) as error:
         raise LedgerError(
             f"trial {trial.number} of the ledger {_shown(where)} is none of a search "
             f"({type(error).__name__}: {error}); it was left as it is. Use another run folder."
@@ -231,7 +249,7 @@ def _joined(
         found = study.user_attrs.get(_IDENTITY)
         if found is None:
             study.set_user_attr(_IDENTITY, identity)
-        elif differing := differences(found, identity):
+        elif differing := differences(checked_identity(found, _shown(where)), identity):
             raise LedgerError(
                 f"the ledger in {_shown(where)} was written with {'; '.join(differing)}. "
                 "Use another run folder, or go back to what it was written with."

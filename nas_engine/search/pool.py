@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.connection import wait
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Generic
 
 from evaluators.checks import require_at_least
+from evaluators.whole_file import temporary_folder
 from nas_engine.search.executor import Executor
 from nas_engine.search.foreman import Foreman, Hand, Lost
 from nas_engine.search.measuring import Job, S
@@ -52,8 +52,8 @@ class WorkerPool:
     @contextmanager
     def open(self, job: Job[S]) -> Iterator[Executor]:
         """As `Workplace` says; workers start with the first sub-network that is to be measured."""
-        with TemporaryDirectory(prefix="nas-engine-") as folder:
-            processes = _Processes(job, self.threads, Path(folder))
+        with temporary_folder("nas-engine-workers-") as folder:
+            processes = _Processes(job, self.threads, folder / "supernet")
             try:
                 yield Foreman(job, processes, self.workers)
             finally:

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Generic
 
 import numpy as np
 
 from evaluators.checks import require_at_least
+from evaluators.whole_file import temporary_folder
 from nas_engine.search.errors import SearchError
 from nas_engine.search.executor import Executor
 from nas_engine.search.foreman import Foreman, Hand, Lost
@@ -128,12 +127,12 @@ class _Actor:
         node = _ray().get_runtime_context().get_node_id()
         yield Arrived(node)
         try:
-            with TemporaryDirectory(prefix="nas-engine-") as folder:
+            with temporary_folder("nas-engine-workers-") as folder:
                 for name, content in files.items():
-                    path = Path(folder, name)
+                    path = folder / name
                     path.parent.mkdir(parents=True, exist_ok=True)
                     content.tofile(path)
-                self._worker: Worker[Any] = Worker(shipment, Path(folder))
+                self._worker: Worker[Any] = Worker(shipment, folder)
             cannot_time = "" if node == home else self._worker.cannot_time(settings)
         except Exception as error:  # whatever loading raises, the search has to say it
             yield Refused(f"a worker could not start: {type(error).__name__}: {error}")
@@ -168,9 +167,10 @@ class _Actors(Generic[S]):
         """Of `_Actor.load`; the large ones are kept once in Ray's object store."""
         ray, device = _ray(), device_of(self._job.supernet).partition(":")[0]
         content = shipment(self._job, max(1, int(self._cluster.cpus)))
-        with TemporaryDirectory(prefix="nas-engine-") as folder:
-            save_supernet(self._job.supernet, Path(folder))
-            paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+        with temporary_folder("nas-engine-workers-") as temporary:
+            folder = temporary / "supernet"
+            save_supernet(self._job.supernet, folder)
+            paths = [path for path in folder.rglob("*") if path.is_file()]
             files = {str(path.relative_to(folder)): np.fromfile(path, dtype=np.uint8) for path in paths}
         settings = [dict(evaluator.settings()) for evaluator in self._job.alone]
         home = ray.get_runtime_context().get_node_id()

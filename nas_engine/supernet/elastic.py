@@ -245,7 +245,8 @@ class ElasticLinear(nn.Module):
 
     @shares.setter
     def shares(self, shares: Mapping[int, Tensor]) -> None:
-        self._shares = dict(shares)
+        # In one layout, as files hold them: another one rounds products differently.
+        self._shares = {kept: share.contiguous() for kept, share in shares.items()}
         self._refits = {kept: _without_others(self.matrix, share) for kept, share in self._shares.items()}
         self._sparsity = (None, 0.0)
 

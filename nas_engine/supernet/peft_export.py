@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
+from evaluators.whole_file import replacing
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.errors import ExportError
 
@@ -51,9 +52,9 @@ def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
         inference_mode=True,
     )
     tensors = _tensors(supernet, adapted)
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with replacing(folder) as unfinished:
+        config.save_pretrained(str(unfinished))
+        save_file(tensors, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -44,11 +44,14 @@ def load_adapter(supernet: SuperNetwork, folder: Path) -> None:
     config, tensors = _read(folder)
     modules = {supernet.family.path(name): name for name, linear in supernet.elastic_linears.items() if linear.rank}
     pairs: dict[str, dict[str, Tensor]] = {}
+    heads: dict[str, dict[str, Tensor]] = {}
     for path, head in supernet.head.items():
         prefix = f"base_model.model.{path}."
         saved = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
-        if saved:
-            head.load_state_dict(saved)
+        shapes = {name: tensor.shape for name, tensor in head.state_dict().items()}
+        if saved and {name: tensor.shape for name, tensor in saved.items()} != shapes:
+            raise CheckpointError(f"{folder} holds a {path} of another task.")
+        heads[path] = saved
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
         if match is None:
@@ -59,15 +62,24 @@ def load_adapter(supernet: SuperNetwork, folder: Path) -> None:
                 "add its projection to the targets of lora_rank(...)."
             )
         pairs.setdefault(match["path"], {})[match["side"]] = tensor.float()
+    factors = {}
+    for path, pair in pairs.items():
+        name = modules[path]
+        linear = supernet.elastic_linears[name]
+        _require_fitting(linear, name, pair, folder)
+        scale = _scale(config, path, len(pair["A"])) / linear.scaling
+        factors[path] = _principal(pair["A"], pair["B"] * scale)
+    # All of it fits; until here nothing was changed.
+    for path, saved in heads.items():
+        if saved:
+            supernet.head[path].load_state_dict(saved)
     for path in modules.keys() - pairs.keys():  # which the checkpoint leaves as the base has them
         without = supernet.elastic_linears[modules[path]].lora_B
         assert without is not None
         without.zero_()
-    for path, pair in pairs.items():
+    for path, (lora_A, lora_B) in factors.items():
         name = modules[path]
         linear = supernet.elastic_linears[name]
-        lora_A, lora_B = _principal(pair["A"], pair["B"] * (_scale(config, path, len(pair["A"])) / linear.scaling))
-        _require_fitting(linear, name, lora_A, lora_B, folder)
         lora_A, lora_B = lora_A.to(linear.weight.device), lora_B.to(linear.weight.device)
         # The checkpoint's channels are in the original order; the inverse of the way back is the way here.
         _fill(
@@ -82,10 +94,12 @@ def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
 
     try:
         described = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        if not isinstance(described, dict):
+            raise ValueError("its adapter_config.json is no object")
         config = PeftConfig.from_pretrained(str(folder))
         tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} holds no PEFT adapter: {error}") from error
+    except Exception as error:  # whatever PEFT says to a broken file
+        raise CheckpointError(f"{folder} holds no PEFT adapter: {error!r}") from error
     if not isinstance(config, LoraConfig):
         raise CheckpointError(f"{folder} holds a {config.peft_type} adapter; only LoRA can start a super-adapter.")
     unknown = [name for name, value in described.items() if value and not hasattr(config, name)]
@@ -95,6 +109,7 @@ def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
             "update peft."
         )
     _require_plain_lora(config, folder)
+    _require_scales(config, folder)
     return config, tensors
 
 
@@ -117,9 +132,24 @@ def _require_plain_lora(config: LoraConfig, folder: Path) -> None:
             )
 
 
+def _require_scales(config: LoraConfig, folder: Path) -> None:
+    patterns: Any = config.alpha_pattern or {}
+    scales = [config.lora_alpha, *(patterns.values() if isinstance(patterns, dict) else ["no object"])]
+    if not all(isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s) for s in scales):
+        raise CheckpointError(
+            f"{folder} has lora_alpha={config.lora_alpha!r} and alpha_pattern={patterns!r}; give numbers."
+        )
+    try:
+        for pattern in patterns:
+            re.compile(pattern)
+    except re.error as error:
+        raise CheckpointError(f"{folder} has an alpha_pattern that is no regular expression: {error}.") from error
+
+
 def _scale(config: LoraConfig, path: str, rank: int) -> float:
     """PEFT's factor of an adapter; its patterns match the end of a module's path."""
-    alpha = next((value for key, value in (config.alpha_pattern or {}).items() if _ends(path, key)), config.lora_alpha)
+    patterns = config.alpha_pattern or {}
+    alpha = next((value for key, value in patterns.items() if _ends(path, key)), config.lora_alpha)
     return float(alpha) / (math.sqrt(rank) if config.use_rslora else rank)
 
 
@@ -140,7 +170,13 @@ def _principal(lora_A: Tensor, lora_B: Tensor) -> tuple[Tensor, Tensor]:
     return (root[:, None] * right) @ q_in.T, (q_out @ left) * root
 
 
-def _require_fitting(linear: ElasticLinear, name: str, lora_A: Tensor, lora_B: Tensor, folder: Path) -> None:
+def _require_fitting(linear: ElasticLinear, name: str, pair: Mapping[str, Tensor], folder: Path) -> None:
+    shapes = [tuple(tensor.shape) for tensor in pair.values()]
+    if len(pair) < 2 or any(len(shape) != 2 for shape in shapes) or len(pair["A"]) != pair["B"].shape[1]:
+        raise CheckpointError(f"{folder} has factors of the shapes {shapes} for {name}, which are no adapter.")
+    if not all(tensor.isfinite().all() for tensor in pair.values()):
+        raise CheckpointError(f"{folder} has numbers for {name} that are not finite.")
+    lora_A, lora_B = pair["A"], pair["B"]
     sizes = (lora_B.shape[0], lora_A.shape[1])
     if sizes != (linear.out_features, linear.in_features):
         raise CheckpointError(

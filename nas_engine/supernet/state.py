@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nas_engine.supernet.errors import CheckpointError
 from nas_engine.supernet.layer import Unit
 
 if TYPE_CHECKING:
@@ -36,7 +38,12 @@ def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_tensors(supernet: SuperNetwork, tensors: Mapping[str, Tensor]) -> None:
-    """Take over what `adapter_tensors` gave; see `SuperNetwork.load_state`."""
+    """Take over what `adapter_tensors` gave; see `SuperNetwork.load_state`.
+
+    Raises:
+        CheckpointError: they are another super-network's, or no whole state.
+    """
+    _require_fitting(supernet, tensors)
     for key, tensor in tensors.items():
         if key.endswith("_order"):
             _, index, name = key.split(".")
@@ -56,3 +63,37 @@ def load_tensors(supernet: SuperNetwork, tensors: Mapping[str, Tensor]) -> None:
             linear.lora_B.copy_(tensors[f"{module}.lora_B"])
     for path, head in supernet.head.items():
         head.load_state_dict({name: tensors[f"head.{path}.{name}"] for name in head.state_dict()})
+
+
+def _require_fitting(supernet: SuperNetwork, tensors: Mapping[str, Tensor]) -> None:
+    """All of them are known, of the right shape and kind, and none is missing."""
+    have = adapter_tensors(supernet)
+    needed = {name for name in have if _SHARE not in name and not name.endswith("_order")}
+    if missing := sorted(needed - set(tensors)):
+        raise CheckpointError(f"{missing[0]} is missing; it is no whole state of this super-network.")
+    for name, tensor in tensors.items():
+        if name in needed:
+            fits = tensor.shape == have[name].shape and tensor.is_floating_point() == have[name].is_floating_point()
+        else:
+            fits = _fits_as_order(supernet, name, tensor) or _fits_as_share(supernet, name, tensor)
+        if not fits:
+            raise CheckpointError(
+                f"{name}, {tensor.dtype} of shape {tuple(tensor.shape)}, is not this super-network's."
+            )
+
+
+def _fits_as_order(supernet: SuperNetwork, name: str, tensor: Tensor) -> bool:
+    for layer in supernet.layers:
+        for key, unit in _ORDER_KEYS.items():
+            if name == f"layers.{layer.index}.{key}":
+                whole = torch.arange(layer.units(unit))
+                return tensor.dtype == whole.dtype and torch.equal(tensor.cpu().sort().values, whole)
+    return False
+
+
+def _fits_as_share(supernet: SuperNetwork, name: str, tensor: Tensor) -> bool:
+    module, _, kept = name.partition(_SHARE)
+    linear = supernet.elastic_linears.get(module)
+    if linear is None or not re.fullmatch("[1-9][0-9]{0,8}", kept) or not tensor.is_floating_point():
+        return False
+    return tuple(tensor.shape) == (int(kept), linear.in_features - int(kept))

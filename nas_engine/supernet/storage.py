@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.documents import read_document
 from evaluators.encoding import encoding_state
+from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import load_base, load_grids, save_grids, save_on_grids
 from nas_engine.compression.quantization import Quantization
 from nas_engine.supernet.errors import CheckpointError
 from nas_engine.supernet.families import family_of
 from nas_engine.supernet.state import adapter_tensors
-from search_spaces import SearchSpace
+from search_spaces import SearchSpace, SpaceError
 
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork
@@ -31,6 +34,19 @@ _PROVENANCE = {
     *("_name_or_path", "transformers_version", "architectures", "auto_map", "use_cache", "quantization_config"),
     *("dtype", "torch_dtype"),  # the weights have it
 }
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What ``supernet.json`` holds; `tensors` is a digest, which older saves lack."""
+
+    format: int
+    base: str | None
+    base_fingerprint: str
+    adapter: dict[str, Any]
+    space: dict[str, Any]
+    database: str | None = None
+    tensors: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,15 +100,19 @@ def fingerprint(supernet: SuperNetwork) -> str:
         parts.append(supernet.adapter.combination)
     if supernet.database is not None:
         parts.append(supernet.database.identity)
-    digest = hashlib.sha256("\n".join(parts).encode())
-    for name, tensor in sorted(adapter_tensors(supernet).items()):
+    return _digest(adapter_tensors(supernet), "\n".join(parts))
+
+
+def _digest(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def save_supernetwork(supernet: SuperNetwork, folder: Path, include_base: bool) -> Path:
     """Write `supernet` into `folder`; see `SuperNetwork.save`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in adapter_tensors(supernet).items()}
     description = {
         "format": _FORMAT,
         "base": None if include_base else supernet.base,
@@ -100,28 +120,31 @@ def save_supernetwork(supernet: SuperNetwork, folder: Path, include_base: bool) 
         "adapter": asdict(supernet.adapter),
         "database": None if supernet.database is None else str(supernet.database.folder.resolve()),
         "space": supernet.space.to_json(),
+        "tensors": _digest(tensors),
     }
-    tensors = {name: tensor.contiguous() for name, tensor in adapter_tensors(supernet).items()}
-    save_file(tensors, folder / "adapter.safetensors")
-    if supernet.quantization is not None:
-        save_grids(supernet.quantization.grids, folder / "grids.safetensors")
     supernet.restore_base()
-    if include_base:  # as floating-point weights: those under adapters on a grid are unrounded
-        supernet.model.save_pretrained(folder / "base", state_dict=_original_weights(supernet))
-        supernet.tokenizer.save_pretrained(folder / "base")
-    (folder / "supernet.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    with replacing(folder) as unfinished:
+        unfinished.mkdir()
+        save_file(tensors, unfinished / "adapter.safetensors")
+        if supernet.quantization is not None:
+            save_grids(supernet.quantization.grids, unfinished / "grids.safetensors")
+        if include_base:  # as floating-point weights: those under adapters on a grid are unrounded
+            supernet.model.save_pretrained(unfinished / "base", state_dict=_original_weights(supernet))
+            supernet.tokenizer.save_pretrained(unfinished / "base")
+        (unfinished / "supernet.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
 def save_base(supernet: SuperNetwork, folder: Path) -> Path:
     """Write the base model of `supernet`; see `SuperNetwork.save_base`."""
     weights = _original_weights(supernet)
-    if supernet.quantization is None:
-        supernet.model.save_pretrained(folder, state_dict=weights)
-    else:
-        grids = {supernet.family.path(name): grid for name, grid in supernet.quantization.grids.items()}
-        save_on_grids(supernet.model, grids, folder, weights)
-    supernet.tokenizer.save_pretrained(folder)
+    with replacing(folder) as unfinished:
+        if supernet.quantization is None:
+            supernet.model.save_pretrained(unfinished, state_dict=weights)
+        else:
+            grids = {supernet.family.path(name): grid for name, grid in supernet.quantization.grids.items()}
+            save_on_grids(supernet.model, grids, unfinished, weights)
+        supernet.tokenizer.save_pretrained(unfinished)
     return folder
 
 
@@ -131,29 +154,33 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
     Raises:
         CheckpointError: a file is missing or of another format.
     """
+    file = folder / "supernet.json"
+    described = read_document(file, _Description, CheckpointError, f"{folder} holds no saved super-network")
+    if described.format != _FORMAT:
+        raise CheckpointError(f"{folder} has the format {described.format}; this version reads {_FORMAT}.")
     try:
-        description: dict[str, Any] = json.loads((folder / "supernet.json").read_text(encoding="utf-8"))
+        space = SearchSpace.from_json(described.space)
         tensors = load_file(folder / "adapter.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, SpaceError, SafetensorError) as error:
         raise CheckpointError(f"{folder} holds no saved super-network: {error}") from error
-    if description.get("format") != _FORMAT:
-        raise CheckpointError(f"{folder} has the format {description.get('format')!r}; this version reads {_FORMAT}.")
-    model, tokenizer, quantization = load_base(description["base"] or str(folder / "base"), dtype)
+    if described.tensors not in (None, _digest(tensors)):
+        raise CheckpointError(f"{folder / 'adapter.safetensors'} is not the file that was saved with {file}.")
+    model, tokenizer, quantization = load_base(described.base or str(folder / "base"), dtype)
     if (folder / "grids.safetensors").exists():
         quantization = Quantization(load_grids(folder / "grids.safetensors"))
-    if base_fingerprint(model, family_of(model).head) != description["base_fingerprint"]:
+    if base_fingerprint(model, family_of(model).head) != described.base_fingerprint:
         raise CheckpointError(
-            f"{description['base'] or folder / 'base'} is not the model that {folder} was trained on; "
+            f"{described.base or folder / 'base'} is not the model that {folder} was trained on; "
             "its weights or their type have changed. Load with the dtype that it was saved in."
         )
     saved = SavedSuperNetwork(
         model,
         tokenizer,
-        SearchSpace.from_json(description["space"]),
-        description["adapter"],
-        description["base"],
+        space,
+        described.adapter,
+        described.base,
         quantization,
-        description.get("database"),
+        described.database,
     )
     return saved, tensors
 

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import LayerSizes, Operator, decoder_operators
+from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import save_on_grids
 from nas_engine.supernet.compressed_base import active_grids, as_stored
 from nas_engine.supernet.elastic import ElasticLinear
@@ -176,18 +177,19 @@ class Subnetwork:
         """Write a model of this sub-network's shape, grids and zeros, and what `subnetwork.json` says about it."""
         self._supernet.activate(self._configuration)
         grids = active_grids(self._supernet)
-        if grids:
-            save_on_grids(extracted, grids, folder)
-        else:
-            extracted.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
         description = {
             "configuration": self._configuration,
             "parameters": self.parameter_count(),
             "supernetwork": self._supernet.fingerprint(),
             **about,
         }
-        (folder / "subnetwork.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        with replacing(folder) as unfinished:
+            if grids:
+                save_on_grids(extracted, grids, unfinished)
+            else:
+                extracted.save_pretrained(unfinished)
+            self.tokenizer.save_pretrained(unfinished)
+            (unfinished / "subnetwork.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         return folder
 
     def export(self, format: str, file: str | Path, **settings: Any) -> Export:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.documents import checked
 from nas_engine.batches import Batch
 from nas_engine.compression.checkpoint import load_base
 from nas_engine.compression.database import LayerDatabase
@@ -23,6 +24,7 @@ from nas_engine.supernet.compressed_base import prepare_base
 from nas_engine.supernet.dimensions import BITS, DENSITY, RANK, SKIP
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_units import elastic_units, sort_by_norms
+from nas_engine.supernet.errors import CheckpointError
 from nas_engine.supernet.extraction import absent_layers, bypassed
 from nas_engine.supernet.families import Family
 from nas_engine.supernet.layer import READERS, ElasticLayer
@@ -220,11 +222,14 @@ class SuperNetwork:
             CheckpointError: a file is missing, or the base model is no longer the one that it was saved with.
         """
         saved, state = read_supernetwork(Path(folder), dtype)
-        adapter = AdapterSettings(**saved.adapter)
+        adapter = checked(saved.adapter, AdapterSettings, CheckpointError, f"{folder} has other settings of adapters")
         base = saved.base or str(Path(folder) / "base")
         database = None if saved.database is None else LayerDatabase(saved.database)
         supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, saved.quantization, database)
-        supernet.load_state(state)
+        try:
+            supernet.load_state(state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder} holds no saved super-network: {error}") from error
         return supernet.to(device)
 
     def load_adapter(self, folder: str | Path) -> None:

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from evaluators.documents import parsed
+from evaluators.whole_file import replacing
 from nas_engine.supernet.errors import CheckpointError
-from nas_engine.whole_file import replacing
 
 FILE = "training.safetensors"
 _FORMAT = 2
@@ -41,7 +42,6 @@ class Checkpoint:
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint in `folder` at once: a kill leaves either the old one or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"state/{name}": tensor.contiguous() for name, tensor in checkpoint.state.items()}
     tensors |= {f"optimizer/{name}": tensor.contiguous() for name, tensor in checkpoint.optimizer.items()}
     metadata = {
@@ -64,11 +64,12 @@ def read_checkpoint(folder: Path, settings: Mapping[str, Any]) -> Checkpoint | N
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); delete it to train anew.") from error
-    saved = json.loads(metadata["settings"])
+    refusal = f"{path} is no checkpoint; delete it to train anew"
+    saved = parsed(metadata.get("settings", ""), dict[str, Any], CheckpointError, refusal)
     ours = {"format": _FORMAT, **settings}
     differing = [f"{k}: {saved.get(k)!r} there, {v!r} here" for k, v in ours.items() if saved.get(k) != v]
     if differing:
@@ -76,11 +77,11 @@ def read_checkpoint(folder: Path, settings: Mapping[str, Any]) -> Checkpoint | N
             f"{path} belongs to a run with other settings ({'; '.join(differing)}); use another folder, or delete it."
         )
     return Checkpoint(
-        json.loads(metadata["losses"]),
+        parsed(metadata.get("losses", ""), list[list[float]], CheckpointError, refusal),
         saved,
         _part(tensors, "state/"),
         _part(tensors, "optimizer/"),
-        json.loads(metadata["refitted"]),
+        parsed(metadata.get("refitted", ""), bool, CheckpointError, refusal),
     )
 
 
@@ -91,10 +92,21 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Take over what `optimizer_tensors` gave."""
+    """Take over what `optimizer_tensors` gave.
+
+    Raises:
+        CheckpointError: they belong to other parameters.
+    """
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    shapes = {f"{i}/{name}": p.shape for i, p in enumerate(parameters) for name in ("exp_avg", "exp_avg_sq")}
+    shapes |= {f"{i}/step": torch.Size() for i in range(len(parameters))}
     for key, tensor in tensors.items():
         index, _, name = key.partition("/")
+        if tensor.shape != shapes.get(key) or not tensor.is_floating_point():
+            raise CheckpointError(f"the optimizer's {key} has the shape {tuple(tensor.shape)}, as in another run.")
+        if f"{index}/step" not in tensors or f"{index}/exp_avg" not in tensors or f"{index}/exp_avg_sq" not in tensors:
+            raise CheckpointError(f"the optimizer's state of parameter {index} is not whole.")
         state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

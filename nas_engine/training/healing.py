@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.progress import say
 from nas_engine.supernet.elastic import ElasticLinear
-from nas_engine.supernet.errors import ExportError
+from nas_engine.supernet.errors import CheckpointError, ExportError
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.training.answers import Distillation, learned, predictions
 from nas_engine.training.data import TextPair, TokenizedExample, tokenize
@@ -261,6 +261,10 @@ class _Healing(Run):
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Run.load_state`."""
+        parameters = dict(self.healed.model.named_parameters())
+        for name in self.healed.adapters.keys() | tensors.keys():
+            if name not in parameters or name not in tensors or tensors[name].shape != parameters[name].shape:
+                raise CheckpointError(f"{name} is missing, or is not this sub-network's.")
         for name, tensor in tensors.items():
-            self.healed.model.get_parameter(name).copy_(tensor)
+            parameters[name].copy_(tensor)
         self.fitted = tuple(name for name in tensors if name not in self.healed.adapters)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.positions import most_positions
 from nas_engine.progress import progress_bar
+from nas_engine.supernet.errors import CheckpointError
 from nas_engine.training.answers import Distillation
 from nas_engine.training.checkpoint import (
     Checkpoint,
@@ -211,7 +212,12 @@ class Run(ABC):
         found = read_checkpoint(folder, self.identity)
         if found is None:
             return 0
-        self.load_state(found.state)
-        load_optimizer(self.optimizer, found.optimizer)
+        if len(found.losses) > self.settings.steps:
+            raise CheckpointError(f"the checkpoint in {folder} has {len(found.losses)} steps; delete it to train anew.")
+        try:
+            self.load_state(found.state)
+            load_optimizer(self.optimizer, found.optimizer)
+        except CheckpointError as error:
+            raise CheckpointError(f"the checkpoint in {folder} is damaged: {error} Delete it to train anew.") from error
         self.losses, self.refitted = list(found.losses), found.refitted
         return len(self.losses)
