@@ -28,7 +28,7 @@ def read_document(path: str | Path, kind: type[T], error: type[ValueError], refu
     try:
         content = Path(path).read_bytes()
     except OSError as failed:
-        raise error(f"{refusal}: {failed}.") from failed
+        raise error(f"{refusal}: {path} cannot be read: {failed}.") from failed
     return parsed(content, kind, error, refusal)
 
 
