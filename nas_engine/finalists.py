@@ -245,7 +245,7 @@ def _kept(
 
     def values() -> list[float]:
         measured = measure()
-        return [measured.value, measured.stderr, measured.n]
+        return [measured.value, measured.stderr, float(measured.n)]  # as they come back
 
     about = f"{subnet.supernetwork_fingerprint}{_digest(subnet)}{settings}{until}"
     value, stderr, n = remembered(folder, about, values)

@@ -197,6 +197,23 @@ def running(pid: int) -> bool:
         return False
 
 
+def test_worker_ends_with_a_killed_search_also_while_it_still_imports(tmp_path) -> None:
+    (tmp_path / "numpy.py").write_text("import time\ntime.sleep(600)\n")  # an import that takes its time
+    script = textwrap.dedent(f"""
+        import os, signal, sys
+        from nas_engine.search.pool_process import PoolProcess
+        sys.path.insert(0, {str(tmp_path)!r})
+        print(PoolProcess(1)._process.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    worker, end = Path("/proc", done.stdout.strip()), time.monotonic() + 120
+    while worker.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not worker.exists()
+
+
 def test_evaluator_that_cannot_travel_is_named() -> None:
     class Holding(Quality):
         def __init__(self) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -18,10 +17,19 @@ from nas_engine.search.foreman import Lost
 from nas_engine.search.worker import Event, Ready, Refused, Shipment, Task, Worker
 
 _DYING_SECONDS = 2.0  # between the end of a process's pipe and its own
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from nas_engine.search.pool_process import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
-)
+# What ends with the search begins before imports that take seconds.
+_START = """
+import json, os, signal, sys, threading
+
+def end_with(lifeline):
+    os.read(lifeline, 1)
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=end_with, args=(int(sys.argv[3]),), daemon=True).start()
+sys.path[:] = json.loads(sys.argv[1])
+from nas_engine.search.pool_process import serve
+serve(int(sys.argv[2]), int(sys.argv[3]))
+"""
 
 
 class PoolProcess:
@@ -111,7 +119,6 @@ def serve(descriptor: int, lifeline: int) -> None:
     """
     for inherited in (descriptor, lifeline):
         os.set_inheritable(inherited, False)
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     with Connection(descriptor) as connection, suppress(EOFError, BrokenPipeError):
         shipment, folder = connection.recv()
         try:
@@ -123,8 +130,3 @@ def serve(descriptor: int, lifeline: int) -> None:
         while True:
             for event in worker.measure(connection.recv()):
                 connection.send(event)
-
-
-def _end_with(lifeline: int) -> None:
-    os.read(lifeline, 1)
-    os.killpg(os.getpid(), signal.SIGKILL)
