@@ -27,7 +27,7 @@ def read_document(path: str | Path, kind: type[T], error: type[ValueError], refu
     """
     try:
         content = Path(path).read_bytes()
-    except OSError as failed:
+    except (OSError, ValueError) as failed:  # such as of a path with a zero byte
         raise error(f"{refusal}: {path} cannot be read: {failed}.") from failed
     return parsed(content, kind, error, refusal)
 

@@ -93,7 +93,7 @@ class Ledger:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.storage = storage
-        self._space = space
+        self._space, self._objectives = space, len(evaluators)
         self._distributions = {gene.name: CategoricalDistribution(gene.values) for gene in space.genes}
         identity = identity_of(space, model, evaluators)
         opened, lock = _open(storage)
@@ -161,7 +161,7 @@ class Ledger:
         except _STORAGE_ERRORS as error:
             raise LedgerError(f"the ledger {_shown(self.storage)} cannot be read: {error}") from error
         for trial in trials[self._read :]:
-            record = _record(trial, self._space, self.storage)
+            record = _record(trial, self._space, self._objectives, self.storage)
             self._records.setdefault(record.genome, record)
         self._read = len(trials)
 
@@ -190,7 +190,7 @@ def read_ledger(storage: Storage, study: str = SEARCH_STUDY) -> LedgerContents:
     described = [(name, identity["evaluators"][name]) for name in identity["order"]]
     records: dict[tuple[int, ...], Record] = {}
     for trial in trials:
-        record = _record(trial, space, storage)
+        record = _record(trial, space, len(described), storage)
         records.setdefault(record.genome, record)
     return LedgerContents(
         space,
@@ -211,14 +211,22 @@ class _Attributes:
     error: str
 
 
-def _record(trial: FrozenTrial, space: SearchSpace, where: Storage) -> Record:
+@dataclass(frozen=True)
+class _Trial:
+    values: list[float]
+    user_attrs: _Attributes
+
+
+def _record(trial: FrozenTrial, space: SearchSpace, objectives: int, where: Storage) -> Record:
     try:
-        attributes = checked(trial.user_attrs, _Attributes, LedgerError, "its attributes are other ones")
+        data = {"values": trial.values or [], "user_attrs": trial.user_attrs}
+        found = checked(data, _Trial, LedgerError, "it holds something else")
+        values, attributes = found.values, found.user_attrs
         if space.configuration(attributes.genome) != trial.params:
             raise ValueError("its genome is not that of its parameters")
-        if bool(attributes.error) == bool(trial.values):
-            raise ValueError("it has values and an error, or neither")
-        measured = zip(trial.values or (), attributes.stderr, attributes.n, attributes.outcomes, strict=True)
+        if len(values) != (0 if attributes.error else objectives):
+            raise ValueError(f"it has {len(values)} values and the error {attributes.error!r}")
+        measured = zip(values, attributes.stderr, attributes.n, attributes.outcomes, strict=True)
         measurements = tuple(Measurement(*entry) for entry in measured)
         return Record(tuple(attributes.genome), measurements, attributes.error)
     except (OverflowError, ValueError) as error:

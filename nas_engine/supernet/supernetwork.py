@@ -27,7 +27,7 @@ from nas_engine.supernet.elastic_units import elastic_units, sort_by_norms
 from nas_engine.supernet.errors import CheckpointError
 from nas_engine.supernet.extraction import absent_layers, bypassed
 from nas_engine.supernet.families import Family
-from nas_engine.supernet.layer import READERS, ElasticLayer
+from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer
 from nas_engine.supernet.levels import Levels
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.plain import require_plain
@@ -43,7 +43,7 @@ from nas_engine.supernet.storage import (
     save_supernetwork,
 )
 from nas_engine.supernet.subnetwork import Subnetwork
-from search_spaces import Choice, Configuration, SearchSpace, SpaceTemplate, Value
+from search_spaces import Choice, Configuration, SearchSpace, SpaceError, SpaceTemplate, Value
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class SuperNetwork:
         self.model, self.tokenizer, self.space, self.base = model, tokenizer, space, base
         self.adapter = adapter or AdapterSettings()
         self.family: Family = require_plain(model)
+        self._require_known(space)
         self.quantization = quantization
         self.database = database
         self.combination = COMBINATIONS[self.adapter.combination]
@@ -454,6 +455,18 @@ class SuperNetwork:
                 linear = layer.linears.get(reader)
                 if linear is not None and (linear.grid is not None or self.database is not None):
                     layer.orders[unit] = torch.arange(layer.full_kv_heads if unit == "heads" else layer.full_width)
+
+    def _require_known(self, space: SearchSpace) -> None:
+        layers = len(list(self.model.get_submodule(self.family.layers).children()))
+        for choice in space.choices:
+            names = BLOCKS if choice.dimension == SKIP else self.family.projections
+            for module in choice.modules:
+                _, index, name = module.split(".")
+                if int(index) >= layers or name not in names:
+                    raise SpaceError(
+                        f"{choice.name} moves {module}, which this model does not have; it has {layers} layers with "
+                        f"{', '.join(names)}."
+                    )
 
     def _ranks(self) -> dict[str, int]:
         """The largest rank of every elastic module; 0 where its width alone is elastic."""

@@ -212,7 +212,7 @@ class Run(ABC):
         found = read_checkpoint(folder, self.identity)
         if found is None:
             return 0
-        if len(found.losses) > self.settings.steps:
+        if len(found.losses) > self.settings.steps or not all(found.losses):
             raise CheckpointError(f"the checkpoint in {folder} has {len(found.losses)} steps; delete it to train anew.")
         try:
             self.load_state(found.state)
