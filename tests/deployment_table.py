@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from nas_engine import SuperNetwork
 from nas_engine.supernet.errors import ExportError
 from search_spaces import SpaceTemplate, Value, attention_heads, layer_skip, lora_rank, mlp_width
+from tests.family_table import replace_table
 from tests.supernets import random_adapters
 from tests.tiny import (
     tiny_bloom,
@@ -88,13 +89,5 @@ def _cell(family: str, space: SpaceTemplate, smallest: str, folder: Path) -> str
         return "–"
 
 
-def main() -> None:
-    """Replace the table of the page."""
-    lines = PAGE.read_text(encoding="utf-8").splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith(START))
-    last = next((i for i in range(first, len(lines)) if not lines[i].startswith("|")), len(lines))
-    PAGE.write_text("\n".join([*lines[:first], *table(), *lines[last:]]) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    replace_table(PAGE, START, table())

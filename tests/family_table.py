@@ -34,13 +34,13 @@ def _line(family: Family) -> str:
     return f"| `{family.model_type}` | {', '.join(tested)} | {targets} | {width} | {heads} | stock by layers |"
 
 
-def main() -> None:
-    """Replace the table of the page."""
-    lines = PAGE.read_text(encoding="utf-8").splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith(START))
+def replace_table(page: Path, start: str, table: list[str]) -> None:
+    """Write `table` where the one whose first line begins with `start` is."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(start))
     last = next((i for i in range(first, len(lines)) if not lines[i].startswith("|")), len(lines))
-    PAGE.write_text("\n".join([*lines[:first], *table(), *lines[last:]]) + "\n", encoding="utf-8")
+    page.write_text("\n".join([*lines[:first], *table, *lines[last:]]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    replace_table(PAGE, START, table())
