@@ -63,6 +63,11 @@ def replacing(target: str | Path) -> Iterator[Path]:
         ) from error
 
 
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what killed writers have left in `folder`, where nothing may be left to write that would."""
+    _remove_left_over(_UNFINISHED, Path(folder))
+
+
 @contextmanager
 def temporary_folder(prefix: str, parent: str | Path | None = None) -> Iterator[Path]:
     """A new folder that is gone at the end, and those of the same prefix whose processes were killed before.

@@ -97,6 +97,13 @@ def test_training_on_a_full_disk_goes_on_once_there_is_room(small_disk, tmp_path
     assert trained(small_disk / "training").fingerprint() == expected
 
 
+def test_finished_training_removes_what_a_kill_after_its_last_step_has_left(tmp_path) -> None:
+    trained(tmp_path, steps=1)
+    (tmp_path / ".unfinished-x").mkdir()
+    trained(tmp_path, steps=1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["training.safetensors"]
+
+
 def test_search_on_a_full_disk_keeps_its_records_and_goes_on(small_disk) -> None:
     supernet = random_adapters(supernetwork(tiny_llama()))
 

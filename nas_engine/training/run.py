@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.positions import most_positions
+from evaluators.whole_file import remove_unfinished
 from nas_engine.progress import progress_bar
 from nas_engine.supernet.errors import CheckpointError
 from nas_engine.training.answers import Distillation
@@ -209,6 +210,7 @@ class Run(ABC):
         Raises:
             CheckpointError: it belongs to a run with other settings, or cannot be read.
         """
+        remove_unfinished(folder)
         found = read_checkpoint(folder, self.identity)
         if found is None:
             return 0
