@@ -24,7 +24,7 @@ from evaluators.whole_file import replacing
 from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.grid import Grid, GridSettings, dequantize, quantize
 from nas_engine.compression.quantization import Quantization
-from nas_engine.models import ModelError, load_model
+from nas_engine.models import load_model
 from nas_engine.supernet.families import family_of
 
 FORMAT = "pack-quantized"
@@ -211,14 +211,19 @@ def load_base(
         CompressionError: as `load_quantized`.
         ModelError: nothing that loads is there.
     """
-    config_file = Path(name_or_folder) / "config.json"
-    if config_file.is_file():
-        config = decoded(config_file.read_bytes(), ModelError, str(config_file))
-        quantized = config.get("quantization_config") if isinstance(config, dict) else None
-        if isinstance(quantized, dict) and quantized.get("quant_method") == _METHOD:
-            return load_quantized(name_or_folder, dtype)
+    if _says_quantized(Path(name_or_folder) / "config.json"):
+        return load_quantized(name_or_folder, dtype)
     model, tokenizer = load_model(name_or_folder, dtype)
     return model, tokenizer, None
+
+
+def _says_quantized(config_file: Path) -> bool:
+    try:
+        config = decoded(config_file.read_bytes(), CompressionError, str(config_file))
+    except (OSError, CompressionError):  # no such model, or none at all, as whoever loads it says
+        return False
+    quantized = config.get("quantization_config") if isinstance(config, dict) else None
+    return isinstance(quantized, dict) and quantized.get("quant_method") == _METHOD
 
 
 def save_grids(grids: Mapping[str, Grid], path: Path) -> None:
