@@ -15,7 +15,8 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -210,11 +211,9 @@ def main() -> None:
     tiny_tokenizer()
     texts(None, 1, 1)
     tallies: dict[str, Tally] = {}
-    with tempfile.TemporaryDirectory() as temporary:
+    # A folder for temporary files of their own shows what they leave there.
+    with tempfile.TemporaryDirectory() as temporary, _temporary_files_in(Path(temporary) / "temporary"):
         here = Path(temporary)
-        # A folder for temporary files of their own shows what they leave there.
-        (here / "temporary").mkdir()
-        os.environ["TMPDIR"] = tempfile.tempdir = str(here / "temporary")
         begin = time.monotonic()
         for name, share in SHARES.items():
             if given.only not in (None, name):
@@ -237,6 +236,21 @@ def main() -> None:
     print_json(
         {**totals, "seconds": round(time.monotonic() - begin, 1), "by": {n: vars(t) for n, t in tallies.items()}}
     )
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    folder.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before[1]
+        if before[0] is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before[0]
 
 
 def _work(name: str, place: Path) -> Callable[[Path], object]:

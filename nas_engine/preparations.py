@@ -82,4 +82,5 @@ def require_driver(driver: str, space: SearchSpace, objectives: int, population:
     Raises:
         SearchError: there is none of that name, or a package that it needs is missing.
     """
-    make_driver(driver, DriverProblem(space, objectives, population, seed))
+    if len(space):  # a space of one sub-network is never searched
+        make_driver(driver, DriverProblem(space, objectives, population, seed))

@@ -38,7 +38,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def leave(folder: Path, kilobytes: int) -> Path:
