@@ -99,7 +99,7 @@ def job(folder: Path, inputs: Path) -> None:
         "search", f"--folder={folder}", f"--model={inputs / 'model'}", f"--task={inputs / 'questions.jsonl'}",
         "--validation=16", "--selection=16", "--test=16", "--lora-steps=3", "--steps=3", "--heal-steps=3",
         "--finalists=2", "--batch-size=4", "--evaluations=10", "--population=6", "--sensitivity=4", "--tokens=16",
-        "--rank=4", "--rank=2", "--tolerance=0.5", "--no-skip",
+        "--rank=4", "--rank=2", "--head=1.0", "--head=0.5", "--tolerance=0.5", "--no-skip",
     ], standalone_mode=False)  # fmt: skip
 
 
