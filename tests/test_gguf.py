@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from supernets import random_adapters, supernetwork
 from tiny import (
     tiny_bloom,
@@ -27,6 +28,8 @@ from nas_engine import Example, SuperNetwork, export, heal
 from nas_engine.cli import app
 from nas_engine.compression import quantize_model
 from nas_engine.compression.grid import Grid, GridSettings, dequantize, quantize
+from nas_engine.deploy import export_folder
+from nas_engine.models import ModelError
 from nas_engine.supernet.errors import ExportError
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 
@@ -262,3 +265,15 @@ def test_texts_longer_than_the_model_reads_are_cut(tmp_path):
 def test_a_check_without_a_text_is_refused(tmp_path):
     with pytest.raises(ExportError, match="texts is empty"):
         export(tiny_llama(), tiny_tokenizer(), tmp_path / "m.gguf", texts=())
+
+
+def test_a_folder_that_lacks_weights_is_refused_and_not_filled_with_random_ones(tmp_path):
+    supernet = random_adapters(supernetwork(tiny_llama(), EVERY_DIMENSION))
+    configuration = dict(supernet.largest.configuration) | {"layers.1.mlp.keep": 0}
+    folder = supernet.subnetwork(configuration).save_pretrained(tmp_path / "compressed")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 weights, such as model\.norm\.weight"):
+        export_folder(folder, tmp_path / "m.gguf", weights="f32")
+    assert not (tmp_path / "m.gguf").exists()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.supernet.errors import ExportError
 
@@ -124,6 +125,18 @@ def export(
     return result
 
 
+@dataclass(frozen=True)
+class _Answer:
+    question: str
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What a job's summary holds of this among other things."""
+
+    answers: list[_Answer]
+
+
 def export_folder(folder: str | Path, file: str | Path, **settings: Any) -> Export:
     """`export` of a folder that `save_pretrained` of a sub-network or a healed one wrote, or of a job's run folder.
 
@@ -136,8 +149,10 @@ def export_folder(folder: str | Path, file: str | Path, **settings: Any) -> Expo
     folder = Path(folder)
     summary = folder / "summary.json"
     if summary.is_file() and (folder / "compressed").is_dir():
-        answers = json.loads(summary.read_text(encoding="utf-8")).get("answers") or ()
-        settings = {"texts": [answer["question"] for answer in answers] or TEXTS} | settings
+        answers = read_document(
+            summary, _Summary, ExportError, f"{summary} is damaged; export {folder / 'compressed'} instead"
+        ).answers
+        settings = {"texts": [answer.question for answer in answers] or TEXTS} | settings
         folder = folder / "compressed"
     from nas_engine.deploy.folder import load_compressed  # it needs all of compression
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nas_engine.compression.sparsify import matrix_of
 from nas_engine.deploy.export import Check
 from nas_engine.deploy.gguf_architecture import context_length
 from nas_engine.deploy.gguf_encoding import decoded
@@ -62,7 +63,7 @@ def as_stored(
     tolerance = TOLERANCES[source.weights]
     stored = copy.deepcopy(source.model)
     for path, value in stored_matrices(source):
-        stored.get_parameter(path).copy_(decoded(value).T if _lying(stored, path) else decoded(value))
+        matrix_of(stored.get_submodule(path)).copy_(decoded(value))
     difference, same_text = _compared(stored, prompts, paths, tolerance)
     rounding, _ = _compared(source.model, prompts, paths, tolerance)
     return Check(exact, difference, rounding, same_text, tolerance, sum(map(len, paths)))
@@ -72,10 +73,6 @@ def _fitting(encoded: Sequence[list[int]], source: Source) -> list[list[int]]:
     """As much of each text as the model reads with the new tokens behind it."""
     most = context_length(source.model.config) - NEW_TOKENS - 1
     return [tokens[: max(1, most)] for tokens in encoded if tokens]
-
-
-def _lying(model: PreTrainedModel, path: str) -> bool:
-    return hasattr(model.get_submodule(path.rpartition(".")[0]), "nx")  # GPT-2 keeps (inputs, outputs)
 
 
 @torch.no_grad()

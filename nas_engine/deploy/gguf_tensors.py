@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nas_engine.compression.grid import Grid
+from nas_engine.compression.sparsify import matrix_of
 from nas_engine.deploy.export import Weights
 from nas_engine.deploy.gguf_architecture import Architecture, Block
 from nas_engine.deploy.gguf_encoding import BLOCK, Encoded, encoded, on_grid, require_blocks
@@ -89,7 +90,7 @@ def tensors_of(source: Source) -> Iterator[tuple[str, Encoded]]:
 def parameters(source: Source) -> dict[str, Tensor]:
     """By path: tied ones once, matrices as (outputs, inputs), and blocks of zeros where llama.cpp needs one."""
     model, layers = source.model, source.family.layers
-    found = {path: _upright(model, path, tensor.detach()) for path, tensor in model.named_parameters()}
+    found = dict(_parameters(model))
     hidden, size = model.config.hidden_size, attention_sizes(model.config)[2]
     for index, (block, written) in enumerate(zip(source.blocks, source.written_blocks, strict=True)):
         zeros: dict[str, tuple[int, ...]] = {}
@@ -108,15 +109,16 @@ def parameters(source: Source) -> dict[str, Tensor]:
 
 
 def stored_matrices(source: Source) -> Iterator[tuple[str, Encoded]]:
-    """The model's own matrices as they are stored, by path, in transformers' order."""
-    for path, tensor in source.model.named_parameters():
+    """The model's own matrices as they are stored, by the path of their module, outputs in transformers' order."""
+    for path, tensor in _parameters(source.model):
         if tensor.dim() == 2:
-            yield path, _encoded(source, path, _upright(source.model, path, tensor.detach()))
+            yield path.removesuffix(".weight"), _encoded(source, path, tensor)
 
 
-def _upright(model: PreTrainedModel, path: str, tensor: Tensor) -> Tensor:
-    module = model.get_submodule(path.rpartition(".")[0])
-    return tensor.T if hasattr(module, "nx") and tensor.dim() == 2 else tensor  # GPT-2 keeps (inputs, outputs)
+def _parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    for path, parameter in model.named_parameters():
+        module = model.get_submodule(path.rpartition(".")[0])
+        yield path, matrix_of(module) if parameter.dim() == 2 else parameter.detach()
 
 
 def _encoded(source: Source, path: str, tensor: Tensor) -> Encoded:
