@@ -43,7 +43,7 @@ class Question:
     @property
     def prompt(self) -> str:
         """The shared context of all options, as the model reads it."""
-        return f"Question: {self.question}\nAnswer:"
+        return prompt_of(self.question)
 
     @property
     def continuations(self) -> tuple[str, ...]:
@@ -54,6 +54,11 @@ class Question:
     def completion(self) -> str:
         """The right option's continuation."""
         return self.continuations[self.answer]
+
+
+def prompt_of(question: str) -> str:
+    """What a model reads of a question before it answers."""
+    return f"Question: {question}\nAnswer:"
 
 
 def load_questions(path: str | Path) -> list[Question]:

@@ -24,6 +24,7 @@ from tiny import (
 )
 from typer.testing import CliRunner
 
+from evaluators import Question
 from nas_engine import Example, SuperNetwork, export, heal
 from nas_engine.cli import app
 from nas_engine.compression import quantize_model
@@ -277,3 +278,18 @@ def test_a_folder_that_lacks_weights_is_refused_and_not_filled_with_random_ones(
     with pytest.raises(ModelError, match=r"lacks 1 weights, such as model\.norm\.weight"):
         export_folder(folder, tmp_path / "m.gguf", weights="f32")
     assert not (tmp_path / "m.gguf").exists()
+
+
+def test_a_run_folders_chosen_model_is_checked_on_its_questions_as_it_reads_them(tmp_path):
+    supernet = random_adapters(supernetwork(tiny_llama(), EVERY_DIMENSION))
+    supernet.largest.save_pretrained(tmp_path / "run" / "compressed")
+    summary = tmp_path / "run" / "summary.json"
+    summary.write_text(json.dumps({"answers": [{"question": "the water", "right": "on", "said": "in"}], "front": 3}))
+    asked = export_folder(tmp_path / "run", tmp_path / "m.gguf", weights="f32").check
+    prompt = Question("the water", ("on", "in"), 0).prompt
+    given = export_folder(tmp_path / "run", tmp_path / "m.gguf", weights="f32", texts=[prompt]).check
+    assert asked == given
+    assert asked != export_folder(tmp_path / "run", tmp_path / "m.gguf", weights="f32", texts=["the water"]).check
+    summary.write_text('{"answers": 3}')
+    with pytest.raises(ExportError, match="summary.json is damaged"):
+        export_folder(tmp_path / "run", tmp_path / "m.gguf")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.documents import read_document
+from evaluators.questions import prompt_of
 from evaluators.whole_file import replacing
 from nas_engine.supernet.errors import ExportError
 
@@ -152,7 +153,7 @@ def export_folder(folder: str | Path, file: str | Path, **settings: Any) -> Expo
         answers = read_document(
             summary, _Summary, ExportError, f"{summary} is damaged; export {folder / 'compressed'} instead"
         ).answers
-        settings = {"texts": [answer.question for answer in answers] or TEXTS} | settings
+        settings = {"texts": [prompt_of(answer.question) for answer in answers] or TEXTS} | settings
         folder = folder / "compressed"
     from nas_engine.deploy.folder import load_compressed  # it needs all of compression
 
