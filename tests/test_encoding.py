@@ -1,7 +1,5 @@
 """Texts as tokens, whatever a tokenizer puts around them, and where a continuation begins."""
 
-import copy
-
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -17,7 +15,7 @@ QUESTIONS = (Question("the cat", ("ate", "ran", "sat on it"), 2), Question("on t
 
 
 def with_template(single: str):
-    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer = tiny_tokenizer()
     tokenizer._tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<eos>", 0)])
     return tokenizer
 
@@ -40,7 +38,7 @@ def test_what_a_tokenizer_puts_before_a_text_is_read() -> None:
 
 
 def test_tokenizer_changed_in_place_is_asked_again() -> None:
-    tokenizer, model = copy.deepcopy(tiny_tokenizer()), tiny_llama()
+    tokenizer, model = tiny_tokenizer(), tiny_llama()
     texts, accuracy = Perplexity(["the cat ate", "on the water"]), MultipleChoiceAccuracy(QUESTIONS)
     before = texts.measure(model, tokenizer).value, accuracy.scores(model, tokenizer)
     tokenizer._tokenizer.post_processor = with_template("<eos> $A")._tokenizer.post_processor

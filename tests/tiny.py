@@ -1,6 +1,5 @@
 """Tiny real models and a tokenizer for tests, built offline and the same at every call."""
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -125,7 +124,6 @@ def tiny_bert(seed: int = 0, **config: Any) -> BertForSequenceClassification:
     return _seeded(BertForSequenceClassification, BertConfig, seed, sizes | {"num_labels": 3} | config, base={})
 
 
-@cache
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 273 tokens: an end-of-text token, padding, every byte, a few merges."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
