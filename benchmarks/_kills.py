@@ -9,6 +9,7 @@ import random
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from tqdm import tqdm
 
 from nas_engine.search.ledger import JOURNAL, read_ledger
 from nas_engine.training.checkpoint import FILE
@@ -41,6 +43,8 @@ def start(work: Callable[[], object], log: Path) -> int:
     code = 1
     try:
         os.environ[_MARK] = str(os.getppid())
+        # tqdm shares its lock with forked processes: one killed while it holds it would keep it from all others.
+        tqdm.set_lock(threading.RLock())
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)

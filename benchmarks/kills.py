@@ -201,11 +201,11 @@ def _differences(expected: Contents, found: Contents, folder: Path) -> int:
 def main() -> None:
     """Run it."""
     parser = arguments(__doc__)
-    parser.add_argument("--kills", type=int, default=None, help="in all; 1000 by default, 20 with --quick")
+    parser.add_argument("--kills", type=int, default=None, help="in all; 1000 by default, 10 with --quick")
     parser.add_argument("--only", choices=[*SHARES], default=None, help="one kind of work alone")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    kills = given.kills or (20 if given.quick else 1000)
+    kills = given.kills or (10 if given.quick else 1000)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # which copies of a process cannot have
     torch.set_num_threads(1)
     tiny_tokenizer()

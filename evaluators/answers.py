@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from fractions import Fraction
 from typing import Literal
 
-NUMBER = r"(-?\$?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+))"
-"""Numbers as GSM8K's solutions write them: ``-3``, ``1,234``, ``$5.50``, ``.5``."""
+_INTEGER = r"\d{1,3}(?:,\d{2,3})*,\d{3}(?![\d,])|\d+"  # commas part thousands, and lakhs
+_DECIMAL = rf"(?:{_INTEGER})(?:\.\d+)?(?:[eE][+-]?\d{{1,3}}(?!\w))?|(?<![\w.])\.\d+"
+NUMBER = rf"((?:(?<![\w)])-)?\$?(?:(?<![\d/])\d+/\d+(?![\d/])|{_DECIMAL}))"
+"""Numbers as solutions write them: ``-3``, ``1,234``, ``$5.50``, ``.5``, ``1e5``, ``1/2``.
+
+In ``5-3`` and ``3-4 days`` the hyphen is no sign; dates are no fractions, lists with commas no thousands.
+"""
 Take = Literal["first", "last"]
-_MINUS = str.maketrans(dict.fromkeys("\u2212\ufe63\uff0d", "-"))  # signs that typesetting and other keyboards write
-_PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
+_MINUS = str.maketrans(dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-"))  # what typesetting and other keyboards write
+_PLAIN_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?|\d+/0*[1-9]\d*)")
+_THOUSANDS = re.compile(r"(?<=\d),(?=(?:\d{2,3},)*\d{3}(?!\d))")
+_LONGEST = 4000  # characters; Python converts no integer of more than 4,300 digits
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -43,12 +50,10 @@ def extracted(text: str, pattern: re.Pattern[str], take: Take = "last") -> str |
 def normalized(answer: str) -> str:
     """The form in which answers are compared: numbers by value, other texts without case, spacing or a last full stop.
 
-    ``$1,234.00.`` and ``1234`` are the same number.
+    ``$1,234.00.`` and ``1234`` are the same number, and so are ``1/2`` and ``0.5``.
     """
     text = " ".join(answer.split()).removesuffix(".").casefold().translate(_MINUS)
-    number = text.replace(",", "").replace("$", "").removesuffix("%").replace(" ", "")
-    if _PLAIN_NUMBER.fullmatch(number):
-        value = Decimal(number)
-        digits = format(value if value else Decimal(0), "f")  # all of them, where Decimal.normalize() rounds to 28
-        return digits.rstrip("0").rstrip(".") if "." in digits else digits
+    number = _THOUSANDS.sub("", text).replace("$", "").removesuffix("%").replace(" ", "")
+    if len(number) < _LONGEST and _PLAIN_NUMBER.fullmatch(number):
+        return str(Fraction(number))
     return text

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_"))
 AGAINST_THE_HARNESS = "evaluation_throughput"
+FORKING = "kills"  # copies of its process, which may have no threads but its own
 
 
 def figures_of(name: str, monkeypatch, capsys) -> dict:
@@ -20,9 +22,17 @@ def figures_of(name: str, monkeypatch, capsys) -> dict:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", sorted({*BENCHMARKS} - {AGAINST_THE_HARNESS}))
+@pytest.mark.parametrize("name", sorted({*BENCHMARKS} - {AGAINST_THE_HARNESS, FORKING}))
 def test_benchmark_prints_one_json_object_last(name: str, monkeypatch, capsys) -> None:
     assert figures_of(name, monkeypatch, capsys)
+
+
+def test_nothing_is_lost_by_kills() -> None:
+    command = [sys.executable, "-m", f"benchmarks.{FORKING}", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["kills"] >= 10
+    assert figures["lost"] == figures["different"] == figures["orphans"] == 0
 
 
 @pytest.mark.extras
