@@ -28,11 +28,12 @@ from evaluators import (
 )
 from evaluators.whole_file import replacing
 from nas_engine import Example, SuperNetwork
-from nas_engine.batches import Batch
-from nas_engine.recipes import calibration_batches
-from nas_engine.tasks import TaskError, task_splits
+from nas_engine.errors import TaskError
+from nas_engine.tasks import task_splits
+from nas_engine.texts.batches import Batch
+from nas_engine.texts.calibration import calibration_batches
+from nas_engine.texts.examples import tokenize
 from nas_engine.training import TextPair
-from nas_engine.training.data import tokenize
 from nas_engine.training.strategies import genomes_of_batch
 from search_spaces import attention_heads, layer_skip, mlp_width
 

@@ -30,10 +30,11 @@ from benchmarks._alternatives import (
 from benchmarks._common import load
 from benchmarks.ordering import scores
 from evaluators import Measurement
-from nas_engine import Healed, Subnetwork, SuperNetwork, Teacher, heal, heuristics, train
-from nas_engine.batches import Batch, readable, token_count
-from nas_engine.recipes import calibration_batches
+from nas_engine import Healed, Subnetwork, SuperNetwork, Teacher, heal, train
+from nas_engine.jobs import heuristics
 from nas_engine.supernet.ordering import input_norms
+from nas_engine.texts.batches import Batch, readable, token_count
+from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import Distillation
 from search_spaces import SpaceTemplate, Value, attention_heads, layer_skip, lora_rank, mlp_width
 

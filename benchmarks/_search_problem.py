@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nas_engine.search import DriverProblem
+from nas_engine.drivers.driver import DriverProblem
 from search_spaces import Genome, SearchSpace
 
 Array = npt.NDArray[np.float64]

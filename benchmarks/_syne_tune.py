@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nas_engine.search import DriverProblem
-from nas_engine.search.driver import Objectives, Violations
+from nas_engine.drivers.driver import DriverProblem, Objectives, Violations
 from search_spaces import Genome
 
 INSTALLED = importlib.util.find_spec("syne_tune") is not None

@@ -46,7 +46,7 @@ from benchmarks._alternatives import BATCH, Load, Task, Timings, load_task, trai
 from benchmarks._alternatives_methods import METHODS, RANK, TARGETS, BudgetError, Outcome, Work
 from benchmarks._common import add_device, arguments, load, print_json
 from nas_engine import SuperNetwork
-from nas_engine.tasks import TaskError
+from nas_engine.errors import TaskError
 from search_spaces import lora_rank
 
 TASKS = ("family", "arc", "perplexity")

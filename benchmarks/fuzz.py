@@ -36,19 +36,19 @@ from evaluators import (
     load_questions,
     save_questions,
 )
-from evaluators.block_costs import BlockKnots, DecoderCosts
-from evaluators.workload import Workload
+from evaluators.latency.workload import Workload
+from evaluators.latency_table.block_costs import BlockKnots, DecoderCosts
 from nas_engine import SuperNetwork, search, train
 from nas_engine.cli import app
 from nas_engine.compression.checkpoint import load_base, save_quantized
 from nas_engine.compression.database import LayerDatabase, build_database
 from nas_engine.compression.quantization import quantize_model
-from nas_engine.finalists import remembered
-from nas_engine.front import SearchResult
-from nas_engine.job import kept_sensitivity
-from nas_engine.recipes import calibration_batches
-from nas_engine.search.ledger import Ledger
+from nas_engine.jobs.finalists import remembered
+from nas_engine.jobs.job import kept_sensitivity
+from nas_engine.ledger.ledger import Ledger
+from nas_engine.results.result import SearchResult
 from nas_engine.tasks import chain_sum
+from nas_engine.texts.calibration import calibration_batches
 from search_spaces import SearchSpace, lora_rank, mlp_width
 
 SPACE = lora_rank((4, 2), ("q", "v", "up", "down")) + mlp_width((1.0, 0.75, 0.5), multiple_of=8)

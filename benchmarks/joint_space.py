@@ -40,12 +40,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks._common import add_device, arguments, load, print_json, texts
 from benchmarks.quantization_error import batched
 from evaluators import Operator, Perplexity, Subnetwork, cost_model, load_device
-from evaluators.roofline import roofline_seconds
+from evaluators.cost.roofline import roofline_seconds
 from nas_engine import SuperNetwork, search, train
 from nas_engine.compression.database import LayerDatabase, build_database
-from nas_engine.dominance import non_dominated
+from nas_engine.jobs.recipes import ordered
 from nas_engine.models import moved
-from nas_engine.recipes import ordered
+from nas_engine.results.dominance import non_dominated
 from nas_engine.training import Example
 from search_spaces import SpaceTemplate, lora_rank, mlp_width, sparsity, weight_bits
 

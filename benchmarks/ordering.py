@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from benchmarks._common import arguments, batch_of, load, print_json, texts
 from nas_engine import SuperNetwork
-from nas_engine.batches import Batch
 from nas_engine.supernet.layer import ElasticLayer
 from nas_engine.supernet.ordering import input_norms
+from nas_engine.texts.batches import Batch
 from search_spaces import mlp_width
 
 WIDTHS = (0.875, 0.75, 0.625, 0.5)

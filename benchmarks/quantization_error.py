@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks._common import arguments, batch_of, load, print_json, texts
-from nas_engine.batches import Batch
 from nas_engine.compression import (
     GridSettings,
     calibrated_layers,
@@ -32,8 +31,9 @@ from nas_engine.compression import (
     wanda_mask,
 )
 from nas_engine.compression.calibration import Hessians
-from nas_engine.compression.gptq import output_error
-from nas_engine.compression.sparsify import matrix_of
+from nas_engine.compression.rounding import output_error
+from nas_engine.compression.sparsification import matrix_of
+from nas_engine.texts.batches import Batch
 
 ROWS = 16
 METHODS = ("rtn", "gptq", "gptq_act_order")

@@ -29,13 +29,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks._common import add_device, arguments, load, print_json
 from evaluators import Macs, MultipleChoiceAccuracy, Question, load_questions
-from nas_engine import SuperNetwork, heuristics, train
+from nas_engine import SuperNetwork, train
 from nas_engine.compression import sparsify, sparsity_report
+from nas_engine.jobs import heuristics
+from nas_engine.jobs.recipes import SearchPlan, TrainingPlan, shears, sqft
 from nas_engine.models import moved
-from nas_engine.recipes import SearchPlan, TrainingPlan, calibration_batches, shears, sqft
 from nas_engine.supernet import Subnetwork
 from nas_engine.supernet.compressed_base import active_grids
 from nas_engine.tasks import chain_sum
+from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import TrainingReport
 from search_spaces import lonas, lora_rank, mlp_width
 from search_spaces import shears as shears_space

@@ -46,9 +46,9 @@ from benchmarks._lonas96 import lonas_problem
 from benchmarks._search_problem import BenchmarkProblem
 from benchmarks._syne_tune import INSTALLED, SyneTune
 from benchmarks._table import TABLE, table_problem
-from nas_engine.search import DRIVERS, DriverProblem
-from nas_engine.search.drivers import DriverFactory
-from nas_engine.search.pymoo_driver import PymooDriver
+from nas_engine.drivers.driver import DriverProblem
+from nas_engine.drivers.pymoo_driver import PymooDriver
+from nas_engine.drivers.registry import DRIVERS, DriverFactory
 from search_spaces import Genome
 
 Array = npt.NDArray[np.float64]

@@ -25,8 +25,9 @@ from evaluators import Measurement, MultipleChoiceAccuracy, Question
 from nas_engine import SuperNetwork, train
 from nas_engine.progress import progress_bar
 from nas_engine.tasks import task_splits
+from nas_engine.texts.examples import batch_of, tokenize
 from nas_engine.training.answers import answer_loss
-from nas_engine.training.data import batch_indices, batch_of, tokenize
+from nas_engine.training.epochs import batch_indices
 from nas_engine.training.run import TrainingSettings, learning_rate_at
 from search_spaces import lora_rank, mlp_width
 

@@ -1,33 +1,33 @@
 """What a sub-network is worth: evaluators, which see it through a Protocol. Never imports the engine."""
 
-from evaluators.cost_model import CostModel, cost_model
-from evaluators.decoder_operators import LayerSizes, decoder_operators
-from evaluators.energy import HOROWITZ_45NM, Energy, EnergyCosts
-from evaluators.exact_match import ExactMatch
-from evaluators.exclusive import BusyError, alone, computing
-from evaluators.footprint import KVCacheBytes, PeakMemory, WeightBytes
-from evaluators.hardware import Device, DeviceError, device_names, load_device
-from evaluators.harness import HarnessTask
-from evaluators.latency import Latency, LatencyReport
-from evaluators.latency_comparison import LatencyComparison, compare_latency
-from evaluators.latency_table import LatencyTable, LatencyTableError
-from evaluators.likelihoods import log_likelihoods
-from evaluators.macs import Macs
-from evaluators.model_metric import ModelMetric, model_metric
-from evaluators.multiple_choice import MultipleChoiceAccuracy
-from evaluators.operators import Operator
-from evaluators.parameters import NonZeroParameters, ParameterCount
-from evaluators.perplexity import Perplexity
-from evaluators.prefix_reuse import depth_first
-from evaluators.problems import Problem, ProblemFileError, load_problems
+from evaluators.cost.device_sheet import Device, DeviceError, device_names, load_device
+from evaluators.cost.energy import HOROWITZ_45NM, Energy, EnergyCosts
+from evaluators.cost.footprint import KVCacheBytes, PeakMemory, WeightBytes
+from evaluators.cost.macs import Macs
+from evaluators.cost.parameters import NonZeroParameters, ParameterCount
+from evaluators.cost.roofline import Roofline
+from evaluators.functions.cost_model import CostModel, cost_model
+from evaluators.functions.model_metric import ModelMetric, model_metric
+from evaluators.latency.comparison import LatencyComparison, compare_latency
+from evaluators.latency.evaluator import Latency, LatencyReport
+from evaluators.latency.exclusive import BusyError, alone, computing
+from evaluators.latency.timing import Timing
+from evaluators.latency.workload import Phase, Workload
+from evaluators.latency_table.table import LatencyTable, LatencyTableError
+from evaluators.multiple_choice.accuracy import MultipleChoiceAccuracy
+from evaluators.multiple_choice.likelihoods import log_likelihoods
+from evaluators.multiple_choice.prefix_reuse import depth_first
+from evaluators.multiple_choice.questions import Question, QuestionFileError, load_questions, save_questions, split
+from evaluators.multiple_choice.racing import Racing
+from evaluators.multiple_choice.screening import Screening
+from evaluators.operators.decoder import LayerSizes, decoder_operators
+from evaluators.operators.operator import Operator
 from evaluators.protocol import BatchEvaluator, Direction, Evaluator, Measurement, Session, Subnetwork
-from evaluators.questions import Question, QuestionFileError, load_questions, save_questions, split
-from evaluators.racing import Racing
 from evaluators.registry import evaluator_names, load_evaluator
-from evaluators.roofline import Roofline
-from evaluators.screening import Screening
-from evaluators.timing import Timing
-from evaluators.workload import Phase, Workload
+from evaluators.text.exact_match import ExactMatch
+from evaluators.text.harness import HarnessTask
+from evaluators.text.perplexity import Perplexity
+from evaluators.text.problems import Problem, ProblemFileError, load_problems
 
 __all__ = [
     "HOROWITZ_45NM",

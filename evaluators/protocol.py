@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.decoder_operators import LayerSizes
-from evaluators.operators import Operator
+from evaluators.operators.decoder import LayerSizes
+from evaluators.operators.operator import Operator
 
 Direction = Literal["minimize", "maximize"]
 
@@ -23,7 +23,8 @@ class Measurement:
         value: in the evaluator's unit.
         stderr: standard error of `value`; 0 where it is computed and not sampled.
         n: how many samples `value` rests on; 1 where it is computed.
-        outcomes: for a raced accuracy, which of the n questions were answered rightly; see `evaluators.racing`.
+        outcomes: for a raced accuracy, which of the n questions were answered rightly; see
+            `evaluators.multiple_choice.racing`.
     """
 
     value: float

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from search_spaces import NasEngineError
+
 _UNFINISHED = ".unfinished-"
 _AT_WORKING_DIRECTORY, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 # What an older save of other sizes would leave beside a new one, to be loaded instead of it.
@@ -25,7 +27,7 @@ _OUTDATED = re.compile(r"(model.*|grids)\.safetensors(\.index\.json)?")
 _DESCRIPTIONS = ("config.json", "supernet.json")  # without which nothing loads
 
 
-class WritingError(ValueError):
+class WritingError(NasEngineError, ValueError):
     """A file or folder cannot be written; what was there is as it was."""
 
 

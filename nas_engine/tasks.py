@@ -13,7 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evaluators.questions import Question, load_questions, split
+from evaluators.multiple_choice.questions import Question, load_questions, split
+from nas_engine.errors import TaskError
 
 CHAIN_SUM = "chain_sum"
 FAMILY = "family"
@@ -28,10 +29,6 @@ _RELATIONS = (
 
 
 A = TypeVar("A")  # an answer
-
-
-class TaskError(ValueError):
-    """A task is unknown, cannot be read, or is too small for the splits asked of it."""
 
 
 @dataclass(frozen=True)

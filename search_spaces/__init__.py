@@ -1,17 +1,17 @@
 """What may vary in a super-network: genes, spaces, genomes and configurations. Knows no network."""
 
-from search_spaces.attention_heads import attention_heads
 from search_spaces.choice import Choice, Value
-from search_spaces.errors import ConfigurationError, SpaceError
-from search_spaces.layer_skip import layer_skip
-from search_spaces.lora_rank import lora_rank
-from search_spaces.mlp_width import mlp_width
+from search_spaces.dimensions.attention_heads import attention_heads
+from search_spaces.dimensions.layer_skip import layer_skip
+from search_spaces.dimensions.lora_rank import lora_rank
+from search_spaces.dimensions.mlp_width import mlp_width
+from search_spaces.dimensions.sparsity import sparsity
+from search_spaces.dimensions.weight_bits import weight_bits
+from search_spaces.errors import ConfigurationError, NasEngineError, SpaceError
 from search_spaces.presets import lonas, shears, sqft
 from search_spaces.shape import ModelShape
 from search_spaces.space import Configuration, Genome, SearchSpace
-from search_spaces.sparsity import sparsity
 from search_spaces.template import Dimension, SpaceTemplate
-from search_spaces.weight_bits import weight_bits
 
 __all__ = [
     "Choice",
@@ -20,6 +20,7 @@ __all__ = [
     "Dimension",
     "Genome",
     "ModelShape",
+    "NasEngineError",
     "SearchSpace",
     "SpaceError",
     "SpaceTemplate",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from search_spaces.lora_rank import lora_rank
-from search_spaces.mlp_width import mlp_width
+from search_spaces.dimensions.lora_rank import lora_rank
+from search_spaces.dimensions.mlp_width import mlp_width
 from search_spaces.template import SpaceTemplate
 
 

@@ -102,6 +102,17 @@ class SearchSpace:
             for layer in range(layers)
         )
 
+    @property
+    def layer_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Positions of genes that move a layer in common, directly or through another gene."""
+        owner: dict[str, int] = {}
+        group = list(range(len(self)))
+        for i, gene in enumerate(self.genes):
+            for layer in {module.split(".")[1] for module in gene.modules}:
+                first = group[owner.setdefault(layer, i)]
+                group = [first if g == group[i] else g for g in group] if first != group[i] else group
+        return tuple(tuple(i for i, g in enumerate(group) if g == name) for name in dict.fromkeys(group))
+
     def sample(self, rng: np.random.Generator, count: int = 1) -> Genome:
         """Genomes drawn uniformly at random, shape (count, genes); repeats may occur."""
         return rng.integers(0, self.cardinalities, size=(count, len(self)), dtype=np.int64)

@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from nas_engine import SuperNetwork
-from nas_engine.supernet.errors import ExportError
+from nas_engine.errors import ExportError
 from search_spaces import SpaceTemplate, Value, attention_heads, layer_skip, lora_rank, mlp_width
 from tests.family_table import replace_table
 from tests.supernets import random_adapters

@@ -5,7 +5,7 @@ Run as ``python -m tests.family_table`` to write it anew.
 
 from pathlib import Path
 
-from nas_engine.supernet.families import FAMILIES, Family
+from nas_engine.families.family import FAMILIES, Family
 from tests.supernets import FAMILIES as TESTED
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"

@@ -2,12 +2,12 @@
 
 from nas_engine.compression.calibration import calibrated_layers
 from nas_engine.compression.checkpoint import load_quantized, save_quantized
-from nas_engine.compression.errors import CompressionError
-from nas_engine.compression.gptq import QuantizedWeight, gptq, round_to_nearest
 from nas_engine.compression.grid import Grid, GridSettings, dequantize, find_grid, quantize
 from nas_engine.compression.quantization import Quantization, quantize_model
-from nas_engine.compression.sparsify import sparsify, sparsity_report
+from nas_engine.compression.rounding import QuantizedWeight, gptq, round_to_nearest
+from nas_engine.compression.sparsification import sparsify, sparsity_report
 from nas_engine.compression.sparsity import NOfM, Unstructured, magnitude_mask, pattern_of, wanda_mask
+from nas_engine.errors import CompressionError
 
 __all__ = [
     "CompressionError",

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nas_engine.batches import Batch, readable, token_count
-from nas_engine.compression.errors import CompressionError
-from nas_engine.supernet.families import Family, family_of
+from nas_engine.errors import CompressionError
+from nas_engine.families.family import Family, family_of
+from nas_engine.texts.batches import Batch, readable, token_count
 
 Observer = Callable[[str, Tensor], None]
 """Is given a projection's name in its layer, such as ``up``, and its inputs without padding, shape (tokens, inputs)."""

@@ -21,11 +21,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.documents import decoded, parsed, read_document
 from evaluators.whole_file import replacing
-from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.grid import Grid, GridSettings, dequantize, quantize
 from nas_engine.compression.quantization import Quantization
+from nas_engine.errors import CompressionError
+from nas_engine.families.family import family_of
 from nas_engine.models import load_model
-from nas_engine.supernet.families import family_of
 
 FORMAT = "pack-quantized"
 _METHOD = "compressed-tensors"

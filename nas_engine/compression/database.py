@@ -23,18 +23,18 @@ from transformers import PreTrainedModel
 
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
-from nas_engine.batches import Batch
 from nas_engine.compression.calibration import CalibratedLayer, Hessians, calibrated_layers
-from nas_engine.compression.errors import CompressionError
-from nas_engine.compression.gptq import gptq
 from nas_engine.compression.grid import Grid, GridSettings
 from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.quantization import require_unquantized
-from nas_engine.compression.sparsify import matrix_of
+from nas_engine.compression.rounding import gptq
+from nas_engine.compression.sparsification import matrix_of
 from nas_engine.compression.sparsity import Unstructured, wanda_mask
-from nas_engine.supernet.families import family_of
-from nas_engine.supernet.plain import require_plain
-from nas_engine.supernet.storage import base_fingerprint
+from nas_engine.errors import CompressionError
+from nas_engine.families.family import family_of
+from nas_engine.families.fingerprint import base_fingerprint
+from nas_engine.families.plain import require_plain
+from nas_engine.texts.batches import Batch
 
 _FORMAT = 1
 _MODULE = re.compile(r"layers\.[0-9]{1,6}\.\w+")
@@ -211,7 +211,8 @@ def build_database(
     """Compute every projection of `model` at every level, by Wanda and GPTQ, and write it to `folder`.
 
     Interrupted, the same call goes on with the next layer. A model whose widths are to be searched is ordered first
-    (`nas_engine.recipes.ordered`): versions are of channels in a fixed order, of which a sub-network takes a prefix.
+    (`nas_engine.jobs.recipes.ordered`): versions are of channels in a fixed order, of which a sub-network takes a
+    prefix.
 
     Args:
         model: of a known family; stays as it is.
@@ -221,7 +222,7 @@ def build_database(
         sparsities: fractions of zeros of the levels.
         group_size: inputs that share a scale; prefixes of a projection's inputs must be whole groups.
         symmetric: no zero points.
-        refit: whether kept weights make up for the zeros, as `nas_engine.compression.sparsify` has it.
+        refit: whether kept weights make up for the zeros, as `nas_engine.compression.sparsification` has it.
         budget_bytes: as `LayerDatabase`.
 
     Raises:

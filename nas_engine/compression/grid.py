@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nas_engine.compression.errors import CompressionError
+from nas_engine.errors import CompressionError
 
 BITS = (4, 8)
 

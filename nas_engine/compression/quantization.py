@@ -14,14 +14,14 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nas_engine.batches import Batch
 from nas_engine.compression.calibration import Hessians, calibrated_layers
-from nas_engine.compression.errors import CompressionError
-from nas_engine.compression.gptq import gptq, output_error, round_to_nearest
 from nas_engine.compression.grid import Grid, GridSettings
-from nas_engine.compression.sparsify import matrix_of
-from nas_engine.supernet.families import family_of
-from nas_engine.supernet.plain import require_plain
+from nas_engine.compression.rounding import gptq, output_error, round_to_nearest
+from nas_engine.compression.sparsification import matrix_of
+from nas_engine.errors import CompressionError
+from nas_engine.families.family import family_of
+from nas_engine.families.plain import require_plain
+from nas_engine.texts.batches import Batch
 
 Method = Literal["gptq", "rtn"]
 

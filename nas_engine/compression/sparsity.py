@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nas_engine.compression.errors import CompressionError
+from nas_engine.errors import CompressionError
 
 _N_OF_M = re.compile(r"(\d+):(\d+)")
 

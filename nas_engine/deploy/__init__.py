@@ -1,5 +1,5 @@
 """The ways out: compressed models as the files of the runtimes where they are deployed."""
 
-from nas_engine.deploy.export import FORMATS, Export, Weights, export, export_folder, lines_of
+from nas_engine.deploy.formats import FORMATS, Export, Weights, export, export_folder, lines_of
 
 __all__ = ["FORMATS", "Export", "Weights", "export", "export_folder", "lines_of"]

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluators.documents import read_document
 from nas_engine.compression.checkpoint import load_base
 from nas_engine.compression.grid import Grid
-from nas_engine.models import ModelError, load_model
-from nas_engine.supernet import modeling_subnetwork as runtime
-from nas_engine.supernet.families import family_of
+from nas_engine.errors import ModelError
+from nas_engine.families import modeling_subnetwork as runtime
+from nas_engine.families.family import family_of
+from nas_engine.models import load_model
 
 
 def load_compressed(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Grid]]:

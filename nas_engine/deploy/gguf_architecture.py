@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from nas_engine.supernet.errors import ExportError
-from nas_engine.supernet.families import Family, attention_sizes, inputs_of
+from nas_engine.errors import ExportError
+from nas_engine.families.family import Family, attention_sizes, inputs_of
 
 Metadata = dict[str, Any]  # values by the part of their key behind the architecture's name
 

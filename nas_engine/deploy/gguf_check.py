@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nas_engine.compression.sparsify import matrix_of
-from nas_engine.deploy.export import Check
+from nas_engine.compression.sparsification import matrix_of
+from nas_engine.deploy.formats import Check
 from nas_engine.deploy.gguf_architecture import context_length
 from nas_engine.deploy.gguf_encoding import decoded
 from nas_engine.deploy.gguf_tensors import Source, stored_matrices
 from nas_engine.deploy.llama_cpp import Position, read_and_continued
-from nas_engine.supernet.errors import ExportError
+from nas_engine.errors import ExportError
 
 NEW_TOKENS = 12
 EXACT = 0.01  # nats, of what is written in fp32

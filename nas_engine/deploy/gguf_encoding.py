@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from nas_engine.compression.grid import Grid, quantize
-from nas_engine.deploy.export import Weights
-from nas_engine.supernet.errors import ExportError
+from nas_engine.deploy.formats import Weights
+from nas_engine.errors import ExportError
 
 BLOCK = 32  # weights that share a scale
 _TYPES = {

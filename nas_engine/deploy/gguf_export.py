@@ -10,13 +10,13 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.compression.grid import Grid
-from nas_engine.deploy.export import Check, Weights
+from nas_engine.deploy.formats import Check, Weights
 from nas_engine.deploy.gguf_architecture import architecture_of, blocks_of, built_as
 from nas_engine.deploy.gguf_check import as_stored, require_exact
 from nas_engine.deploy.gguf_file import write_gguf
 from nas_engine.deploy.gguf_tensors import Source
 from nas_engine.deploy.llama_cpp import require_llama_cpp
-from nas_engine.supernet.families import family_of
+from nas_engine.families.family import family_of
 
 
 def export_gguf(

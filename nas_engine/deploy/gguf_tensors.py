@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nas_engine.compression.grid import Grid
-from nas_engine.compression.sparsify import matrix_of
-from nas_engine.deploy.export import Weights
+from nas_engine.compression.sparsification import matrix_of
+from nas_engine.deploy.formats import Weights
 from nas_engine.deploy.gguf_architecture import Architecture, Block
 from nas_engine.deploy.gguf_encoding import BLOCK, Encoded, encoded, on_grid, require_blocks
-from nas_engine.supernet.errors import ExportError
-from nas_engine.supernet.families import Family, attention_sizes
+from nas_engine.errors import ExportError
+from nas_engine.families.family import Family, attention_sizes
 
 _KINDS = (".weight", ".bias")
 _PAIRED = ("llama", "deci")  # rotate neighbouring channels, where transformers rotates halves

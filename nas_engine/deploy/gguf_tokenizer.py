@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 from transformers import PreTrainedTokenizerBase
 
-from nas_engine.supernet.errors import ExportError
+from nas_engine.errors import ExportError
 
 # llama.cpp knows how text is split before its merges by names alone. Here they are found by what splits it in
 # transformers: whether single digits are split off, and the regular expression, None for the one of GPT-2.

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nas_engine.supernet.errors import ExportError
+from nas_engine.errors import ExportError
 
 _PROCESS = Path(__file__).with_name("llama_cpp_process.py")
 _DECODED = 16  # tokens of which the mean time is taken

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from evaluators import Subnetwork
-from evaluators.timing import Timing
-from evaluators.workload import Workload
-from nas_engine.deploy.export import Export, Weights, export
+from evaluators.latency.timing import Timing
+from evaluators.latency.workload import Workload
+from nas_engine.deploy.formats import Export, Weights, export
 from nas_engine.deploy.llama_cpp import require_llama_cpp, time_files
 
 _STORED: Weights = "f16"

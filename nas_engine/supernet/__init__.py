@@ -1,7 +1,7 @@
 """The super-network around a Hugging Face model: elastic layers, channel order, extraction and export."""
 
-from nas_engine.supernet.errors import CheckpointError, ExportError, FamilyError
-from nas_engine.supernet.families import FAMILIES, Family, family_of
+from nas_engine.errors import CheckpointError, ExportError, FamilyError
+from nas_engine.families.family import FAMILIES, Family, family_of
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.supernet.supernetwork import AdapterSettings, SuperNetwork
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nas_engine.batches import Batch
 from nas_engine.supernet.layer import BLOCKS
 from nas_engine.supernet.ordering import final_states
+from nas_engine.texts.batches import Batch
 
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork

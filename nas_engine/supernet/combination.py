@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nas_engine.compression.grid import Grid, dequantize, quantize
-from nas_engine.supernet.errors import ExportError
+from nas_engine.errors import ExportError
 
 _SPARSE_FROM = 0.01  # fraction of zeros that nobody has by chance
 

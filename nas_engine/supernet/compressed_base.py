@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 
 from evaluators import Operator
 from nas_engine.compression.database import LayerDatabase
-from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.grid import Grid
 from nas_engine.compression.quantization import Quantization, require_unquantized
-from nas_engine.compression.sparsify import matrix_of
+from nas_engine.compression.sparsification import matrix_of
+from nas_engine.errors import CompressionError
+from nas_engine.families.family import attention_sizes, family_of
 from nas_engine.supernet.dimensions import HEADS, WIDTH
 from nas_engine.supernet.extraction import absent_layers, bypassed
-from nas_engine.supernet.families import attention_sizes, family_of
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:

@@ -17,14 +17,15 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from nas_engine.compression.grid import Grid, dequantize, quantize
+from nas_engine.errors import ExportError
+from nas_engine.families.plain import ElasticProjection
 from nas_engine.supernet.combination import Combination, Plain
-from nas_engine.supernet.errors import ExportError
 
 # What a switch of sub-networks sets, thousands of times a search.
 _SIZES = frozenset({"active_in", "active_out", "active_parts", "active_rank", "_active_parts", "_rows"})
 
 
-class ElasticLinear(nn.Module):
+class ElasticLinear(ElasticProjection):
     """``Y = X Wᵀ + b + s · drop(X) Aᵀ Bᵀ`` on prefix slices, with ``s = alpha / r_max`` at every active rank.
 
     The frozen layer keeps its parameters under their own names, so that a state dict without the adapter is the
@@ -372,7 +373,7 @@ class ElasticLinear(nn.Module):
         if self.grid is not None and not torch.equal(order.cpu(), torch.arange(self.in_features)):
             raise ValueError(
                 "the inputs of a quantized layer are in groups that share a scale, so their order is fixed; order the "
-                "model before it is quantized (nas_engine.recipes.ordered)."
+                "model before it is quantized (nas_engine.jobs.recipes.ordered)."
             )
         for tensor in (self.matrix, self.lora_A):
             if tensor is not None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from nas_engine.batches import Batch
 from nas_engine.supernet.dimensions import HEADS, WIDTH
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.layer import READERS, ElasticLayer, Unit
 from nas_engine.supernet.ordering import input_norms, order_of
+from nas_engine.texts.batches import Batch
 from search_spaces import SearchSpace
 
 _DIMENSIONS: dict[Unit, str] = {"heads": HEADS, "channels": WIDTH}

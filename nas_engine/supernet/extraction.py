@@ -11,10 +11,10 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from nas_engine.supernet import modeling_subnetwork as runtime
+from nas_engine.errors import ExportError
+from nas_engine.families import modeling_subnetwork as runtime
+from nas_engine.families.family import Family
 from nas_engine.supernet.elastic import ElasticLinear
-from nas_engine.supernet.errors import ExportError
-from nas_engine.supernet.families import Family
 from nas_engine.supernet.layer import BLOCKS, Block, ElasticLayer
 
 

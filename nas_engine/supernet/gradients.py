@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from evaluators.head import logits_of
-from nas_engine.batches import Batch
+from evaluators.text.head import logits_of
 from nas_engine.progress import progress_bar
 from nas_engine.supernet.dimensions import HEADS, SKIP, WIDTH
 from nas_engine.supernet.layer import READERS
+from nas_engine.texts.batches import Batch
 
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork

@@ -12,10 +12,10 @@ from transformers import PreTrainedConfig
 
 from evaluators import LayerSizes
 from nas_engine.compression.grid import Grid
-from nas_engine.supernet import modeling_subnetwork as runtime
+from nas_engine.families import modeling_subnetwork as runtime
+from nas_engine.families.family import Bypass, Family, attention_sizes, inputs_of
 from nas_engine.supernet.combination import Combination
 from nas_engine.supernet.elastic import ElasticLinear
-from nas_engine.supernet.families import Bypass, Family, attention_sizes, inputs_of
 
 Block = Literal["attention", "mlp"]
 BLOCKS: tuple[Block, Block] = ("attention", "mlp")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from nas_engine.compression.database import DENSE, LayerDatabase, Level
-from nas_engine.compression.errors import CompressionError
+from nas_engine.errors import CompressionError
 from nas_engine.supernet.dimensions import BITS, DENSITY
 from nas_engine.supernet.elastic import ElasticLinear
 from search_spaces import Choice, SearchSpace, Value

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nas_engine.batches import Batch, readable
+from nas_engine.texts.batches import Batch, readable
 
 
 @torch.no_grad()

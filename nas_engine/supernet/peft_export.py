@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save_file
 
 from evaluators.whole_file import replacing
+from nas_engine.errors import ExportError
 from nas_engine.supernet.elastic import ElasticLinear
-from nas_engine.supernet.errors import ExportError
 
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork

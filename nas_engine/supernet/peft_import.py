@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nas_engine.errors import CheckpointError
 from nas_engine.supernet.elastic import ElasticLinear
-from nas_engine.supernet.errors import CheckpointError
 from nas_engine.supernet.layer import inverse
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nas_engine.batches import Batch
 from nas_engine.supernet.elastic_units import Units
 from nas_engine.supernet.layer import spread
 from nas_engine.supernet.ordering import listened
+from nas_engine.texts.batches import Batch
 
 _STEPS = 96  # in which units are taken away, a few at a time: one by one, a wide layer would take hours
 _DAMPING = 0.01  # of the mean square of an input, so that what calibration texts never tell apart stays as it was

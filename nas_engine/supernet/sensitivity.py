@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluators.head import logits_of
-from nas_engine.batches import Batch, readable, token_count
+from evaluators.text.head import logits_of
 from nas_engine.progress import progress_bar
 from nas_engine.supernet.gradients import sensitivity_by_gradients
 from nas_engine.supernet.ordering import final_states
+from nas_engine.texts.batches import Batch, readable, token_count
 
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork

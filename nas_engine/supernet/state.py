@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nas_engine.supernet.errors import CheckpointError
+from nas_engine.errors import CheckpointError
 from nas_engine.supernet.layer import Unit
 
 if TYPE_CHECKING:

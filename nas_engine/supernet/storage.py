@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.documents import read_document
-from evaluators.encoding import encoding_state
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import load_base, load_grids, save_grids, save_on_grids
 from nas_engine.compression.quantization import Quantization
-from nas_engine.supernet.errors import CheckpointError
-from nas_engine.supernet.families import family_of
+from nas_engine.errors import CheckpointError
+from nas_engine.families.family import family_of
+from nas_engine.families.fingerprint import base_fingerprint, tokenizer_fingerprint
 from nas_engine.supernet.state import adapter_tensors
 from search_spaces import SearchSpace, SpaceError
 
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork
 
 _FORMAT = 3
-# Fields of a configuration that say where a model is from or how it is run, and not what it computes.
-_PROVENANCE = {
-    *("_name_or_path", "transformers_version", "architectures", "auto_map", "use_cache", "quantization_config"),
-    *("dtype", "torch_dtype"),  # the weights have it
-}
 
 
 @dataclass(frozen=True)
@@ -60,35 +55,6 @@ class SavedSuperNetwork:
     base: str | None
     quantization: Quantization | None
     database: str | None
-
-
-def base_fingerprint(model: PreTrainedModel, head: tuple[str, ...]) -> str:
-    """16 hexadecimal digits of a model's weights and configuration, without the modules of `head`."""
-    described = {key: value for key, value in model.config.to_dict().items() if key not in _PROVENANCE}
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(tuple(f"{path}." for path in head)):
-            continue
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        # All of them: a change of one row of the embeddings is another model.
-        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """16 hexadecimal digits of how texts become tokens."""
-    described: dict[str, Any] = {
-        "encoding": encoding_state(tokenizer),
-        "special": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
-        "template": getattr(tokenizer, "chat_template", None),
-    }
-    if tokenizer.is_fast:
-        # Padding and truncation are those of the last call.
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        described["backend"] = {key: value for key, value in backend.items() if key not in ("padding", "truncation")}
-    else:
-        described["vocabulary"] = tokenizer.get_vocab()
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprint(supernet: SuperNetwork) -> str:

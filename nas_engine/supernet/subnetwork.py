@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluators import LayerSizes, Operator, decoder_operators
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import save_on_grids
+from nas_engine.families.family import Family
 from nas_engine.supernet.compressed_base import active_grids, as_stored
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.extraction import absent_layers, extract
-from nas_engine.supernet.families import Family
 from nas_engine.supernet.peft_export import save_adapter
 from search_spaces import Value
 

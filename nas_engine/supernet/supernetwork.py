@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.documents import checked
-from nas_engine.batches import Batch
 from nas_engine.compression.checkpoint import load_base
 from nas_engine.compression.database import LayerDatabase
-from nas_engine.compression.errors import CompressionError
 from nas_engine.compression.quantization import Quantization
+from nas_engine.errors import CheckpointError, CompressionError
+from nas_engine.families.family import Family
+from nas_engine.families.fingerprint import base_fingerprint
+from nas_engine.families.plain import require_plain
 from nas_engine.models import moved
 from nas_engine.supernet.block_importance import block_importance
 from nas_engine.supernet.combination import COMBINATIONS
@@ -24,25 +26,19 @@ from nas_engine.supernet.compressed_base import prepare_base
 from nas_engine.supernet.dimensions import BITS, DENSITY, RANK, SKIP
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_units import elastic_units, sort_by_norms
-from nas_engine.supernet.errors import CheckpointError
 from nas_engine.supernet.extraction import absent_layers, bypassed
-from nas_engine.supernet.families import Family
 from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer
 from nas_engine.supernet.levels import Levels
 from nas_engine.supernet.peft_import import load_adapter
-from nas_engine.supernet.plain import require_plain
 from nas_engine.supernet.refit import find_shares
 from nas_engine.supernet.resizing import resizers_of
 from nas_engine.supernet.sensitivity import Method, sensitivity
 from nas_engine.supernet.state import adapter_tensors, load_tensors
-from nas_engine.supernet.storage import (
-    base_fingerprint,
-    fingerprint,
-    read_supernetwork,
-    save_base,
-    save_supernetwork,
-)
+from nas_engine.supernet.storage import fingerprint, read_supernetwork, save_base, save_supernetwork
 from nas_engine.supernet.subnetwork import Subnetwork
+from nas_engine.texts.batches import Batch
+from nas_engine.texts.calibration import calibration_batches
+from nas_engine.texts.examples import TextPair
 from search_spaces import Choice, Configuration, SearchSpace, SpaceError, SpaceTemplate, Value
 
 
@@ -326,6 +322,19 @@ class SuperNetwork:
         self._genome = None
         for choice in self.space.fixed:
             self._apply(choice, choice.values[0])
+
+    def texts(self, examples: Sequence[TextPair], count: int = 128, max_tokens: int = 1024) -> list[Batch]:
+        """The first `count` of `examples`, prompts and completions, as calibration texts.
+
+        Args:
+            examples: such as a task's training questions.
+            count: how many to take at most.
+            max_tokens: of one.
+
+        Raises:
+            CompressionError: there is none.
+        """
+        return list(calibration_batches(examples, self.tokenizer, count, self.model.device, max_tokens))
 
     @property
     def ordered(self) -> bool:

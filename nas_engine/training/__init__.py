@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from nas_engine.texts.examples import Example, TextPair
 from nas_engine.training.answers import Distillation
-from nas_engine.training.data import Example, TextPair
 from nas_engine.training.healing import Healed, heal
 from nas_engine.training.teacher import Teacher
 from nas_engine.training.trainer import TrainingReport, train

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from evaluators.head import logits_of
-from nas_engine.batches import by_regime
-from nas_engine.training.data import IGNORED
+from evaluators.text.head import logits_of
+from nas_engine.texts.batches import by_regime
+from nas_engine.texts.examples import IGNORED
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Distillation:
 def predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predictions:
     """What `model` says of `batch`; the output head runs at the labelled positions alone.
 
-    Rows that the model would read otherwise alone have a pass of their own (see `evaluators.positions`).
+    Rows that the model would read otherwise alone have a pass of their own (see `evaluators.text.positions`).
     """
     parts = [_predictions(model, part) for part in by_regime(model, batch)]
     return parts[0] if len(parts) == 1 else _together(parts)

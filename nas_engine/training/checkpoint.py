@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evaluators.documents import parsed
 from evaluators.whole_file import replacing
-from nas_engine.supernet.errors import CheckpointError
+from nas_engine.errors import CheckpointError
 
 FILE = "training.safetensors"
 _FORMAT = 2

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nas_engine.batches import Batch, readable
 from nas_engine.compression.calibration import calibrated_layers
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.subnetwork import Subnetwork
+from nas_engine.texts.batches import Batch, readable
 from nas_engine.training.teacher import Teacher
 
 _DAMPING = 0.01  # of the mean square of an input: what the texts never tell apart stays as it was

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nas_engine.errors import CheckpointError, ExportError
 from nas_engine.progress import say
 from nas_engine.supernet.elastic import ElasticLinear
-from nas_engine.supernet.errors import CheckpointError, ExportError
 from nas_engine.supernet.subnetwork import Subnetwork
+from nas_engine.texts.examples import TextPair, TokenizedExample, tokenize
 from nas_engine.training.answers import Distillation, learned, predictions
-from nas_engine.training.data import TextPair, TokenizedExample, tokenize
 from nas_engine.training.fitting import can_fit, fit_to_teacher
 from nas_engine.training.run import Run, TrainingSettings
 from nas_engine.training.teacher import Teacher

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.positions import most_positions
+from evaluators.text.positions import most_positions
 from evaluators.whole_file import remove_unfinished
+from nas_engine.errors import CheckpointError
 from nas_engine.progress import progress_bar
-from nas_engine.supernet.errors import CheckpointError
+from nas_engine.texts.examples import TokenizedExample, batch_of
 from nas_engine.training.answers import Distillation
 from nas_engine.training.checkpoint import (
     Checkpoint,
@@ -29,7 +30,7 @@ from nas_engine.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from nas_engine.training.data import TokenizedExample, batch_indices, batch_of
+from nas_engine.training.epochs import batch_indices
 from nas_engine.training.strategies import STRATEGIES, Strategy
 
 _CALIBRATION_ROWS = 32

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from nas_engine.progress import say
 from nas_engine.supernet.supernetwork import SuperNetwork
+from nas_engine.texts.examples import TextPair, TokenizedExample, tokenize
 from nas_engine.training.answers import Distillation, learned, predictions
-from nas_engine.training.data import TextPair, TokenizedExample, tokenize
 from nas_engine.training.run import Run, TrainingSettings
 from nas_engine.training.strategies import Strategy, genomes_of_batch
 from nas_engine.training.teacher import Teacher
@@ -32,7 +32,7 @@ class TrainingReport:
 
     Args:
         losses: the mean loss on answer tokens of every step, in nats a token.
-        visits: the sub-networks that took turns; see `nas_engine.heuristics` for what they are good for.
+        visits: the sub-networks that took turns; see `nas_engine.jobs.heuristics` for what they are good for.
         seconds: wall-clock of the steps that this call took, without ordering and fitting.
         resumed_at: the step that this call began with; 0 for a fresh run.
     """

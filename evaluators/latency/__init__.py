@@ -1,0 +1,1 @@
+"""Latency by a clock: in this process and where models are deployed."""

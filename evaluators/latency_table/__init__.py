@@ -1,0 +1,1 @@
+"""Latency predicted from a table of blocks."""

@@ -1,0 +1,1 @@
+"""A forward pass as matrix products, for cost models."""

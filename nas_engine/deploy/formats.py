@@ -1,0 +1,176 @@
+"""From a compressed model to a file for a runtime, checked in that runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluators.documents import read_document
+from evaluators.multiple_choice.questions import prompt_of
+from evaluators.whole_file import replacing
+from nas_engine.errors import ExportError
+
+if TYPE_CHECKING:
+    from nas_engine.compression.grid import Grid
+
+Weights = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
+FORMATS = ("gguf",)
+TEXTS = (
+    "The capital of France is Paris, and the river that runs through it is the",
+    "In 2024, 3 x 17 = 51 and 1234567 + 89 =",
+    "def area(width, height):\n    return width *",
+    "Où est la bibliothèque?  图书馆在哪里？\n\n\t- Là-bas, à côté de l'école 🏫 it's",
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far a runtime is from transformers, over the positions of greedy texts and their ten likeliest tokens.
+
+    Args:
+        exact: the largest difference of a log-probability with everything in fp32, in nats.
+        difference: the largest with the weights as they are stored, in transformers as in the runtime.
+        rounding: the largest from the model before its weights were rounded.
+        same_text: transformers would have written the same greedy texts, as far as the tolerance tells tokens apart.
+        tolerance: usual as `difference`.
+        positions: compared.
+    """
+
+    exact: float
+    difference: float
+    rounding: float
+    same_text: bool
+    tolerance: float
+    positions: int
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file that left.
+
+    Args:
+        file: where it is; what is said here lies beside it as JSON.
+        architecture: the runtime's name of it.
+        weights: what matrices are stored as; None where integers were kept.
+        bytes: of the file.
+        check: how far the runtime is from transformers; None where it was not asked.
+    """
+
+    file: Path
+    architecture: str
+    weights: Weights | None
+    bytes: int
+    check: Check | None
+
+
+def export(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    file: str | Path,
+    *,
+    format: str = "gguf",
+    weights: Weights | None = None,
+    grids: Mapping[str, Grid] | None = None,
+    tokenizer_file: str | Path | None = None,
+    texts: Sequence[str] = TEXTS,
+    check: bool = True,
+) -> Export:
+    """Write `model` for llama.cpp, and compare what llama.cpp computes with what transformers does.
+
+    Layers that differ in width or heads, or lack a block, leave too where llama.cpp has an architecture for them: in
+    Llama, Mistral, SmolLM2 and Qwen2, and in Qwen3 with a tied output.
+
+    Args:
+        model: an extracted sub-network, or any of a known family.
+        tokenizer: its own.
+        file: to write; it appears once it is whole and checked.
+        format: ``"gguf"``.
+        weights: ``"f32"``, ``"f16"``, ``"bf16"``, ``"q8_0"`` or ``"q4_0"`` of matrices; with ``"q4_0"`` embeddings and
+            the output head have 8 bits. None keeps the integers of quantized matrices, and is f16 elsewhere.
+        grids: of quantized matrices, by path in `model`.
+        tokenizer_file: GGUF file of the same base model, to copy the tokenizer from; needed where the tokenizer is no
+            byte-level BPE.
+        texts: of the kind that the model is for; on them tokens, log-probabilities and greedy text are compared, first
+            with everything in fp32, where nothing but the order of sums may differ, then as stored.
+        check: False leaves that out, and needs no llama.cpp.
+
+    Raises:
+        ExportError: llama.cpp cannot express the model, is not installed, or computes something else; no file is left.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"format is {format!r}; choose one of {', '.join(FORMATS)}.")
+    if weights is not None and weights not in get_args(Weights):
+        raise ExportError(f"weights is {weights!r}; choose one of {', '.join(get_args(Weights))}.")
+    if check and not any(text.strip() for text in texts):
+        raise ExportError("texts is empty; give at least one, or check=False.")
+    if find_spec("gguf") is None:
+        raise ExportError("the package gguf is not installed; install it with: pip install 'nas-engine[llamacpp]'.")
+    from nas_engine.deploy.gguf_export import export_gguf  # the package is an extra
+
+    file = Path(file)
+    source = Path(tokenizer_file) if tokenizer_file else tokenizer
+    with replacing(file) as unfinished:
+        architecture, found = export_gguf(
+            model, tokenizer, source, unfinished, file.stem, weights, grids or {}, texts, check
+        )
+    result = Export(file, architecture, weights, file.stat().st_size, found)
+    about = json.dumps(asdict(result) | {"file": file.name}, indent=2)
+    with replacing(file.with_name(f"{file.name}.json")) as unfinished:
+        unfinished.write_text(about + "\n", encoding="utf-8")
+    return result
+
+
+@dataclass(frozen=True)
+class _Answer:
+    question: str
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What a job's summary holds of this among other things."""
+
+    answers: list[_Answer]
+
+
+def export_folder(folder: str | Path, file: str | Path, **settings: Any) -> Export:
+    """`export` of a folder that `save_pretrained` of a sub-network or a healed one wrote, or of a job's run folder.
+
+    The chosen model of a run is checked on the questions in its summary, unless other `texts` are given.
+
+    Raises:
+        ModelError: nothing that loads is there.
+        ExportError: as `export`.
+    """
+    folder = Path(folder)
+    summary = folder / "summary.json"
+    if summary.is_file() and (folder / "compressed").is_dir():
+        answers = read_document(
+            summary, _Summary, ExportError, f"{summary} is damaged; export {folder / 'compressed'} instead"
+        ).answers
+        settings = {"texts": [prompt_of(answer.question) for answer in answers] or TEXTS} | settings
+        folder = folder / "compressed"
+    from nas_engine.deploy.folder import load_compressed  # it needs all of compression
+
+    model, tokenizer, grids = load_compressed(folder)
+    return export(model, tokenizer, file, grids=grids, **settings)
+
+
+def lines_of(file: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        ExportError: it cannot be read as UTF-8, or has none.
+    """
+    try:
+        found = [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{file} cannot be read: {error}.") from error
+    if not found:
+        raise ExportError(f"{file} has no text; give one a line.")
+    return found

@@ -1,0 +1,43 @@
+"""All that this package refuses, said to the person who asked for it: what was given, what is allowed, what to do."""
+
+from search_spaces import NasEngineError
+
+
+class ModelError(NasEngineError, ValueError):
+    """A model cannot be loaded as it was named."""
+
+
+class FamilyError(NasEngineError, ValueError):
+    """A model belongs to no supported family."""
+
+
+class TaskError(NasEngineError, ValueError):
+    """A task is unknown, cannot be read, or is too small for the splits asked of it."""
+
+
+class CompressionError(NasEngineError, ValueError):
+    """A base cannot be made sparse or quantized as asked."""
+
+
+class CheckpointError(NasEngineError, ValueError):
+    """A saved super-network or training checkpoint cannot be used here."""
+
+
+class ExportError(NasEngineError, ValueError):
+    """A sub-network cannot leave in the form that was asked for."""
+
+
+class SearchError(NasEngineError, ValueError):
+    """A search cannot run as asked."""
+
+
+class LedgerError(NasEngineError, ValueError):
+    """A ledger cannot be opened, read or continued."""
+
+
+class SelectionError(NasEngineError, ValueError):
+    """No sub-network of a result is what was asked for."""
+
+
+class TimeLimitError(NasEngineError):
+    """What was asked took longer than it may."""

@@ -1,0 +1,1 @@
+"""Where sub-networks are measured: in this process, by worker processes, on a cluster."""

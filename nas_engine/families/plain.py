@@ -1,0 +1,84 @@
+"""What may be taken over: plain linear layers, whose one weight is all that they compute with.
+
+Whatever else stands in their place, adapters that PEFT has put in, pruning masks, parametrizations, weights of another
+library's quantization, has a `weight` too, and is something else than it: only exact classes are accepted.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from nas_engine.errors import FamilyError
+from nas_engine.families.family import Family, family_of
+
+_PLAIN = (nn.Linear, Conv1D)
+
+
+class ElasticProjection(nn.Module):
+    """What a super-network puts in a projection's place, under its names: its weight is the base's own."""
+
+
+def require_plain(model: nn.Module, elastic: bool = False) -> Family:
+    """Check that `model` is one of transformers' own, its projections plain; its family.
+
+    Args:
+        model: any.
+        elastic: whether projections may be a super-network's.
+
+    Raises:
+        FamilyError: it is not, with the place, what stands there and what to do.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise FamilyError(
+            f"the model is a {_name(model)}, and not one of transformers' own; of a PEFT model give "
+            "model.merge_and_unload(), or its base with load_adapter(...)."
+        )
+    away = next((path for path, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta), None)
+    if away is not None:
+        raise FamilyError(
+            f"{away} is not in memory, as device_map leaves what it offloads; load the model whole, without device_map."
+        )
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith("peft."):
+            raise FamilyError(f"{path} is PEFT's {_name(module)}; merge adapters first: model.merge_and_unload().")
+        if parametrize.is_parametrized(module):
+            raise FamilyError(
+                f"{path} has a parametrized weight; make it permanent first: "
+                "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')."
+            )
+    family = family_of(model)
+    for index, layer in enumerate(model.get_submodule(family.layers).children()):
+        modules = dict(layer.named_modules())
+        for name, path in family.projections.items():
+            where = f"layers.{index}.{name}"
+            if path not in modules:
+                raise FamilyError(f"{where} is not there; a model with blocks left out is no base, give the whole one.")
+            _require_plain_linear(modules[path], where, elastic)
+    return family
+
+
+def _require_plain_linear(linear: nn.Module, where: str, elastic: bool) -> None:
+    if type(linear) not in _PLAIN and not (elastic and isinstance(linear, ElasticProjection)):
+        raise FamilyError(
+            f"{where} is a {_name(linear)}, whose weight is not all that it computes with; give the model with plain "
+            "linear layers, unquantized."
+        )
+    if "weight" not in linear._parameters:
+        raise FamilyError(
+            f"{where} computes its weight, as a pruning mask does; make it permanent first: "
+            "torch.nn.utils.prune.remove(module, 'weight')."
+        )
+    if linear._parameters["weight"] is None:
+        raise FamilyError(f"{where} has no weight; give a complete model.")
+    if linear._forward_hooks or linear._forward_pre_hooks or "forward" in linear.__dict__:
+        raise FamilyError(
+            f"{where} has a hook on its forward pass, which would be lost; remove it first, or load the model "
+            "without the device_map that put it there."
+        )
+
+
+def _name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -1,0 +1,1 @@
+"""Whole jobs: from a model and a task to a compressed model."""

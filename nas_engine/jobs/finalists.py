@@ -1,0 +1,271 @@
+"""From a front to one sub-network: the finalists are healed, the better half of them further, and only then compared.
+
+Which sub-network is best after healing is not which was best before it. So finalists of different speeds are trained
+alone for a few steps each, and by successive halving (Jamieson and Talwalkar, 2016, arXiv 1502.07943) the better half
+goes on; what is better is judged on questions that did not guide the search, against the reference that a user would
+otherwise have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evaluators import Latency, Measurement, MultipleChoiceAccuracy
+from evaluators.documents import read_document
+from evaluators.whole_file import replacing
+from nas_engine.errors import LedgerError
+from nas_engine.progress import say
+from nas_engine.results.result import SearchResult
+from nas_engine.supernet import Subnetwork
+from nas_engine.training import Healed, Teacher, TextPair, heal
+
+_RUNGS = (0.25, 0.5, 1.0)  # fractions of the steps after which finalists are compared
+_LAST = 2  # finalists that are healed to the end
+
+
+@dataclass(frozen=True)
+class HealingPlan:
+    """How finalists are healed; see `nas_engine.heal`.
+
+    Args:
+        steps: of those that go all the way; 0 compares them as the super-network left them.
+        finalists: how many begin.
+        batch_size: examples of a step.
+        learning_rate: at its peak.
+        fit_tokens: that fit each of them to the teacher before its first step.
+        seed: of batches and new adapters.
+    """
+
+    steps: int = 48
+    finalists: int = 4
+    batch_size: int = 16
+    learning_rate: float = 7e-4
+    fit_tokens: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.finalists < 1:
+            raise ValueError(f"heal_steps is {self.steps} and finalists is {self.finalists}; give at least 0 and 1.")
+
+    @property
+    def rungs(self) -> list[int]:
+        """Steps after which finalists are compared, ascending."""
+        return sorted({max(1, round(part * self.steps)) for part in _RUNGS}) if self.steps else []
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A row of a search, healed and judged on other questions.
+
+    Args:
+        row: of the search's frame.
+        subnet: its sub-network.
+        speedup: over the whole model, timed in turns with it.
+        unhealed: accuracy as the super-network left it.
+        accuracy: now.
+        steps: of healing so far.
+        healed: the small model; None before the first step.
+    """
+
+    row: pd.Series
+    subnet: Subnetwork
+    speedup: float
+    unhealed: Measurement
+    accuracy: Measurement
+    steps: int = 0
+    healed: Healed | None = None
+
+    @property
+    def deployed(self) -> Healed | Subnetwork:
+        """What leaves: healed, if it was."""
+        return self.healed or self.subnet
+
+
+def choose(
+    result: SearchResult[Subnetwork],
+    whole: Subnetwork,
+    reference: Measurement,
+    selection: MultipleChoiceAccuracy,
+    train_set: Sequence[TextPair],
+    teacher: Teacher | None,
+    plan: HealingPlan,
+    tolerance: float,
+    latency: Latency,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> list[Finalist]:
+    """The finalists of a front, the best first: the fastest that keeps the reference's accuracy less `tolerance`, and
+    where none does, the most accurate.
+
+    Args:
+        result: with the objectives `accuracy` and `latency`.
+        whole: the sub-network that is as large as the reference, for the speed-ups.
+        reference: the reference's accuracy on `selection`.
+        selection: questions that the search did not use.
+        train_set: what healing learns from.
+        teacher: see `nas_engine.heal`.
+        plan: how long.
+        tolerance: accuracy that may be lost, as a fraction of 1.
+        latency: how their speed is measured.
+        folder: for checkpoints and answers, so that a killed call goes on where it was.
+        progress: show bars.
+    """
+    bound = reference.value - tolerance
+    going = _in_order(_listed(result, whole, selection, plan, latency, folder), bound)
+    out: list[Finalist] = []
+    for i, until in enumerate(plan.rungs):
+        if i:
+            left = max(_LAST, (len(going) + 1) // 2)
+            going, out = going[:left], going[left:] + out
+        say(f"Healing {len(going)} finalist{'s' * (len(going) > 1)} to step {until} of {plan.steps}", enabled=progress)
+        going = [_healed(f, selection, train_set, teacher, plan, until, folder, progress) for f in going]
+        going = _in_order(going, bound)
+    return going + out
+
+
+def flips(finalists: Sequence[Finalist]) -> tuple[int, int]:
+    """How many pairs of finalists healing put into another order of accuracy, and how many pairs there are.
+
+    Those that were dropped earlier count as they were then.
+    """
+    pairs = list(combinations(finalists, 2))
+    changed = sum((a.unhealed.value - b.unhealed.value) * (a.accuracy.value - b.accuracy.value) < 0 for a, b in pairs)
+    return changed, len(pairs)
+
+
+def table(finalists: Sequence[Finalist]) -> pd.DataFrame:
+    """One row a finalist in their order: `evaluation`, `speedup`, accuracies with `_stderr`, and steps of healing."""
+    return pd.DataFrame(
+        {
+            "evaluation": finalist.row.name,
+            "speedup": finalist.speedup,
+            "unhealed": finalist.unhealed.value,
+            "unhealed_stderr": finalist.unhealed.stderr,
+            "accuracy": finalist.accuracy.value,
+            "accuracy_stderr": finalist.accuracy.stderr,
+            "heal_steps": finalist.steps,
+        }
+        for finalist in finalists
+    )
+
+
+def _listed(
+    result: SearchResult[Subnetwork],
+    whole: Subnetwork,
+    selection: MultipleChoiceAccuracy,
+    plan: HealingPlan,
+    latency: Latency,
+    folder: Path | None,
+) -> list[Finalist]:
+    """Finalists of the front, spread over its speeds."""
+    rows = result.front.sort_values("latency")
+    subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
+    smaller = rows[[s.configuration != whole.configuration and s.trains for s in subnets]]
+    rows = smaller if len(smaller) else rows
+    # What lies far below cannot be healed in so few steps: the better half of the front in accuracy, at least.
+    enough = max(plan.finalists, (len(rows) + 1) // 2)
+    rows = rows.nlargest(enough, "accuracy").sort_values("latency")
+    places = np.unique(np.linspace(0, len(rows) - 1, min(plan.finalists, len(rows))).round().astype(int))
+    rows = rows.iloc[places]
+    subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
+    about = f"speed-ups {whole.supernetwork_fingerprint}{latency.settings()}{[_digest(subnet) for subnet in subnets]}"
+    speedups = remembered(folder, about, lambda: list(latency.compare([whole, *subnets]).speedups[1:]))
+    found = []
+    for (_, row), subnet, speedup in zip(rows.iterrows(), subnets, speedups, strict=True):
+        accuracy = _kept(folder, subnet, selection, 0, lambda subnet=subnet: selection(subnet))  # type: ignore[misc]
+        found.append(Finalist(row, subnet, speedup, accuracy, accuracy))
+    return found
+
+
+def _healed(
+    finalist: Finalist,
+    selection: MultipleChoiceAccuracy,
+    train_set: Sequence[TextPair],
+    teacher: Teacher | None,
+    plan: HealingPlan,
+    until: int,
+    folder: Path | None,
+    progress: bool,
+) -> Finalist:
+    subnet = finalist.subnet
+    if not subnet.trains:  # all blocks are left out
+        return finalist
+    healed = heal(
+        subnet,
+        train_set,
+        plan.steps,
+        teacher=teacher,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        fit_tokens=plan.fit_tokens,
+        adapters="fresh" if subnet.merges else "continued",
+        seed=plan.seed,
+        until=until,
+        checkpoint=None if folder is None else folder / f"healing-{_digest(subnet)}",
+        progress=progress,
+    )
+    accuracy = _kept(
+        folder, subnet, selection, until, lambda: selection.measure(healed.extract(True), healed.tokenizer)
+    )
+    return replace(finalist, accuracy=accuracy, steps=until, healed=healed)
+
+
+def _in_order(finalists: list[Finalist], bound: float) -> list[Finalist]:
+    """Those that keep the bound from the fastest on, then the others from the most accurate on."""
+
+    def place(finalist: Finalist) -> tuple[bool, float]:
+        accuracy = finalist.accuracy.value
+        return accuracy < bound, -finalist.speedup if accuracy >= bound else -accuracy
+
+    return sorted(finalists, key=place)
+
+
+def _digest(subnet: Subnetwork) -> str:
+    text = json.dumps(dict(subnet.configuration), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _kept(
+    folder: Path | None,
+    subnet: Subnetwork,
+    selection: MultipleChoiceAccuracy,
+    until: int,
+    measure: Callable[[], Measurement],
+) -> Measurement:
+    """What was measured at that step before, out of `folder`, or is now."""
+    settings = json.dumps(selection.settings(), sort_keys=True)
+
+    def values() -> list[float]:
+        measured = measure()
+        return [measured.value, measured.stderr, float(measured.n)]  # as they come back
+
+    about = f"{subnet.supernetwork_fingerprint}{_digest(subnet)}{settings}{until}"
+    value, stderr, n = remembered(folder, about, values)
+    return Measurement(value, stderr, int(n))
+
+
+def remembered(folder: Path | None, about: str, measure: Callable[[], list[float]]) -> list[float]:
+    """Numbers out of `folder`, or measured now and kept: a call that goes on decides as it would have.
+
+    Raises:
+        LedgerError: what is kept there is damaged.
+    """
+    if folder is None:
+        return measure()
+    file = folder / "finalists.json"
+    refusal = f"{file} is damaged; delete it, to measure the finalists anew"
+    known = read_document(file, dict[str, list[float]], LedgerError, refusal) if file.exists() else {}
+    key = hashlib.sha256(about.encode()).hexdigest()[:16]
+    if key not in known:
+        known[key] = measure()
+        with replacing(file) as unfinished:
+            unfinished.write_text(json.dumps(known) + "\n", encoding="utf-8")
+    return known[key]

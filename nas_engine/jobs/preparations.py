@@ -1,0 +1,86 @@
+"""What later stages of a job need, checked before the first begins: whatever can be known is not found out hours later.
+
+| stage | needs | checked by |
+|---|---|---|
+| all | a run folder that can be written | `writable` |
+| accuracies on any split | two questions or more, that the model reads with their options | `require_answerable` |
+| answers in own words | prompts and new tokens that the model reads | `require_generable` |
+| training, healing | examples that the model reads | `require_learnable` |
+| searches | a driver that exists, and what it imports | `require_driver` |
+| timing | a prompt that the model reads | `Workload.require_readable` |
+| saving | adapters that merge; integers that the format holds | `SuperNetwork.largest.merges`, `require_packable` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluators import MultipleChoiceAccuracy
+from nas_engine.drivers.driver import DriverProblem
+from nas_engine.drivers.registry import make_driver
+from nas_engine.errors import LedgerError
+from nas_engine.texts.examples import TextPair, tokenize
+from nas_engine.training.run import TrainingSettings, require_readable
+from search_spaces import SearchSpace
+
+
+def writable(folder: Path) -> Path:
+    """`folder`, made where it is not there.
+
+    Raises:
+        LedgerError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise LedgerError(f"the run folder {folder} cannot be written: {error}. Choose another one.") from error
+    return folder
+
+
+def require_counts(least: int, **questions: int) -> None:
+    """Check that each split has enough questions for an accuracy with its error.
+
+    Raises:
+        ValueError: one has not; it is named.
+    """
+    for name, count in questions.items():
+        if count < least:
+            raise ValueError(f"{name} is {count}; give {least} questions or more, so that errors can be estimated.")
+
+
+def require_answerable(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[MultipleChoiceAccuracy]
+) -> None:
+    """Check that `model` can read every question of `asked`.
+
+    Raises:
+        ValueError: it cannot (the question is named).
+    """
+    for evaluator in asked:
+        evaluator.require_readable(model, tokenizer)
+
+
+def require_learnable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[TextPair]) -> None:
+    """Check that `model` can be trained on every one of `examples`.
+
+    Raises:
+        ValueError: it cannot (the example is named).
+    """
+    tokenized = tokenize(examples, tokenizer, TrainingSettings.max_tokens)
+    require_readable(model, [len(example.tokens) for example in tokenized])
+
+
+def require_driver(driver: str, space: SearchSpace, objectives: int, population: int, seed: int) -> None:
+    """Check that a driver can be made for such a search.
+
+    Raises:
+        SearchError: there is none of that name, or a package that it needs is missing.
+    """
+    if len(space):  # a space of one sub-network is never searched
+        make_driver(driver, DriverProblem(space, objectives, population, seed))

@@ -1,0 +1,330 @@
+"""Shears and SQFT from a model to a compressed one in one call: compress, train, choose a sub-adapter, save.
+
+The base is made sparse, quantized for SQFT, and carries an elastic adapter. Sub-adapters that cost no search stand
+beside searched ones in one table, compared on validation questions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluators import Evaluator
+from nas_engine.compression.quantization import Quantization, quantize_model, require_unquantized
+from nas_engine.compression.sparsification import sparsify, sparsity_report
+from nas_engine.errors import CompressionError
+from nas_engine.jobs.preparations import require_driver
+from nas_engine.jobs.sub_adapters import SearchPlan, compare_sub_adapters
+from nas_engine.models import load_model, moved
+from nas_engine.progress import say
+from nas_engine.supernet import Subnetwork, SuperNetwork
+from nas_engine.supernet.extraction import extract
+from nas_engine.texts.batches import Batch
+from nas_engine.texts.calibration import calibration_batches
+from nas_engine.texts.examples import TextPair
+from nas_engine.training import Healed, TrainingReport, heal, train
+from nas_engine.training.run import TrainingSettings
+from search_spaces import SearchSpace, SpaceTemplate, attention_heads, mlp_width
+from search_spaces import shears as shears_space
+from search_spaces import sqft as sqft_space
+
+__all__ = [
+    "Adapter",
+    "CompressedModel",
+    "SearchPlan",
+    "TrainingPlan",
+    "compare_sub_adapters",
+    "ordered",
+    "shears",
+    "sqft",
+]
+
+Adapter = Literal["sqft", "sparsepeft", "qa-sparsepeft"]
+_COMBINATIONS: Mapping[str, str] = {"sqft": "plain", "sparsepeft": "masked", "qa-sparsepeft": "quantized"}
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How the adapter is trained, and the chosen sub-adapter healed; see `nas_engine.train` and `nas_engine.heal`.
+
+    Args:
+        steps: of the super-adapter.
+        batch_size: examples of a step.
+        learning_rate: at its peak.
+        heal_steps: of the chosen sub-adapter alone, zeros and grids kept; 0 for none. Only where it merges.
+    """
+
+    steps: int = 200
+    batch_size: int = 16
+    learning_rate: float = 3e-4
+    heal_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.heal_steps < 0:
+            raise ValueError(f"heal_steps is {self.heal_steps}; give at least 0.")
+        TrainingSettings(self.steps, self.batch_size, self.learning_rate)  # checks itself
+
+    def require_merging(self, merges: bool) -> None:
+        """Refuse to heal what does not merge.
+
+        Raises:
+            CompressionError: it does not, and there are steps.
+        """
+        if self.heal_steps and not merges:
+            raise CompressionError(
+                f"heal_steps is {self.heal_steps}, but this adapter stays beside its base, where healing has nothing "
+                "of its own to save; take one that merges (merge=True, or sparsepeft or qa-sparsepeft), or 0."
+            )
+
+
+@dataclass(frozen=True)
+class CompressedModel:
+    """What a recipe made.
+
+    Args:
+        supernet: the trained super-network on the compressed base.
+        candidates: one row a sub-adapter, the best first: `sub_adapter` (how it was found), the evaluator's column and
+            its `_stderr`, `adapter_parameters` and `configuration`; with a confirmation also `confirmed` and
+            `confirmed_stderr`, missing for all but the finalists.
+        chosen: the best one.
+        training: what training did.
+        healed: the chosen one, healed; None where it was not.
+    """
+
+    supernet: SuperNetwork
+    candidates: pd.DataFrame
+    chosen: Subnetwork
+    training: TrainingReport
+    healed: Healed | None = None
+
+    @property
+    def sparsity(self) -> pd.DataFrame:
+        """Zeros of each projection of the base; see `nas_engine.compression.sparsity_report`."""
+        return sparsity_report(self.supernet.model)
+
+    @property
+    def merges(self) -> bool:
+        """Whether the adapter becomes part of the weights, without loss."""
+        return all(linear.merges for linear in self.supernet.elastic_linears.values())
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the merged model to `folder`; or, where it does not merge, the base to ``base/`` and a PEFT adapter to
+        ``adapter/`` below it.
+        """
+        folder = Path(folder)
+        if self.merges:
+            return (self.healed or self.chosen).save_pretrained(folder)
+        self.supernet.save_base(folder / "base")
+        self.chosen.save_adapter(folder / "adapter")
+        return folder
+
+
+def shears(
+    model: str | Path | PreTrainedModel,
+    train_set: Sequence[TextPair],
+    validation: Evaluator,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    sparsity: float | str = 0.5,
+    refit: bool = False,
+    merge: bool = False,
+    space: SpaceTemplate | SearchSpace | None = None,
+    training: TrainingPlan = TrainingPlan(),
+    searching: SearchPlan = SearchPlan(),
+    calibration: int = 128,
+    seed: int = 0,
+    device: str | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> CompressedModel:
+    """Shears (arXiv 2404.10934): Wanda's zeros, an elastic adapter on the frozen sparse base, a sub-adapter.
+
+    Args:
+        model: a Hugging Face id or folder, ``"smollm2"``, or a model, which is changed in place.
+        train_set: prompts with completions, which the adapter learns; the first `calibration` of them show Wanda what
+            each layer reads.
+        validation: what compares sub-adapters, such as ``MultipleChoiceAccuracy(questions)``.
+        tokenizer: needed where `model` is an object.
+        sparsity: fraction of zeros, 0 for a dense base, or ``"2:4"`` or ``"4:8"``.
+        refit: let the kept weights make up for the zeros before training; see
+            `nas_engine.compression.sparsification`. The paper does not.
+        merge: train the adapter on the nonzeros alone (SparsePEFT), so that it merges and every zero stays; False
+            keeps it beside the base, as the paper does.
+        space: of the adapter; by default the paper's, ranks 32, 24 and 16.
+        training: how long.
+        searching: what is searched; nothing by default.
+        calibration: examples.
+        seed: of everything random.
+        device: where all is computed, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
+        folder: for what an interrupted run goes on from.
+        progress: show bars.
+
+    Raises:
+        CompressionError: the model is quantized already, the training set is empty, or the pattern fits no layer.
+        ValueError: the confirmation is no score like the validation's, or this machine has no such device.
+    """
+    searching.require_score_of(validation)
+    training.require_merging(merge or not sparsity)
+    base, tokenizer = _loaded(model, tokenizer, device)
+    batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
+    if sparsity:
+        say(f"Making {sparsity} of the weights zero", enabled=progress)
+        sparsify(base, batches, sparsity, refit=refit)
+    supernet = SuperNetwork.from_pretrained(
+        base, space or shears_space(), tokenizer, seed=seed, combination="masked" if merge else "plain"
+    )
+    return _trained(supernet, train_set, validation, training, searching, seed, folder, progress)
+
+
+def sqft(
+    model: str | Path | PreTrainedModel,
+    train_set: Sequence[TextPair],
+    validation: Evaluator,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    sparsity: float | str = 0.5,
+    refit: bool = False,
+    bits: int = 4,
+    group_size: int = 64,
+    symmetric: bool = False,
+    adapter: Adapter = "qa-sparsepeft",
+    space: SpaceTemplate | SearchSpace | None = None,
+    training: TrainingPlan = TrainingPlan(),
+    searching: SearchPlan = SearchPlan(),
+    calibration: int = 128,
+    seed: int = 0,
+    device: str | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> CompressedModel:
+    """SQFT (arXiv 2410.03750): Wanda's zeros, GPTQ's integers, an elastic adapter, a sub-adapter.
+
+    Args:
+        model: a Hugging Face id or folder, ``"smollm2"``, or a model, which is changed in place.
+        train_set: prompts with completions, which the adapter learns; the first `calibration` of them show Wanda and
+            GPTQ what each layer reads.
+        validation: what compares sub-adapters, such as ``MultipleChoiceAccuracy(questions)``.
+        tokenizer: needed where `model` is an object.
+        sparsity: fraction of zeros, 0 for a dense base, or ``"2:4"`` or ``"4:8"``.
+        refit: let the kept weights make up for the zeros before quantization; see
+            `nas_engine.compression.sparsification`. The paper does not.
+        bits: of the base, 4 or 8; with ``adapter="sparsepeft"`` the base stays in floating point.
+        group_size: inputs of an output that share a scale; it must divide the inputs of every projection.
+        symmetric: no zero points.
+        adapter: ``"qa-sparsepeft"`` trains on the base's grid and merges to the same kind of integers;
+            ``"sparsepeft"`` trains on the nonzeros of an unquantized base and merges to it; ``"sqft"`` keeps the
+            adapter beside the quantized base.
+        space: of the adapter; by default the paper's, ranks 32, 24 and 16 on q, k and v.
+        training: how long.
+        searching: what is searched; nothing by default.
+        calibration: examples.
+        seed: of everything random.
+        device: where all is computed, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
+        folder: for what an interrupted run goes on from.
+        progress: show bars.
+
+    Raises:
+        CompressionError: an unknown adapter, a model that is quantized already, a group size that does not divide, an
+            empty training set, or a pattern that fits no layer.
+        ValueError: the confirmation is no score like the validation's, or this machine has no such device.
+    """
+    if adapter not in get_args(Adapter):
+        raise CompressionError(f"adapter is {adapter!r}; choose one of {', '.join(get_args(Adapter))}.")
+    searching.require_score_of(validation)
+    training.require_merging(adapter != "sqft")
+    base, tokenizer = _loaded(model, tokenizer, device)
+    batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
+    if sparsity:
+        say(f"Making {sparsity} of the weights zero", enabled=progress)
+        sparsify(base, batches, sparsity, refit=refit)
+    quantization: Quantization | None = None
+    if adapter != "sparsepeft":
+        say(f"Quantizing to {bits} bits in groups of {group_size}", enabled=progress)
+        quantization = quantize_model(base, batches, bits, group_size, symmetric)
+    supernet = SuperNetwork.from_pretrained(
+        base,
+        space or sqft_space(),
+        tokenizer,
+        seed=seed,
+        combination=_COMBINATIONS[adapter],
+        quantization=quantization,
+    )
+    return _trained(supernet, train_set, validation, training, searching, seed, folder, progress)
+
+
+def ordered(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batches: Sequence[Batch], heads: bool = False
+) -> PreTrainedModel:
+    """`model` with its MLP channels, and with `heads` its KV groups, sorted by importance; it computes the same.
+
+    A base whose widths are to be searched is ordered first, then made sparse and quantized: groups of inputs share
+    scales, and n:m patterns consecutive inputs, so neither can be reordered later.
+
+    Raises:
+        CompressionError: the model is quantized already.
+    """
+    require_unquantized(model)
+    space = mlp_width((1.0, 0.5)) + (attention_heads((1.0, 0.5)) if heads else SpaceTemplate(()))
+    supernet = SuperNetwork.from_pretrained(model, space, tokenizer)
+    supernet.order_by_importance(batches)
+    return extract(supernet.largest.model, supernet.family, supernet.layers)
+
+
+def _loaded(
+    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, device: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if isinstance(model, str | Path):
+        loaded, own = load_model(model)
+        tokenizer = tokenizer or own
+    elif tokenizer is None:
+        raise ValueError("a model given as an object needs its tokenizer: pass tokenizer=...")
+    else:
+        loaded = model
+    require_unquantized(loaded)
+    return moved(loaded, device), tokenizer
+
+
+def _trained(
+    supernet: SuperNetwork,
+    train_set: Sequence[TextPair],
+    validation: Evaluator,
+    plan: TrainingPlan,
+    searching: SearchPlan,
+    seed: int,
+    folder: str | Path | None,
+    progress: bool,
+) -> CompressedModel:
+    for driver in searching.drivers:
+        require_driver(driver, supernet.space, 2, searching.population, seed)
+    training = train(
+        supernet,
+        train_set,
+        plan.steps,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        seed=seed,
+        checkpoint=None if folder is None else Path(folder) / "training",
+        progress=progress,
+    )
+    candidates = compare_sub_adapters(
+        supernet, training, validation, searching, seed, None if folder is None else Path(folder) / "search", progress
+    )
+    chosen = supernet.subnetwork(candidates.loc[0, "configuration"])
+    if not plan.heal_steps:
+        return CompressedModel(supernet, candidates, chosen, training)
+    healed = heal(
+        chosen,
+        train_set,
+        plan.heal_steps,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        seed=seed,
+        checkpoint=None if folder is None else Path(folder) / "healing",
+        progress=progress,
+    )
+    return CompressedModel(supernet, candidates, chosen, training, healed)

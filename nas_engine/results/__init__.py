@@ -1,0 +1,1 @@
+"""What a search found: its front, tables, figures and files, confirmed on other data."""

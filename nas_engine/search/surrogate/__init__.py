@@ -1,5 +1,0 @@
-"""The surrogate-assisted driver and its parts: features, prediction, inner search, choice of a batch."""
-
-from nas_engine.search.surrogate.driver import SurrogateDriver, SurrogateSettings
-
-__all__ = ["SurrogateDriver", "SurrogateSettings"]

@@ -1,0 +1,43 @@
+"""Every benchmark runs, and its last line is one JSON object."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_"))
+AGAINST_THE_HARNESS = "evaluation_throughput"
+FORKING = "kills"  # copies of its process, which may have no threads but its own
+
+
+def figures_of(name: str, monkeypatch, capsys) -> dict:
+    """What ``python -m benchmarks.NAME --quick`` prints last; in this process, which has imported torch."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [name, "--quick"])
+    importlib.import_module(f"benchmarks.{name}").main()
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", sorted({*BENCHMARKS} - {AGAINST_THE_HARNESS, FORKING}))
+def test_benchmark_prints_one_json_object_last(name: str, monkeypatch, capsys) -> None:
+    assert figures_of(name, monkeypatch, capsys)
+
+
+def test_nothing_is_lost_by_kills() -> None:
+    command = [sys.executable, "-m", f"benchmarks.{FORKING}", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["kills"] >= 10
+    assert figures["lost"] == figures["different"] == figures["orphans"] == 0
+
+
+@pytest.mark.extras
+def test_throughput_is_compared_with_the_harness(monkeypatch, capsys) -> None:
+    pytest.importorskip("lm_eval", reason="needs lm-eval: pip install nas-engine[lm-eval]")
+    figures = figures_of(AGAINST_THE_HARNESS, monkeypatch, capsys)
+    assert figures["speedup_vs_harness"] > 0
+    assert figures["max_difference_from_harness"] < 1e-3

@@ -1,0 +1,79 @@
+"""Finalists of a front: healed by successive halving, compared on other questions against the reference."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from evaluators import Latency, Measurement, MultipleChoiceAccuracy
+from nas_engine import SuperNetwork, Teacher, search, train
+from nas_engine.jobs.finalists import HealingPlan, choose, flips, table
+from nas_engine.tasks import chain_sum
+from search_spaces import lora_rank, mlp_width
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+QUESTIONS = chain_sum(160, seed=0)
+PLAN = HealingPlan(steps=8, finalists=4, batch_size=4, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def searched():
+    space = lora_rank((4,)) + mlp_width((1.0, 0.75, 0.5), multiple_of=8)
+    supernet = SuperNetwork.from_pretrained(tiny_llama(), space, tiny_tokenizer())
+    train(supernet, QUESTIONS[:100], 3, batch_size=4, strategy="largest", progress=False)
+    teacher = Teacher.of(supernet)
+    train(supernet, QUESTIONS[:100], 3, batch_size=4, teacher=teacher, progress=False)
+    evaluators = [MultipleChoiceAccuracy(QUESTIONS[100:130]), Latency(tokens=8, repeats=2, warmup=1)]
+    return search(supernet, evaluators, "random", 9, 4, 0, progress=False), supernet, teacher
+
+
+def finalists(searched, reference: float, tolerance: float, folder=None, plan: HealingPlan = PLAN):
+    result, supernet, teacher = searched
+    selection = MultipleChoiceAccuracy(QUESTIONS[130:])
+    return choose(
+        result, supernet.largest, Measurement(reference, 0.05, 30), selection, QUESTIONS[:100], teacher, plan,
+        tolerance, Latency(tokens=8, repeats=3), folder, progress=False,
+    )  # fmt: skip
+
+
+def test_rungs_end_with_all_steps_and_none_without_healing() -> None:
+    assert HealingPlan(steps=48).rungs == [12, 24, 48]
+    assert HealingPlan(steps=1).rungs == [1]
+    assert HealingPlan(steps=0).rungs == []
+    with pytest.raises(ValueError, match="heal_steps is -1"):
+        HealingPlan(steps=-1)
+
+
+def test_two_are_healed_to_the_end_and_the_fastest_that_keeps_the_bound_comes_first(searched) -> None:
+    found = finalists(searched, reference=0.0, tolerance=0.0)
+    assert sorted(f.steps for f in found[:2]) == [8] * min(2, len(found))
+    assert found[0].healed is not None
+    assert len(found[0].healed.losses) == 8
+    assert all(f.steps < 8 for f in found[2:])
+    assert [f.speedup for f in found[:2]] == sorted((f.speedup for f in found[:2]), reverse=True)
+    assert len({f.row.name for f in found}) == len(found)
+
+
+def test_where_none_keeps_the_bound_the_most_accurate_comes_first(searched) -> None:
+    found = finalists(searched, reference=2.0, tolerance=0.0)
+    assert [f.accuracy.value for f in found[:2]] == sorted((f.accuracy.value for f in found[:2]), reverse=True)
+
+
+def test_what_was_judged_is_what_is_handed_out(searched) -> None:
+    best = finalists(searched, reference=0.0, tolerance=0.0)[0]
+    again = MultipleChoiceAccuracy(QUESTIONS[130:]).measure(best.healed.extract(), best.healed.tokenizer)
+    assert again.value == best.accuracy.value
+
+
+def test_without_healing_finalists_are_as_the_supernetwork_left_them(searched) -> None:
+    found = finalists(searched, reference=0.0, tolerance=0.0, plan=HealingPlan(steps=0, finalists=2))
+    assert all(f.healed is None and f.accuracy == f.unhealed and f.steps == 0 for f in found)
+    assert flips(found) == (0, len(found) * (len(found) - 1) // 2)
+
+
+def test_started_again_nothing_is_judged_or_healed_twice(searched, tmp_path) -> None:
+    first = finalists(searched, reference=0.0, tolerance=0.0, folder=tmp_path)
+    known = json.loads((tmp_path / "finalists.json").read_text())
+    again = finalists(searched, reference=0.0, tolerance=0.0, folder=tmp_path)
+    assert json.loads((tmp_path / "finalists.json").read_text()) == known
+    pd.testing.assert_frame_equal(table(again), table(first))

@@ -1,0 +1,234 @@
+"""The whole job on a tiny model, from the command line to a compressed model on disk."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from evaluators import Question, save_questions
+from nas_engine.cli import app
+from nas_engine.jobs.job import JobSettings, run_job
+from nas_engine.supernet import SuperNetwork
+from nas_engine.tasks import chain_sum
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+
+@pytest.fixture
+def arguments(tmp_path) -> list[str]:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    save_questions(chain_sum(120, seed=0), tmp_path / "questions.jsonl")
+    given = {
+        "model": tmp_path / "model",
+        "task": tmp_path / "questions.jsonl",
+        "folder": tmp_path / "run",
+        "validation": 20,
+        "selection": 20,
+        "test": 20,
+        "lora-steps": 4,
+        "steps": 5,
+        "heal-steps": 4,
+        "finalists": 3,
+        "batch-size": 4,
+        "evaluations": 12,
+        "population": 6,
+        "layers-per-gene": 1,
+        "tokens": 16,
+        "tolerance": 0.2,
+    }
+    ranks = ["--rank", "32", "--rank", "16"]
+    # In a tiny random model blocks are worth nothing, and the fastest has none that could be healed.
+    return [
+        "search",
+        *ranks,
+        "--no-skip",
+        *(part for name, value in given.items() for part in (f"--{name}", str(value))),
+    ]
+
+
+def run(arguments: list[str]):
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+
+
+def test_command_leaves_front_figure_model_and_summary(arguments: list[str], tmp_path) -> None:
+    done = run(arguments)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "run"
+    table, summary = pd.read_csv(folder / "front.csv"), json.loads((folder / "summary.json").read_text())
+    space = SuperNetwork.load(folder / "supernet").space
+    assert {*space.names, "accuracy", "latency", "parameters"} <= set(table.columns)
+    assert (folder / "front.png").stat().st_size > 10_000
+    assert {"reference", "chosen", "speedup", "accuracy_drop", "evaluations", "seconds"} <= set(summary)
+    assert summary["evaluations"] == 12
+    assert summary["settings"] | {"lora_steps": 4, "steps": 5, "heal_steps": 4, "seed": 0} == summary["settings"]
+    assert summary["chosen"]["heal_steps"] == 4
+    assert len(summary["finalists"]) <= 3
+    assert len(summary["answers"]) == 5
+    assert {name: found["n"] for name, found in summary["exact_match"].items()} == {"chosen": 20, "reference": 20}
+    assert "plain LoRA" in done.output
+    assert "in its own words" in done.output
+    drop = summary["reference"]["accuracy"]["value"] - summary["chosen"]["accuracy"]["value"]
+    assert summary["accuracy_drop"] == pytest.approx(drop, abs=1e-3)
+    model = AutoModelForCausalLM.from_pretrained(folder / "compressed", trust_remote_code=True)
+    assert sum(p.numel() for p in model.parameters()) == summary["chosen"]["parameters"]
+    assert "speed-up" in done.output
+    assert "compressed/" in done.output
+
+
+def test_sensitivity_is_measured_once_and_kept(arguments: list[str], tmp_path) -> None:
+    hinted = [*arguments, "--sensitivity", "4", "--driver", "surrogate"]
+    assert run(hinted).exit_code == 0
+    folder = tmp_path / "run"
+    genes = json.loads((folder / "sensitivity.json").read_text())["genes"]
+    assert set(genes) == set(SuperNetwork.load(folder / "supernet").space.names)
+    before = [(folder / name).read_bytes() for name in ("sensitivity.json", "ledger.log", "evaluations.csv")]
+    assert run(hinted).exit_code == 0
+    assert before == [(folder / name).read_bytes() for name in ("sensitivity.json", "ledger.log", "evaluations.csv")]
+
+
+def test_sensitivity_for_a_driver_that_makes_nothing_of_it_is_refused() -> None:
+    assert (JobSettings().hints, JobSettings(driver="nsga2").hints, JobSettings(sensitivity=0).hints) == (64, 0, 0)
+    with pytest.raises(
+        ValueError, match="sensitivity is 4 with the driver 'nsga2'; give a number of questions with auto"
+    ):
+        JobSettings(driver="nsga2", sensitivity=4)
+
+
+def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_path) -> None:
+    run(arguments)
+    folder = tmp_path / "run"
+    journal, table = (folder / "ledger.log").read_bytes(), (folder / "evaluations.csv").read_bytes()
+    assert run(arguments).exit_code == 0
+    assert (folder / "ledger.log").read_bytes() == journal
+    assert (folder / "evaluations.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--driver", "genetic", "'genetic'; choose one of auto, surrogate, nsga2"),
+        ("--strategy", "widest", "'widest'; choose one of uniform, sandwich, turns, largest"),
+        ("--evaluations", "0", "give at least 1"),
+        ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
+        ("--width", "1.5", "widths are (1.5,); give fractions in (0, 1.0] as floats"),
+        ("--folder", "/dev/null/run", "cannot be written"),
+        ("--sensitivity", "-4", "sensitivity is -4 with the driver 'surrogate'; give a number of questions with auto"),
+        ("--device", "abacus", "'abacus', which cannot be used here"),
+        ("--test", "1", "test is 1; give 2 questions or more"),
+        ("--selection", "1", "selection is 1; give 2 questions or more"),
+        ("--tolerance", "1.5", "tolerance is 1.5"),
+        ("--seed", "-1", "seed is -1"),
+        ("--learning-rate", "0", "learning_rate is 0.0; it must be above 0"),
+        ("--batch-size", "0", "batch_size is 0; it must be at least 1"),
+        ("--tokens", "300", "tokens is 300, but the model reads 256 positions at most"),
+    ],
+)
+def test_bad_option_ends_with_a_clear_message_and_no_traceback(
+    arguments, tmp_path, option: str, value: str, message: str
+) -> None:
+    done = run([*arguments, option, value])
+    assert done.exit_code == 1
+    assert message in done.output
+    assert "Traceback" not in done.output
+    assert not list(tmp_path.glob("run/*"))  # no stage has begun
+
+
+def test_folder_that_is_a_file_is_refused(arguments: list[str], tmp_path) -> None:
+    (tmp_path / "run").write_text("mine")
+    done = run(arguments)
+    assert done.exit_code == 1
+    assert "run cannot be written" in done.output
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "where", "message"),
+    [
+        (260, "test.jsonl", "tokens with its longest choice, but the model's max_position_embeddings is 256"),
+        (250, "test.jsonl", "takes 250 tokens and up to 12 new ones, but the model reads 256"),
+        (
+            255,
+            "train.jsonl",
+            "has 258 tokens, but the model reads 256",
+        ),  # with its answer and an end, which none scores
+    ],
+)
+def test_text_too_long_for_a_late_stage_is_refused_before_the_first(
+    arguments: list[str], tmp_path, tokens: int, where: str, message: str
+) -> None:
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    made = chain_sum(120, seed=0)
+    for file, questions in (("train.jsonl", made[:100]), ("test.jsonl", made[100:])):
+        around = len(tiny_tokenizer()(Question("", ("0", "1"), 0).prompt)["input_ids"])
+        long = [Question(str(digit) * (tokens - around), ("0", "1"), 0) for digit in range(10)]
+        save_questions([*questions, *long] if file == where else questions, folder / file)
+    task = arguments[arguments.index("--task") + 1]
+    done = run([str(folder) if part == task else part for part in arguments])
+    assert done.exit_code == 1
+    assert message in done.output
+    assert not list(tmp_path.glob("run/*"))
+
+
+def test_wrong_line_of_a_task_is_named(arguments: list[str], tmp_path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(path.read_text().replace('"answer"', '"label"', 1))
+    done = run(arguments)
+    assert done.exit_code == 1
+    assert "line 1" in done.output
+
+
+def test_other_settings_in_the_same_folder_are_refused(arguments: list[str]) -> None:
+    run(arguments)
+    done = run([*arguments, "--batch-size", "8"])
+    assert done.exit_code == 1
+    assert "batch_size: 4 there, 8 here" in done.output
+
+
+def test_job_is_a_function_too(arguments: list[str], tmp_path) -> None:
+    settings = JobSettings(
+        folder=tmp_path / "other",
+        model=str(tmp_path / "model"),
+        task=str(tmp_path / "questions.jsonl"),
+        validation=20,
+        selection=20,
+        test=20,
+        lora_steps=1,
+        steps=2,
+        heal_steps=0,
+        evaluations=6,
+        population=4,
+        tolerance=1.0,
+        tokens=8,
+    )
+    job = run_job(settings, progress=False)
+    subnet = job.search.subnetwork(job.chosen)
+    assert job.summary["chosen"]["heal_steps"] == 0
+    ids = torch.arange(2, 12)[None]
+    model = AutoModelForCausalLM.from_pretrained(job.folder / "compressed", trust_remote_code=True)
+    with torch.inference_mode():
+        assert (model(ids).logits - subnet.model(ids).logits).abs().max() < 1e-4
+
+
+def test_job_for_llama_cpp_times_there_and_leaves_its_file(arguments: list[str], tmp_path) -> None:
+    pytest.importorskip("xllamacpp", reason="needs xllamacpp: pip install nas-engine[llamacpp]")
+    gguf = pytest.importorskip("gguf", reason="needs gguf: pip install nas-engine[llamacpp]")
+    done = run([*arguments, "--target", "llama.cpp", "--weights", "f16", "--heal-steps", "2", "--evaluations", "6"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["export"]["check"]["exact"] < 1e-3
+    assert (tmp_path / "run" / "compressed.gguf").stat().st_size == summary["export"]["bytes"]
+    assert gguf.GGUFReader(tmp_path / "run" / "compressed.gguf").tensors
+    assert json.loads((tmp_path / "run" / "latency_table.json").read_text())["runtime"] == "llama.cpp"
+    assert "compressed.gguf" in done.output
+
+
+def test_a_model_that_the_target_cannot_hold_is_refused_before_training(arguments: list[str], tmp_path) -> None:
+    pytest.importorskip("xllamacpp", reason="needs xllamacpp: pip install nas-engine[llamacpp]")
+    done = run([*arguments, "--target", "llama.cpp", "--weights", "q8_0"])
+    assert done.exit_code == 1
+    assert "blocks of 32" in done.stderr
+    assert not (tmp_path / "run" / "lora").exists()
