@@ -113,7 +113,7 @@ class Work:
     def train(self, supernet: SuperNetwork, steps: int, **settings: Any) -> None:
         """`nas_engine.train`, the same for all methods."""
         settings |= {"batch_size": BATCH, "learning_rate": LEARNING_RATE, "seed": self.seed, "progress": False}
-        train(supernet, self.task.train, steps, **settings)
+        train(supernet, self.task.train, steps=steps, **settings)
 
     def affordable(self, macs: float, step: float) -> int:
         """The number of training steps at the price `step` that comes nearest to `macs`.
@@ -192,7 +192,7 @@ def ours(work: Work, speedup: float) -> Outcome:
     fit += sum(FITTED * width**2 + width**3 for _, width in blocks_of(subnet))
     step = training_macs(subnet, work.load)
     steps = work.affordable(work.budget - spent - fit, step)
-    healed = heal(subnet, work.task.train, steps, teacher=teacher, distillation=ANSWERS, fit_tokens=FITTED,
+    healed = heal(subnet, work.task.train, steps=steps, teacher=teacher, distillation=ANSWERS, fit_tokens=FITTED,
                   learning_rate=LEARNING_RATE, batch_size=BATCH, seed=work.seed, progress=False)  # fmt: skip
     return Outcome(work.judged(healed), spent + fit + steps * step, spent, blocks_of(subnet))
 

@@ -124,7 +124,7 @@ def trained(given: argparse.Namespace, learn: Sequence[Question]) -> SuperNetwor
         return SuperNetwork.load(folder / "supernet")
     model, tokenizer = load(given.quick)
     supernet = SuperNetwork.from_pretrained(model, lonas(multiple_of=8), tokenizer)
-    train(supernet, learn, given.steps or (3 if given.quick else 120), checkpoint=folder and folder / "training")
+    train(supernet, learn, steps=given.steps or (3 if given.quick else 120), checkpoint=folder and folder / "training")
     if folder:
         supernet.save(folder / "supernet")
     return supernet

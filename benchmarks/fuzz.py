@@ -77,10 +77,12 @@ def surfaces(here: Path) -> dict[str, Surface]:
     """All of them, with whole files and folders below `here`."""
     model, tokenizer = load(True)
     supernet = SuperNetwork.from_pretrained(model, SPACE, tokenizer)
-    train(supernet, QUESTIONS, 1, batch_size=2, checkpoint=here / "training", progress=False)
+    train(supernet, QUESTIONS, steps=1, batch_size=2, checkpoint=here / "training", progress=False)
     supernet.save(here / "supernet", include_base=True)
     supernet.largest.save_adapter(here / "adapter")
-    result = search(supernet, EVALUATORS, "random", 4, 4, storage=here / "ledger", progress=False)
+    result = search(
+        supernet, EVALUATORS, driver="random", evaluations=4, population=4, storage=here / "ledger", progress=False
+    )
     result.to_json(here / "result.json")
     (here / "space.json").write_text(json.dumps(supernet.space.to_json()), encoding="utf-8")
     save_questions(QUESTIONS, here / "questions.jsonl")
@@ -217,7 +219,7 @@ def _ledger(folder: Path, supernet: SuperNetwork) -> str | None:
         supernet.space.configuration(record.genome)
         assert record.error or len(record.measurements) == len(EVALUATORS)
         assert all(isinstance(m, Measurement) for m in record.measurements)
-    search(supernet, EVALUATORS, "random", 4, 4, storage=folder, progress=False)
+    search(supernet, EVALUATORS, driver="random", evaluations=4, population=4, storage=folder, progress=False)
     return None
 
 
@@ -241,7 +243,7 @@ def _checkpoint(folder: Path, supernet: SuperNetwork) -> str | None:
     state = supernet.state()
     model, tokenizer = load(True)
     other = SuperNetwork.from_pretrained(model, SPACE, tokenizer)
-    report = train(other, QUESTIONS, 1, batch_size=2, checkpoint=folder, progress=False)
+    report = train(other, QUESTIONS, steps=1, batch_size=2, checkpoint=folder, progress=False)
     return _same(set(other.state()), set(state), "other tensors") or _same(len(report.losses), 1, "steps")
 
 

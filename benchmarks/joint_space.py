@@ -188,7 +188,7 @@ def trained(
     }
     examples = [Example("", line) for line in lines]
     checkpoint = folder / "training"
-    train(made["joint"], examples, steps, learning_rate=LEARNING_RATE, strategy="turns", checkpoint=checkpoint)
+    train(made["joint"], examples, steps=steps, learning_rate=LEARNING_RATE, strategy="cycle", checkpoint=checkpoint)
     state = made["joint"].state()
     for supernet in made.values():
         supernet.load_state(state)
@@ -246,9 +246,9 @@ def main() -> None:
                 result = search(
                     supernet,
                     evaluators,
-                    given.driver,
-                    evaluations,
-                    4 if given.quick else 20,
+                    driver=given.driver,
+                    evaluations=evaluations,
+                    population=4 if given.quick else 20,
                     storage=folder / name,
                     objectives=["perplexity", guide],
                     sensitivity=hint,

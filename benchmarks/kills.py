@@ -66,8 +66,8 @@ def supernetwork(seed: int = 0) -> SuperNetwork:
 
 def training(folder: Path) -> None:
     """Sub-networks take turns; narrower widths are fitted before and after."""
-    train(supernetwork(), QUESTIONS, 5, batch_size=4, strategy="turns", refit=True, checkpoint=folder / "training",
-          checkpoint_every=1, progress=False)  # fmt: skip
+    train(supernetwork(), QUESTIONS, steps=5, batch_size=4, strategy="cycle", refit=True,
+          checkpoint=folder / "training", checkpoint_every=1, progress=False)  # fmt: skip
 
 
 def healing(folder: Path) -> None:
@@ -76,7 +76,7 @@ def healing(folder: Path) -> None:
     teacher = Teacher.of(supernet)
     supernet.order_by_importance(list(calibration_batches(QUESTIONS, supernet.tokenizer, 16)))
     subnet = supernet.subnetwork(supernet.space.configuration(supernet.space.smallest))
-    heal(subnet, QUESTIONS, 5, teacher=teacher, fit_tokens=512, batch_size=4, checkpoint=folder / "healing",
+    heal(subnet, QUESTIONS, steps=5, teacher=teacher, fit_tokens=512, batch_size=4, checkpoint=folder / "healing",
          checkpoint_every=1, progress=False)  # fmt: skip
 
 
@@ -84,8 +84,8 @@ def searching(folder: Path, workers: int = 0) -> None:
     """Rows of a raced accuracy and a count, kept in `rows.json` at the end."""
     asked = MultipleChoiceAccuracy(QUESTIONS[:16], racing=Racing(first=8))
     executor = WorkerPool(workers) if workers else None
-    found = search(supernetwork(), [asked, ParameterCount()], "nsga2", 16, 8, storage=folder, executor=executor,
-                   progress=False)  # fmt: skip
+    found = search(supernetwork(), [asked, ParameterCount()], driver="nsga2", evaluations=16, population=8,
+                   storage=folder, executor=executor, progress=False)  # fmt: skip
     found.to_json(folder / "rows.json")
 
 

@@ -32,13 +32,14 @@ from evaluators import Macs, MultipleChoiceAccuracy, Question, load_questions
 from nas_engine import SuperNetwork, train
 from nas_engine.compression import sparsify, sparsity_report
 from nas_engine.jobs import heuristics
-from nas_engine.jobs.recipes import SearchPlan, TrainingPlan, shears, sqft
+from nas_engine.jobs.recipes import SearchPlan, shears, sqft
 from nas_engine.models import moved
 from nas_engine.supernet import Subnetwork
 from nas_engine.supernet.compressed_base import active_grids
 from nas_engine.tasks import chain_sum
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import TrainingReport
+from nas_engine.training.settings import TrainingSettings
 from search_spaces import lonas, lora_rank, mlp_width
 from search_spaces import shears as shears_space
 
@@ -92,9 +93,10 @@ class Work:
     device: str = "cpu"
 
     @property
-    def plan(self) -> TrainingPlan:
+    def plan(self) -> TrainingSettings:
         """The same training for all lines."""
-        return TrainingPlan(self.steps, 4 if self.quick else 16, self.learning_rate)
+        batch_size = 4 if self.quick else TrainingSettings.batch_size
+        return TrainingSettings(steps=self.steps, batch_size=batch_size, learning_rate=self.learning_rate)
 
     @property
     def settings(self) -> dict[str, float]:
@@ -168,7 +170,7 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
         training = train(
             supernet,
             work.train,
-            plan.steps,
+            steps=plan.steps,
             batch_size=plan.batch_size,
             learning_rate=plan.learning_rate,
             seed=work.seed,

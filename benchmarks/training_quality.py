@@ -28,7 +28,7 @@ from nas_engine.tasks import task_splits
 from nas_engine.texts.examples import batch_of, tokenize
 from nas_engine.training.answers import answer_loss
 from nas_engine.training.epochs import batch_indices
-from nas_engine.training.run import TrainingSettings, learning_rate_at
+from nas_engine.training.settings import TrainingSettings
 from search_spaces import lora_rank, mlp_width
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -64,14 +64,14 @@ def peft_accuracy(
 
 
 def _train_peft(peft: Any, examples: list[Any], steps: int, pad: int) -> None:
-    settings = TrainingSettings(steps, BATCH, LEARNING_RATE)
+    settings = TrainingSettings(steps=steps, batch_size=BATCH, learning_rate=LEARNING_RATE)
     parameters = [p for p in peft.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
     lengths = tuple(len(example.tokens) for example in examples)
     base = peft.get_base_model().train()
     with progress_bar("PEFT", steps) as bar:
         for step in range(steps):
-            optimizer.param_groups[0]["lr"] = learning_rate_at(step, settings)
+            optimizer.param_groups[0]["lr"] = settings.learning_rate_at(step)
             indices = batch_indices(step, BATCH, lengths, seed=0)
             loss = answer_loss(base, batch_of([examples[i] for i in indices], pad, torch.device("cpu")))
             loss.backward()
@@ -91,7 +91,7 @@ def supernetwork(
     report = train(
         supernet,
         learn,
-        steps,
+        steps=steps,
         batch_size=BATCH,
         learning_rate=LEARNING_RATE,
         strategy=given.strategy,

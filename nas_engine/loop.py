@@ -7,18 +7,20 @@ the search continues as the uninterrupted one would have, with no state of the d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 import numpy as np
 
 from evaluators import Evaluator
 from nas_engine.drivers.driver import Driver, Objectives
-from nas_engine.drivers.registry import DriverFactory, make_driver
+from nas_engine.drivers.registry import DriverFactory, make_driver, require_driver_name
 from nas_engine.errors import SearchError
 from nas_engine.execution.executor import Executor, ThisProcess, Workplace
 from nas_engine.execution.measuring import Job, S, Searchable
 from nas_engine.goal.goal import Goal
+from nas_engine.keywords import merged, takes
 from nas_engine.ledger.ledger import Ledger, Record
 from nas_engine.progress import progress_bar
 from nas_engine.results.dominance import non_dominated
@@ -30,20 +32,56 @@ _BATCHES_WITHOUT_NEWS = 200  # after so many batches of known genomes the space 
 _FAILURES_TO_GIVE_UP = 10
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """How a search goes, and what it is after.
+
+    Args:
+        driver: a name in `DRIVERS`, or a function that makes a driver of a `DriverProblem`.
+        evaluations: different sub-networks to measure at most; fewer where the space holds fewer.
+        population: of a generation.
+        seed: of the driver.
+        constraints: what a sub-network must keep to be on the front, such as ``"latency <= 0.7 * reference"``, where
+            `reference` is the largest sub-network's value; drivers prefer what comes nearer to keeping them.
+        objectives: names of the evaluators that are to be optimized, where others only bound; None takes all.
+        time_limit_seconds: a sub-network fails on which one evaluator takes longer; None waits.
+
+    Raises:
+        SearchError: one of them is out of its range.
+    """
+
+    driver: str | DriverFactory = "auto"
+    evaluations: int = 200
+    population: int = 20
+    seed: int = 0
+    constraints: Sequence[str] = ()
+    objectives: Sequence[str] | None = None
+    time_limit_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        require_driver_name(self.driver)
+        if self.evaluations < 1 or self.population < 2:
+            raise SearchError(
+                f"evaluations is {self.evaluations} and population is {self.population}; give at least 1 and 2."
+            )
+        if self.seed < 0:
+            raise SearchError(f"seed is {self.seed}; give at least 0.")
+        limit = self.time_limit_seconds
+        if limit is not None and not limit > 0:
+            raise SearchError(f"time_limit_seconds is {limit}; give seconds above 0, or None for no limit.")
+
+
+@takes(SearchSettings)
 def search(
     supernet: Searchable[S],
     evaluators: Sequence[Evaluator],
-    driver: str | DriverFactory = "nsga2",
-    evaluations: int = 200,
-    population: int = 20,
-    seed: int = 0,
+    settings: SearchSettings | None = None,
+    *,
     storage: str | Path | None = None,
-    time_limit_seconds: float | None = None,
-    progress: bool = True,
-    constraints: Sequence[str] = (),
-    objectives: Sequence[str] | None = None,
     executor: Workplace | None = None,
     sensitivity: Mapping[str, Sequence[float]] | None = None,
+    progress: bool = True,
+    **fields: Any,
 ) -> SearchResult[S]:
     """Look for the sub-networks that are worth deploying.
 
@@ -53,37 +91,33 @@ def search(
     Args:
         supernet: a trained super-network.
         evaluators: what measures; each gives one column, and is an objective unless `objectives` leaves it out.
-        driver: a name in `DRIVERS`, or a function that makes a driver of a `DriverProblem`.
-        evaluations: how many different sub-networks to measure at most; fewer where the space holds fewer.
-        population: of a generation.
-        seed: of the driver.
+        settings: which driver, how many evaluations, what is optimized and kept; or its fields by name,
+            ``search(…, evaluations=50)``.
         storage: run folder for the ledger, an Optuna database URL, or None to keep it in memory.
-        time_limit_seconds: a sub-network fails on which one evaluator takes longer; None waits.
-        progress: show a bar.
-        constraints: what a sub-network must keep to be on the front, such as ``"latency <= 0.7 * reference"``, where
-            `reference` is the largest sub-network's value; drivers prefer what comes nearer to keeping them.
-        objectives: names of the evaluators that are to be optimized, where others only bound; None takes all.
         executor: where sub-networks are measured: ``WorkerPool(2)``, ``RayCluster(8)``; None measures in this process.
         sensitivity: what ``supernet.sensitivity(texts)`` gave, for the driver ``surrogate``, or ``auto`` where it takes
             that one.
+        progress: show a bar.
 
     Raises:
         SearchError: bad arguments, a sensitivity of another space or for a driver that makes nothing of it, or the
             first evaluations all failed (with the message of the first).
         LedgerError: the storage cannot be written, or belongs to another search.
     """
-    _check(supernet.space, evaluators, evaluations, time_limit_seconds)
-    goal = Goal.of(evaluators, objectives, constraints)
+    settings = merged(SearchSettings, settings, fields)
+    _check(supernet.space, evaluators)
+    goal = Goal.of(evaluators, settings.objectives, settings.constraints)
     space = supernet.space
 
     def score(evaluator: Evaluator, genome: Genome) -> float:
         return evaluator(supernet.subnetwork(space.configuration(genome))).value
 
-    chosen = make_driver(driver, goal.problem(space, score, population, seed, evaluations, sensitivity))
+    problem = goal.problem(space, score, settings.population, settings.seed, settings.evaluations, sensitivity)
+    chosen = make_driver(settings.driver, problem)
     ledger = Ledger(storage, supernet.space, supernet.fingerprint(), evaluators)
-    evaluations = min(evaluations, supernet.space.size())
+    evaluations = min(settings.evaluations, supernet.space.size())
     idle = 0
-    opened = (executor or ThisProcess()).open(Job(supernet, evaluators, time_limit_seconds, goal.optimized))
+    opened = (executor or ThisProcess()).open(Job(supernet, evaluators, settings.time_limit_seconds, goal.optimized))
     with opened as measuring, progress_bar("Searching", evaluations, enabled=progress) as bar:
         run = _Run(supernet, goal, ledger, measuring)
         while len(run.records) < evaluations and idle < _BATCHES_WITHOUT_NEWS:
@@ -197,9 +231,7 @@ class _Run(Generic[S]):
             )
 
 
-def _check(
-    space: SearchSpace, evaluators: Sequence[Evaluator], evaluations: int, time_limit_seconds: float | None
-) -> None:
+def _check(space: SearchSpace, evaluators: Sequence[Evaluator]) -> None:
     names = [e.name for e in evaluators]
     if not names:
         raise SearchError("evaluators is empty; give at least one, such as ParameterCount().")
@@ -214,9 +246,5 @@ def _check(
     for e in evaluators:
         if e.direction not in ("minimize", "maximize"):
             raise SearchError(f"the direction of {e.name} is {e.direction!r}; choose 'minimize' or 'maximize'.")
-    if evaluations < 1:
-        raise SearchError(f"evaluations is {evaluations}; it must be at least 1.")
-    if time_limit_seconds is not None and not time_limit_seconds > 0:
-        raise SearchError(f"time_limit_seconds is {time_limit_seconds}; give seconds above 0, or None for no limit.")
     if not len(space):
         raise SearchError("the space has no gene with two values or more; there is nothing to search.")

@@ -76,12 +76,21 @@ def make_driver(driver: str | DriverFactory, problem: DriverProblem) -> Driver:
     """
     if problem.population < 2:
         raise SearchError(f"population is {problem.population}; it must be at least 2.")
+    require_driver_name(driver)
     if not isinstance(driver, str):
         return driver(problem)
-    if driver not in DRIVERS:
-        raise SearchError(f"driver is {driver!r}; choose one of {', '.join(DRIVERS)}, or pass a driver factory.")
     if problem.sensitivity is not None and driver not in HINTED:
         raise SearchError(
             f"driver is {driver!r}, which makes nothing of a sensitivity; choose {' or '.join(HINTED)}, or do without."
         )
     return DRIVERS[driver](problem)
+
+
+def require_driver_name(driver: str | DriverFactory) -> None:
+    """Check that `driver` is a name in `DRIVERS` or a function.
+
+    Raises:
+        SearchError: it is not; the names are listed.
+    """
+    if not callable(driver) and driver not in DRIVERS:
+        raise SearchError(f"driver is {driver!r}; choose one of {', '.join(DRIVERS)}, or pass a driver factory.")

@@ -26,39 +26,15 @@ from nas_engine.progress import say
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork
 from nas_engine.training import Healed, Teacher, TextPair, heal
+from nas_engine.training.settings import HealingSettings
 
 _RUNGS = (0.25, 0.5, 1.0)  # fractions of the steps after which finalists are compared
 _LAST = 2  # finalists that are healed to the end
 
 
-@dataclass(frozen=True)
-class HealingPlan:
-    """How finalists are healed; see `nas_engine.heal`.
-
-    Args:
-        steps: of those that go all the way; 0 compares them as the super-network left them.
-        finalists: how many begin.
-        batch_size: examples of a step.
-        learning_rate: at its peak.
-        fit_tokens: that fit each of them to the teacher before its first step.
-        seed: of batches and new adapters.
-    """
-
-    steps: int = 48
-    finalists: int = 4
-    batch_size: int = 16
-    learning_rate: float = 7e-4
-    fit_tokens: int = 4096
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or self.finalists < 1:
-            raise ValueError(f"heal_steps is {self.steps} and finalists is {self.finalists}; give at least 0 and 1.")
-
-    @property
-    def rungs(self) -> list[int]:
-        """Steps after which finalists are compared, ascending."""
-        return sorted({max(1, round(part * self.steps)) for part in _RUNGS}) if self.steps else []
+def rungs(steps: int) -> list[int]:
+    """Steps of healing after which finalists are compared, ascending; none of 0 steps."""
+    return sorted({max(1, round(part * steps)) for part in _RUNGS}) if steps else []
 
 
 @dataclass(frozen=True)
@@ -96,9 +72,10 @@ def choose(
     selection: MultipleChoiceAccuracy,
     train_set: Sequence[TextPair],
     teacher: Teacher | None,
-    plan: HealingPlan,
+    healing: HealingSettings | None,
     tolerance: float,
     latency: Latency,
+    count: int = 4,
     folder: Path | None = None,
     progress: bool = True,
 ) -> list[Finalist]:
@@ -112,21 +89,26 @@ def choose(
         selection: questions that the search did not use.
         train_set: what healing learns from.
         teacher: see `nas_engine.heal`.
-        plan: how long.
+        healing: how those that go all the way are healed; None compares them as the super-network left them.
         tolerance: accuracy that may be lost, as a fraction of 1.
         latency: how their speed is measured.
+        count: how many begin.
         folder: for checkpoints and answers, so that a killed call goes on where it was.
         progress: show bars.
     """
     bound = reference.value - tolerance
-    going = _in_order(_listed(result, whole, selection, plan, latency, folder), bound)
+    going = _in_order(_listed(result, whole, selection, count, latency, folder), bound)
     out: list[Finalist] = []
-    for i, until in enumerate(plan.rungs):
+    for i, until in enumerate(rungs(healing.steps) if healing else ()):
+        assert healing is not None
         if i:
             left = max(_LAST, (len(going) + 1) // 2)
             going, out = going[:left], going[left:] + out
-        say(f"Healing {len(going)} finalist{'s' * (len(going) > 1)} to step {until} of {plan.steps}", enabled=progress)
-        going = [_healed(f, selection, train_set, teacher, plan, until, folder, progress) for f in going]
+        say(
+            f"Healing {len(going)} finalist{'s' * (len(going) > 1)} to step {until} of {healing.steps}",
+            enabled=progress,
+        )
+        going = [_healed(f, selection, train_set, teacher, healing, until, folder, progress) for f in going]
         going = _in_order(going, bound)
     return going + out
 
@@ -161,7 +143,7 @@ def _listed(
     result: SearchResult[Subnetwork],
     whole: Subnetwork,
     selection: MultipleChoiceAccuracy,
-    plan: HealingPlan,
+    count: int,
     latency: Latency,
     folder: Path | None,
 ) -> list[Finalist]:
@@ -171,9 +153,9 @@ def _listed(
     smaller = rows[[s.configuration != whole.configuration and s.trains for s in subnets]]
     rows = smaller if len(smaller) else rows
     # What lies far below cannot be healed in so few steps: the better half of the front in accuracy, at least.
-    enough = max(plan.finalists, (len(rows) + 1) // 2)
+    enough = max(count, (len(rows) + 1) // 2)
     rows = rows.nlargest(enough, "accuracy").sort_values("latency")
-    places = np.unique(np.linspace(0, len(rows) - 1, min(plan.finalists, len(rows))).round().astype(int))
+    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
     rows = rows.iloc[places]
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
     about = f"speed-ups {whole.supernetwork_fingerprint}{latency.settings()}{[_digest(subnet) for subnet in subnets]}"
@@ -190,7 +172,7 @@ def _healed(
     selection: MultipleChoiceAccuracy,
     train_set: Sequence[TextPair],
     teacher: Teacher | None,
-    plan: HealingPlan,
+    healing: HealingSettings,
     until: int,
     folder: Path | None,
     progress: bool,
@@ -201,13 +183,8 @@ def _healed(
     healed = heal(
         subnet,
         train_set,
-        plan.steps,
+        replace(healing, adapters="fresh" if subnet.merges else "continued"),
         teacher=teacher,
-        batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
-        fit_tokens=plan.fit_tokens,
-        adapters="fresh" if subnet.merges else "continued",
-        seed=plan.seed,
         until=until,
         checkpoint=None if folder is None else folder / f"healing-{_digest(subnet)}",
         progress=progress,

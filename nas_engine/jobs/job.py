@@ -34,11 +34,11 @@ from evaluators.latency.machine import require_device
 from evaluators.text.generation import greedy, require_generable
 from evaluators.whole_file import replacing
 from nas_engine.deploy import Weights
-from nas_engine.drivers.registry import DRIVERS, HINTED
+from nas_engine.drivers.registry import HINTED
 from nas_engine.errors import LedgerError
-from nas_engine.jobs.finalists import Finalist, HealingPlan, choose, flips, table
+from nas_engine.jobs.finalists import Finalist, choose, flips, table
 from nas_engine.jobs.preparations import require_answerable, require_counts, require_driver, require_learnable, writable
-from nas_engine.loop import search
+from nas_engine.loop import SearchSettings, search
 from nas_engine.progress import progress_bar, say
 from nas_engine.results import plots
 from nas_engine.results.result import SearchResult
@@ -46,13 +46,14 @@ from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.tasks import TaskSplits, task_splits
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import Healed, Teacher, train
-from nas_engine.training.run import TrainingSettings
-from nas_engine.training.strategies import STRATEGIES, Strategy
+from nas_engine.training.settings import HealingSettings, TrainingSettings
+from nas_engine.training.strategies import Strategy
 from search_spaces import SearchSpace, attention_heads, layer_skip, lora_rank, mlp_width
 
 PYTORCH = "pytorch"  # not a runtime of its own
 _HINTS = 64  # training questions
 _WORTH = "accuracy >= 0.6 * reference"  # below, no few steps heal it
+_FIT_TOKENS = 4096  # of a finalist, before its first step
 _ASKED, _SHOWN, _NEW_TOKENS = 100, 5, 12  # held-out questions that are answered in a model's own words, of which a few
 # are shown, and tokens of an answer
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -63,34 +64,40 @@ class JobSettings:
     """What to compress, and how long to work at it; the defaults are the quickstart's.
 
     Args:
-        folder: of the run; everything that the job makes is below it.
-        model: Hugging Face id or folder, or ``smollm2``.
-        task: ``family`` or ``chain_sum``, a JSONL file or a folder of questions, or ``hf:<dataset>``.
-        train: questions to train on; likewise `validation`, which guides the search, `selection`, on which its
-            finalists are compared, and `test`, held out.
-        adapter: folder of a PEFT LoRA adapter of this model, which is then the reference; None trains one.
-        lora_steps: plain LoRA on the whole model: the reference, the teacher of all smaller ones, and their start. With
-            0 and no adapter the model as it is given is the reference.
-        steps: in which sub-networks take turns; 0 leaves it at what plain LoRA has learned. Likewise `strategy`; and
-            `batch_size` and `learning_rate` of all training.
+        folder: run folder; start again with the same one to go on.
+        model: Hugging Face id or folder, or smollm2.
+        task: what to learn: family, chain_sum, a JSONL file or folder of questions, hf:<dataset>.
+        train: training questions at most.
+        validation: questions that guide the search.
+        selection: questions on which the finalists are compared.
+        test: held-out questions at most.
+        adapter: folder of a PEFT LoRA adapter of this model, to be the reference instead of a trained one.
+        lora_steps: steps of plain LoRA on the whole model: the reference, the teacher of all smaller ones, and their
+            start. With 0 and no adapter the model as it is given is the reference.
+        steps: in which sub-networks take turns; 0 leaves the super-network at what plain LoRA has learned.
         heal_steps: of a finalist alone, after the search; 0 takes it as the super-network left it.
         finalists: sub-networks of the front that are healed, by successive halving.
+        batch_size: questions of a training batch.
+        learning_rate: of all training, at its peak.
+        strategy: which sub-networks a step visits: uniform, sandwich, cycle or largest.
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
-        driver: of the search; likewise `evaluations` and `population`.
-        sensitivity: training questions by which it is measured how much each gene matters, before the search, for the
-            drivers ``auto`` and ``surrogate``; 0 does without, None takes 64 with these drivers.
-        tolerance: what the chosen sub-network may lose of the reference's accuracy, as a fraction of 1.
+        driver: search algorithm, one of nas_engine.drivers.DRIVERS, such as auto, surrogate or nsga2.
+        evaluations: sub-networks to measure.
+        population: sub-networks of a generation.
+        sensitivity: training questions by which it is measured beforehand how much each gene matters, for the drivers
+            auto and surrogate; 0 does without, by default 64 with these drivers.
+        tolerance: accuracy that the chosen one may lose against the reference, as a fraction of 1.
         ranks: adapter ranks to choose from.
-        widths: fractions of the MLPs' intermediate sizes to choose from.
-        heads: fractions of the attention heads to choose from, in whole KV groups.
+        widths: MLP widths to choose from, as fractions of the intermediate size.
+        heads: attention heads to choose from, as fractions, in whole KV groups.
         skip: whole attention and MLP blocks may be left out too.
-        layers_per_gene: consecutive layers that share a rank and a width.
+        layers_per_gene: consecutive layers that share a gene.
         tokens: prompt length at which prefill is timed, batch 1.
-        target: where the model will run, and is timed: ``pytorch``, or ``llama.cpp``, for which the chosen one is also
-            written as GGUF.
-        weights: what llama.cpp's weights are stored as, such as ``q8_0``.
+        target: where the model will run, and is timed: pytorch, or llama.cpp, for which the chosen one is also written
+            as GGUF.
+        weights: what llama.cpp's weights are stored as: f32, f16, bf16, q8_0, q4_0.
         seed: of everything random.
-        device: where all is computed, such as ``cuda``, and timed unless that is in another runtime.
+        device: where all is computed, such as cuda, and timed unless that is in another runtime.
     """
 
     folder: Path = Path("runs/quickstart")
@@ -127,14 +134,6 @@ class JobSettings:
 
     def __post_init__(self) -> None:
         # Checked here because the stages that use them come minutes later.
-        if self.driver not in DRIVERS:
-            raise ValueError(f"driver is {self.driver!r}; choose one of {', '.join(DRIVERS)}.")
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy is {self.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
-        if self.evaluations < 1 or self.population < 2:
-            raise ValueError(
-                f"evaluations and population are {self.evaluations} and {self.population}; give at least 1 and 2."
-            )
         if min(self.lora_steps, self.steps) < 0:
             raise ValueError(f"lora_steps and steps are {self.lora_steps} and {self.steps}; give at least 0.")
         if self.adapter is not None and self.lora_steps != JobSettings.lora_steps and self.lora_steps:
@@ -145,7 +144,7 @@ class JobSettings:
                 f"tolerance is {self.tolerance} and seed is {self.seed}; give a fraction from 0 to 1 and at least 0."
             )
         # These check themselves.
-        _ = self.healing, self.latency, TrainingSettings(1, self.batch_size, self.learning_rate)
+        _ = self._training(1, self.strategy), self.lora, self.training, self.healing, self.searching, self.latency
         given = self.sensitivity or 0
         if given < 0 or (given and self.driver not in HINTED):
             raise ValueError(
@@ -155,9 +154,54 @@ class JobSettings:
         require_device(self.device)
 
     @property
-    def healing(self) -> HealingPlan:
-        """How the finalists are healed."""
-        return HealingPlan(self.heal_steps, self.finalists, self.batch_size, self.learning_rate, seed=self.seed)
+    def lora(self) -> TrainingSettings | None:
+        """Of plain LoRA on the whole model; None where it is given, or is not wanted."""
+        return self._training(self.lora_steps, "largest") if self.adapter is None else None
+
+    @property
+    def training(self) -> TrainingSettings | None:
+        """In which sub-networks take turns; None where none do."""
+        return self._training(self.steps, self.strategy)
+
+    @property
+    def healing(self) -> HealingSettings | None:
+        """How the finalists are healed; None leaves them."""
+        if self.heal_steps < 0 or self.finalists < 1:
+            raise ValueError(
+                f"heal_steps is {self.heal_steps} and finalists is {self.finalists}; give at least 0 and 1."
+            )
+        if not self.heal_steps:
+            return None
+        return HealingSettings(
+            steps=self.heal_steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            fit_tokens=_FIT_TOKENS,
+            seed=self.seed,
+        )
+
+    @property
+    def searching(self) -> SearchSettings:
+        """How the super-network is searched."""
+        return SearchSettings(
+            driver=self.driver,
+            evaluations=self.evaluations,
+            population=self.population,
+            seed=self.seed,
+            constraints=(_WORTH,),
+        )
+
+    def _training(self, steps: int, strategy: Strategy) -> TrainingSettings | None:
+        if not steps:
+            return None
+        return TrainingSettings(
+            steps=steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            strategy=strategy,
+            refit=self.refit and strategy != "largest",
+            seed=self.seed,
+        )
 
     @property
     def latency(self) -> Latency:
@@ -228,6 +272,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         settings.healing,
         settings.tolerance,
         settings.latency,
+        settings.finalists,
         folder,
         progress,
     )
@@ -308,18 +353,8 @@ def _reference(
     """What a user would otherwise have: plain LoRA on the whole model, trained or given; also kept as PEFT's."""
     if settings.adapter is not None:
         supernet.load_adapter(settings.adapter)
-    elif settings.lora_steps:
-        train(
-            supernet,
-            questions,
-            settings.lora_steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            strategy="largest",
-            seed=settings.seed,
-            checkpoint=folder / "lora",
-            progress=progress,
-        )
+    elif settings.lora is not None:
+        train(supernet, questions, settings.lora, checkpoint=folder / "lora", progress=progress)
         supernet.largest.save_adapter(folder / "reference")
     return Teacher.of(supernet)
 
@@ -333,20 +368,16 @@ def _train(
     progress: bool,
 ) -> None:
     refit = settings.refit and supernet.can_refit
-    if not settings.steps:
+    if settings.training is None:
         say("Ordering heads and channels", enabled=progress)
         supernet.order_by_importance(list(calibration_batches(questions, supernet.tokenizer, 512)), refit)
         return
     train(
         supernet,
         questions,
-        settings.steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        strategy=settings.strategy,
-        teacher=teacher,
+        settings.training,
         refit=refit,
-        seed=settings.seed,
+        teacher=teacher,
         checkpoint=folder / "training",
         progress=progress,
     )
@@ -430,13 +461,9 @@ def _search(
     return search(
         supernet,
         evaluators,
-        settings.driver,
-        settings.evaluations,
-        settings.population,
-        settings.seed,
+        settings.searching,
         storage=folder,
         progress=progress,
-        constraints=(_WORTH,),
         sensitivity=sensitivity,
     )
 

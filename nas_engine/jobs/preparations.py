@@ -23,7 +23,8 @@ from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.registry import make_driver
 from nas_engine.errors import LedgerError
 from nas_engine.texts.examples import TextPair, tokenize
-from nas_engine.training.run import TrainingSettings, require_readable
+from nas_engine.training.run import require_readable
+from nas_engine.training.settings import TrainingSettings
 from search_spaces import SearchSpace
 
 

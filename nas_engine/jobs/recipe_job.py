@@ -4,62 +4,64 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from evaluators import MultipleChoiceAccuracy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluators import MultipleChoiceAccuracy, Question
 from evaluators.latency.machine import require_device
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import require_packable
 from nas_engine.jobs.preparations import require_answerable, require_counts, require_learnable, writable
-from nas_engine.jobs.recipes import Adapter, CompressedModel, SearchPlan, TrainingPlan, shears, sqft
+from nas_engine.jobs.recipes import Adapter, CompressedModel, SearchPlan, shears, sqft
 from nas_engine.models import load_model
 from nas_engine.progress import say
 from nas_engine.tasks import task_splits
+from nas_engine.training.settings import HealingSettings, TrainingSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecipeSettings:
-    """What to compress and how; the rest is as in `nas_engine.jobs.recipes`.
+    """What to compress and how long, whatever the recipe; the rest is as in `nas_engine.jobs.recipes`.
 
     Args:
-        folder: of the run; everything made is below it.
-        model: Hugging Face id or folder, or ``smollm2``.
-        task: ``chain_sum``, a JSONL file or a folder of questions, or ``hf:<dataset>``.
-        train: questions to train on; likewise `validation`, which compares sub-adapters, and `test`, held out.
-        confirmation: questions, cut from the training ones too, that judge the best sub-adapters again; 0 for none.
-        steps: of training; likewise `batch_size` and `learning_rate`.
+        folder: run folder; start again with the same one to go on.
+        model: Hugging Face id or folder, or smollm2.
+        task: what to learn: family, chain_sum, a JSONL file or folder of questions, hf:<dataset>.
+        train: training questions at most.
+        validation: questions that compare sub-adapters.
+        confirmation: other questions, cut from the training ones too, that judge the best again; 0 for none.
+        test: held-out questions at most.
+        steps: of training.
+        batch_size: questions of a training batch.
+        learning_rate: at its peak.
         heal_steps: of the chosen sub-adapter alone, where it merges; 0 for none.
-        drivers: of the searches beside the heuristics; likewise `evaluations`.
-        sparsity: fraction of zeros, or ``2:4`` or ``4:8``.
+        drivers: search beside the heuristics.
+        evaluations: sub-adapters that each search measures.
+        sparsity: fraction of zeros, or 2:4 or 4:8.
         refit: let the kept weights make up for the zeros before training.
-        merge: Shears alone: train on the nonzeros, so that the adapter merges.
-        bits: SQFT alone; likewise `group_size`, `symmetric` and `adapter`.
         seed: of everything random.
-        device: where all is computed, such as ``cuda``.
+        device: where all is computed, such as cuda.
     """
 
-    folder: Path = Path("runs/recipe")
+    folder: Path
     model: str = "smollm2"
     task: str = "chain_sum"
     train: int = 4000
     validation: int = 240
     confirmation: int = 0
     test: int = 800
-    steps: int = 200
-    batch_size: int = 16
-    learning_rate: float = 3e-4
+    steps: int = TrainingSettings.steps
+    batch_size: int = TrainingSettings.batch_size
+    learning_rate: float = TrainingSettings.learning_rate
     heal_steps: int = 0
     drivers: tuple[str, ...] = ()
     evaluations: int = 30
     sparsity: str = "0.5"
     refit: bool = False
-    merge: bool = False
-    bits: int = 4
-    group_size: int = 64
-    symmetric: bool = False
-    adapter: Adapter = "qa-sparsepeft"
     seed: int = 0
     device: str = "cpu"
 
@@ -69,13 +71,22 @@ class RecipeSettings:
             require_counts(2, confirmation=self.confirmation)
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; give at least 0.")
-        _ = self.training, self.searching  # they check themselves
+        _ = self.training, self.healing, self.searching  # they check themselves
         require_device(self.device)
 
     @property
-    def training(self) -> TrainingPlan:
-        """How the adapter is trained and healed."""
-        return TrainingPlan(self.steps, self.batch_size, self.learning_rate, self.heal_steps)
+    def training(self) -> TrainingSettings:
+        """Of the super-adapter."""
+        return TrainingSettings(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
+
+    @property
+    def healing(self) -> HealingSettings | None:
+        """Of the chosen sub-adapter."""
+        if self.heal_steps < 0:
+            raise ValueError(f"heal_steps is {self.heal_steps}; give at least 0.")
+        if not self.heal_steps:
+            return None
+        return HealingSettings(steps=self.heal_steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
 
     @property
     def searching(self) -> SearchPlan:
@@ -83,8 +94,38 @@ class RecipeSettings:
         return SearchPlan(self.drivers, self.evaluations)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShearsSettings(RecipeSettings):
+    """Make a model sparse, train an elastic adapter on it, and save the best sub-adapter.
+
+    Args:
+        merge: adapt the nonzeros alone, so that the adapter merges.
+    """
+
+    folder: Path = Path("runs/shears")
+    merge: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqftSettings(RecipeSettings):
+    """Make a model sparse, quantize it, train an elastic adapter on it, and save the best sub-adapter.
+
+    Args:
+        bits: of a weight, 4 or 8.
+        group_size: inputs that share a scale.
+        symmetric: without zero points.
+        adapter: qa-sparsepeft, sparsepeft or sqft.
+    """
+
+    folder: Path = Path("runs/sqft")
+    bits: int = 4
+    group_size: int = 64
+    symmetric: bool = False
+    adapter: Adapter = "qa-sparsepeft"
+
+
 def run_recipe(
-    recipe: Literal["shears", "sqft"], settings: RecipeSettings, progress: bool = True
+    settings: ShearsSettings | SqftSettings, progress: bool = True
 ) -> tuple[CompressedModel, dict[str, Any]]:
     """Run a recipe; leaves `compressed/`, `candidates.csv`, `sparsity.csv` and `summary.json` in the run folder.
 
@@ -110,43 +151,9 @@ def run_recipe(
     base, tokenizer = load_model(settings.model)
     require_answerable(base, tokenizer, asked)
     require_learnable(base, tokenizer, splits.train)
-    if recipe == "sqft" and settings.adapter != "sparsepeft":
+    if isinstance(settings, SqftSettings) and settings.adapter != "sparsepeft":
         require_packable(base)
-    if recipe == "shears":
-        made = shears(
-            base,
-            splits.train,
-            validation,
-            tokenizer=tokenizer,
-            sparsity=settings.sparsity,
-            refit=settings.refit,
-            merge=settings.merge,
-            training=settings.training,
-            searching=searching,
-            seed=settings.seed,
-            device=settings.device,
-            folder=settings.folder,
-            progress=progress,
-        )
-    else:
-        made = sqft(
-            base,
-            splits.train,
-            validation,
-            tokenizer=tokenizer,
-            sparsity=settings.sparsity,
-            refit=settings.refit,
-            bits=settings.bits,
-            group_size=settings.group_size,
-            symmetric=settings.symmetric,
-            adapter=settings.adapter,
-            training=settings.training,
-            searching=searching,
-            seed=settings.seed,
-            device=settings.device,
-            folder=settings.folder,
-            progress=progress,
-        )
+    made = _made(settings, base, tokenizer, splits.train, validation, searching, progress)
     made.save(settings.folder / "compressed")
     for name, frame in (("candidates.csv", made.candidates), ("sparsity.csv", made.sparsity)):
         with replacing(settings.folder / name) as unfinished:
@@ -156,12 +163,14 @@ def run_recipe(
     accuracy = held_out.measure(model, made.supernet.tokenizer)
     report = made.sparsity
     summary = {
-        "recipe": recipe,
+        "recipe": "sqft" if isinstance(settings, SqftSettings) else "shears",
         "sub_adapter": made.candidates.loc[0, "sub_adapter"],
         "configuration": dict(made.chosen.configuration),
         "accuracy": {"value": accuracy.value, "stderr": accuracy.stderr, "n": accuracy.n},
         "sparsity": float(report["zeros"].sum() / report["weights"].sum()),
-        "bits": settings.bits if made.supernet.quantization is not None else 8 * made.supernet.model.dtype.itemsize,
+        "bits": settings.bits
+        if isinstance(settings, SqftSettings) and made.supernet.quantization is not None
+        else 8 * made.supernet.model.dtype.itemsize,
         "merged": made.merges,
         "heal_steps": settings.heal_steps,
         "bytes": sum(file.stat().st_size for file in (settings.folder / "compressed").rglob("*.safetensors")),
@@ -170,3 +179,19 @@ def run_recipe(
     with replacing(settings.folder / "summary.json") as unfinished:
         unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return made, summary
+
+
+def _made(
+    settings: ShearsSettings | SqftSettings,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train_set: Sequence[Question],
+    validation: MultipleChoiceAccuracy,
+    searching: SearchPlan,
+    progress: bool,
+) -> CompressedModel:
+    own = ("bits", "group_size", "symmetric", "adapter") if isinstance(settings, SqftSettings) else ("merge",)
+    shared = ("sparsity", "refit", "training", "healing", "seed", "device", "folder")
+    given: dict[str, Any] = {name: getattr(settings, name) for name in (*own, *shared)}
+    recipe = sqft if isinstance(settings, SqftSettings) else shears
+    return recipe(base, train_set, validation, tokenizer=tokenizer, searching=searching, progress=progress, **given)

@@ -28,7 +28,7 @@ from nas_engine.texts.batches import Batch
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.texts.examples import TextPair
 from nas_engine.training import Healed, TrainingReport, heal, train
-from nas_engine.training.run import TrainingSettings
+from nas_engine.training.settings import HealingSettings, TrainingSettings
 from search_spaces import SearchSpace, SpaceTemplate, attention_heads, mlp_width
 from search_spaces import shears as shears_space
 from search_spaces import sqft as sqft_space
@@ -37,7 +37,6 @@ __all__ = [
     "Adapter",
     "CompressedModel",
     "SearchPlan",
-    "TrainingPlan",
     "compare_sub_adapters",
     "ordered",
     "shears",
@@ -46,40 +45,6 @@ __all__ = [
 
 Adapter = Literal["sqft", "sparsepeft", "qa-sparsepeft"]
 _COMBINATIONS: Mapping[str, str] = {"sqft": "plain", "sparsepeft": "masked", "qa-sparsepeft": "quantized"}
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """How the adapter is trained, and the chosen sub-adapter healed; see `nas_engine.train` and `nas_engine.heal`.
-
-    Args:
-        steps: of the super-adapter.
-        batch_size: examples of a step.
-        learning_rate: at its peak.
-        heal_steps: of the chosen sub-adapter alone, zeros and grids kept; 0 for none. Only where it merges.
-    """
-
-    steps: int = 200
-    batch_size: int = 16
-    learning_rate: float = 3e-4
-    heal_steps: int = 0
-
-    def __post_init__(self) -> None:
-        if self.heal_steps < 0:
-            raise ValueError(f"heal_steps is {self.heal_steps}; give at least 0.")
-        TrainingSettings(self.steps, self.batch_size, self.learning_rate)  # checks itself
-
-    def require_merging(self, merges: bool) -> None:
-        """Refuse to heal what does not merge.
-
-        Raises:
-            CompressionError: it does not, and there are steps.
-        """
-        if self.heal_steps and not merges:
-            raise CompressionError(
-                f"heal_steps is {self.heal_steps}, but this adapter stays beside its base, where healing has nothing "
-                "of its own to save; take one that merges (merge=True, or sparsepeft or qa-sparsepeft), or 0."
-            )
 
 
 @dataclass(frozen=True)
@@ -134,7 +99,8 @@ def shears(
     refit: bool = False,
     merge: bool = False,
     space: SpaceTemplate | SearchSpace | None = None,
-    training: TrainingPlan = TrainingPlan(),
+    training: TrainingSettings = TrainingSettings(),
+    healing: HealingSettings | None = None,
     searching: SearchPlan = SearchPlan(),
     calibration: int = 128,
     seed: int = 0,
@@ -156,7 +122,8 @@ def shears(
         merge: train the adapter on the nonzeros alone (SparsePEFT), so that it merges and every zero stays; False
             keeps it beside the base, as the paper does.
         space: of the adapter; by default the paper's, ranks 32, 24 and 16.
-        training: how long.
+        training: of the super-adapter.
+        healing: of the chosen sub-adapter alone, zeros and grids kept, where it merges; None for none.
         searching: what is searched; nothing by default.
         calibration: examples.
         seed: of everything random.
@@ -169,7 +136,7 @@ def shears(
         ValueError: the confirmation is no score like the validation's, or this machine has no such device.
     """
     searching.require_score_of(validation)
-    training.require_merging(merge or not sparsity)
+    _require_merging(healing, merge or not sparsity)
     base, tokenizer = _loaded(model, tokenizer, device)
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
     if sparsity:
@@ -178,7 +145,7 @@ def shears(
     supernet = SuperNetwork.from_pretrained(
         base, space or shears_space(), tokenizer, seed=seed, combination="masked" if merge else "plain"
     )
-    return _trained(supernet, train_set, validation, training, searching, seed, folder, progress)
+    return _trained(supernet, train_set, validation, training, healing, searching, seed, folder, progress)
 
 
 def sqft(
@@ -194,7 +161,8 @@ def sqft(
     symmetric: bool = False,
     adapter: Adapter = "qa-sparsepeft",
     space: SpaceTemplate | SearchSpace | None = None,
-    training: TrainingPlan = TrainingPlan(),
+    training: TrainingSettings = TrainingSettings(),
+    healing: HealingSettings | None = None,
     searching: SearchPlan = SearchPlan(),
     calibration: int = 128,
     seed: int = 0,
@@ -220,7 +188,8 @@ def sqft(
             ``"sparsepeft"`` trains on the nonzeros of an unquantized base and merges to it; ``"sqft"`` keeps the
             adapter beside the quantized base.
         space: of the adapter; by default the paper's, ranks 32, 24 and 16 on q, k and v.
-        training: how long.
+        training: of the super-adapter.
+        healing: of the chosen sub-adapter alone, zeros and grids kept, where it merges; None for none.
         searching: what is searched; nothing by default.
         calibration: examples.
         seed: of everything random.
@@ -236,7 +205,7 @@ def sqft(
     if adapter not in get_args(Adapter):
         raise CompressionError(f"adapter is {adapter!r}; choose one of {', '.join(get_args(Adapter))}.")
     searching.require_score_of(validation)
-    training.require_merging(adapter != "sqft")
+    _require_merging(healing, adapter != "sqft")
     base, tokenizer = _loaded(model, tokenizer, device)
     batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
     if sparsity:
@@ -254,7 +223,7 @@ def sqft(
         combination=_COMBINATIONS[adapter],
         quantization=quantization,
     )
-    return _trained(supernet, train_set, validation, training, searching, seed, folder, progress)
+    return _trained(supernet, train_set, validation, training, healing, searching, seed, folder, progress)
 
 
 def ordered(
@@ -289,11 +258,25 @@ def _loaded(
     return moved(loaded, device), tokenizer
 
 
+def _require_merging(healing: HealingSettings | None, merges: bool) -> None:
+    """Refuse to heal what does not merge.
+
+    Raises:
+        CompressionError: it does not.
+    """
+    if healing is not None and not merges:
+        raise CompressionError(
+            f"healing of {healing.steps} steps is asked for, but this adapter stays beside its base, where healing has "
+            "nothing of its own to save; take one that merges (merge=True, or sparsepeft or qa-sparsepeft), or none."
+        )
+
+
 def _trained(
     supernet: SuperNetwork,
     train_set: Sequence[TextPair],
     validation: Evaluator,
-    plan: TrainingPlan,
+    training: TrainingSettings,
+    healing: HealingSettings | None,
     searching: SearchPlan,
     seed: int,
     folder: str | Path | None,
@@ -301,30 +284,26 @@ def _trained(
 ) -> CompressedModel:
     for driver in searching.drivers:
         require_driver(driver, supernet.space, 2, searching.population, seed)
-    training = train(
+    report = train(
         supernet,
         train_set,
-        plan.steps,
-        batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
+        training,
         seed=seed,
         checkpoint=None if folder is None else Path(folder) / "training",
         progress=progress,
     )
     candidates = compare_sub_adapters(
-        supernet, training, validation, searching, seed, None if folder is None else Path(folder) / "search", progress
+        supernet, report, validation, searching, seed, None if folder is None else Path(folder) / "search", progress
     )
     chosen = supernet.subnetwork(candidates.loc[0, "configuration"])
-    if not plan.heal_steps:
-        return CompressedModel(supernet, candidates, chosen, training)
+    if healing is None:
+        return CompressedModel(supernet, candidates, chosen, report)
     healed = heal(
         chosen,
         train_set,
-        plan.heal_steps,
-        batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
+        healing,
         seed=seed,
         checkpoint=None if folder is None else Path(folder) / "healing",
         progress=progress,
     )
-    return CompressedModel(supernet, candidates, chosen, training, healed)
+    return CompressedModel(supernet, candidates, chosen, report, healed)

@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 
 from evaluators import Evaluator, Measurement, ParameterCount
-from nas_engine.drivers.registry import DRIVERS
 from nas_engine.errors import SearchError
 from nas_engine.execution.measured import measured
 from nas_engine.jobs import heuristics
-from nas_engine.loop import search
+from nas_engine.loop import SearchSettings, search
 from nas_engine.supernet import SuperNetwork
 from nas_engine.training import TrainingReport
 from search_spaces import Configuration
@@ -44,13 +43,8 @@ class SearchPlan:
     finalists: int = 6
 
     def __post_init__(self) -> None:
-        unknown = [driver for driver in self.drivers if driver not in DRIVERS]
-        if unknown:
-            raise ValueError(f"driver is {unknown[0]!r}; choose among {', '.join(DRIVERS)}.")
-        if self.evaluations < 1 or self.population < 2:
-            raise ValueError(
-                f"evaluations and population are {self.evaluations} and {self.population}; give at least 1 and 2."
-            )
+        for driver in self.drivers or (SearchSettings.driver,):  # they check themselves
+            SearchSettings(driver=driver, evaluations=self.evaluations, population=self.population)
         if self.best < 1 or self.finalists < 2:
             raise ValueError(
                 f"best is {self.best} and finalists is {self.finalists}; best must be 1 or more, finalists 2 or more."
@@ -142,10 +136,7 @@ def _searched(
     result = search(
         supernet,
         [validation, ParameterCount(merged=False, name="adapted_parameters")],
-        driver,
-        searching.evaluations,
-        searching.population,
-        seed,
+        SearchSettings(driver=driver, evaluations=searching.evaluations, population=searching.population, seed=seed),
         storage=folder,
         progress=progress,
     )

@@ -11,26 +11,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.errors import CheckpointError, ExportError
+from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.examples import TextPair, TokenizedExample, tokenize
-from nas_engine.training.answers import Distillation, learned, predictions
+from nas_engine.training.answers import learned, predictions
 from nas_engine.training.fitting import can_fit, fit_to_teacher
-from nas_engine.training.run import Run, TrainingSettings
+from nas_engine.training.run import Run
+from nas_engine.training.settings import Adapters, HealingSettings
 from nas_engine.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from nas_engine.deploy import Export
 
-Adapters = Literal["fresh", "continued"]
 _TEXTS = 4  # prompts that are kept
 
 
@@ -133,28 +134,19 @@ class Healed:
         )
 
 
+@takes(HealingSettings)
 def heal(
     subnet: Subnetwork,
     train_set: Sequence[TextPair],
-    steps: int,
+    settings: HealingSettings | None = None,
     *,
     teacher: Teacher | None = None,
-    distillation: Distillation = Distillation(),  # noqa: B008  # frozen
-    adapters: Adapters = "fresh",
-    fit_tokens: int = 8192,
-    batch_size: int = 16,
-    learning_rate: float = 7e-4,
-    accumulation: int = 1,
-    warmup: float = 0.1,
-    weight_decay: float = 0.0,
-    max_gradient_norm: float = 1.0,
-    max_tokens: int = 1024,
     gradient_checkpointing: bool = False,
-    seed: int = 0,
     until: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
     progress: bool = True,
+    **fields: Any,
 ) -> Healed:
     """Train `subnet` alone; the super-network and the other sub-networks stay as they are.
 
@@ -165,14 +157,9 @@ def heal(
     Args:
         subnet: of a super-network.
         train_set: prompts with completions; the loss is taken on the completions.
-        steps: optimizer steps of the whole schedule.
+        settings: how long and how fast the whole schedule is; or its fields by name, ``heal(…, steps=48)``.
         teacher: whose distribution it learns beside the answers; None leaves the answers alone.
-        distillation: how much of it.
-        adapters: ``"fresh"``, new ones of the largest rank on the merged weights; or ``"continued"``, the
-            super-network's, which a plain adapter beside a sparse or quantized base needs.
-        fit_tokens: so many tokens of the first examples fit each layer to the teacher's residual stream before the
-            first step (see `nas_engine.training.fitting`), where there is a teacher, the base is neither sparse nor
-            quantized, and no norm follows a block; 0 leaves weights as the super-network gave them.
+        gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
         until: stop after so many of the steps; the same call with a later one goes on from the checkpoint.
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
@@ -181,33 +168,21 @@ def heal(
         ExportError: ``adapters="fresh"`` where the super-network's do not merge.
         CheckpointError: the folder holds a checkpoint of another run.
     """
-    settings = TrainingSettings(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        accumulation=accumulation,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        max_gradient_norm=max_gradient_norm,
-        max_tokens=max_tokens,
-        seed=seed,
-        distillation=distillation,
-    )
-    if fit_tokens < 0:
-        raise ValueError(f"fit_tokens is {fit_tokens}; give a number of tokens, or 0.")
+    settings = merged(HealingSettings, settings, fields)
+    steps = settings.steps
     last = steps if until is None else until
     if not 0 < last <= steps:
         raise ValueError(f"until is {until}; give a number of steps from 1 to {steps}.")
-    examples = tokenize(train_set, subnet.tokenizer, max_tokens)
-    healed = Healed(subnet, adapters, seed)
+    examples = tokenize(train_set, subnet.tokenizer, settings.max_tokens)
+    healed = Healed(subnet, settings.adapters, settings.seed)
     if healed.model.get_output_embeddings() is None:
         raise ValueError(f"{type(healed.model).__name__} predicts no text; healing needs a causal language model.")
     if not healed.adapters:
         raise ValueError("this sub-network has no adapters to train; add lora_rank(...) to the super-network's space.")
-    run = _Healing(healed, examples, settings, teacher, adapters, fit_tokens)
+    run = _Healing(healed, examples, settings, teacher)
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is None or not run.resume(folder):
-        run.fit(fit_tokens, progress)
+        run.fit(settings.fit_tokens, progress)
     run.go("Healing", max(last, len(run.losses)), folder, checkpoint_every, gradient_checkpointing, progress)
     healed.losses = tuple(sum(step) / len(step) for step in run.losses)
     healed.texts = tuple(pair.prompt for pair in train_set[:_TEXTS])
@@ -221,19 +196,15 @@ class _Healing(Run):
         self,
         healed: Healed,
         examples: list[TokenizedExample],
-        settings: TrainingSettings,
+        settings: HealingSettings,
         teacher: Teacher | None,
-        adapters: Adapters,
-        fit_tokens: int,
     ) -> None:
         self.healed, self.teacher = healed, teacher
         self.fitted: tuple[str, ...] = ()  # weights that are no longer the super-network's
         identity = {
             "configuration": dict(healed.configuration),
             "supernetwork": healed.subnet.supernetwork_fingerprint,
-            "adapters": adapters,
             "teacher": teacher and teacher.fingerprint(),
-            "fit_tokens": fit_tokens,
         }
         parameters = list(healed.adapters.values())
         super().__init__(healed.model, healed.tokenizer, parameters, examples, settings, identity)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +21,6 @@ from evaluators.whole_file import remove_unfinished
 from nas_engine.errors import CheckpointError
 from nas_engine.progress import progress_bar
 from nas_engine.texts.examples import TokenizedExample, batch_of
-from nas_engine.training.answers import Distillation
 from nas_engine.training.checkpoint import (
     Checkpoint,
     load_optimizer,
@@ -31,54 +29,9 @@ from nas_engine.training.checkpoint import (
     write_checkpoint,
 )
 from nas_engine.training.epochs import batch_indices
-from nas_engine.training.strategies import STRATEGIES, Strategy
+from nas_engine.training.settings import StepSettings
 
 _CALIBRATION_ROWS = 32
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """All that shapes a training run; see `nas_engine.train`.
-
-    Raises:
-        ValueError: one of them is out of its range.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    strategy: Strategy = "uniform"
-    accumulation: int = 1
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
-    max_tokens: int = 1024
-    seed: int = 0
-    distill: bool = False
-    refit: bool = False
-    distillation: Distillation = field(default_factory=Distillation)
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy is {self.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup is {self.warmup}; give the fraction of the steps, from 0 to 1.")
-        if self.distill and self.strategy != "sandwich":
-            raise ValueError('distill needs strategy="sandwich", whose largest sub-network teaches the others.')
-
-
-def learning_rate_at(step: int, settings: TrainingSettings) -> float:
-    """Linear warm-up from zero, then a cosine to zero."""
-    warmup_steps = math.ceil(settings.warmup * settings.steps)
-    if step < warmup_steps:
-        return settings.learning_rate * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, settings.steps - warmup_steps)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def require_readable(model: PreTrainedModel, lengths: Sequence[int]) -> None:
@@ -114,7 +67,7 @@ class Run(ABC):
         tokenizer: PreTrainedTokenizerBase,
         parameters: Sequence[nn.Parameter],
         examples: list[TokenizedExample],
-        settings: TrainingSettings,
+        settings: StepSettings,
         identity: Mapping[str, Any],
     ) -> None:
         self.model, self.parameters = model, list(parameters)
@@ -157,7 +110,7 @@ class Run(ABC):
         """One step of the optimizer; the mean loss on the answers."""
         s = self.settings
         self.model.train()
-        self.optimizer.param_groups[0]["lr"] = learning_rate_at(step, s)
+        self.optimizer.param_groups[0]["lr"] = s.learning_rate_at(step)
         losses = []
         # Dropout draws from torch's global state: seeded by step, so that resuming draws the same.
         with torch.random.fork_rng(devices=[]):

@@ -6,18 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.texts.examples import TextPair, TokenizedExample, tokenize
-from nas_engine.training.answers import Distillation, learned, predictions
-from nas_engine.training.run import Run, TrainingSettings
-from nas_engine.training.strategies import Strategy, genomes_of_batch
+from nas_engine.training.answers import learned, predictions
+from nas_engine.training.run import Run
+from nas_engine.training.settings import TrainingSettings
+from nas_engine.training.strategies import genomes_of_batch
 from nas_engine.training.teacher import Teacher
 from nas_engine.training.visits import Visits
 from search_spaces import Genome
@@ -48,54 +51,30 @@ class TrainingReport:
         return pd.DataFrame({"step": range(1, len(self.losses) + 1), "loss": self.losses})
 
 
+@takes(TrainingSettings)
 def train(
     supernet: SuperNetwork,
     train_set: Sequence[TextPair],
-    steps: int,
+    settings: TrainingSettings | None = None,
     *,
-    batch_size: int = 16,
-    learning_rate: float = 3e-4,
-    strategy: Strategy = "uniform",
-    accumulation: int = 1,
-    warmup: float = 0.1,
-    weight_decay: float = 0.0,
-    max_gradient_norm: float = 1.0,
-    max_tokens: int = 1024,
-    distill: bool = False,
-    gradient_checkpointing: bool = False,
-    refit: bool = False,
     teacher: Teacher | None = None,
-    distillation: Distillation = Distillation(),  # noqa: B008  # frozen
-    seed: int = 0,
+    gradient_checkpointing: bool = False,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
     progress: bool = True,
+    **fields: Any,
 ) -> TrainingReport:
     """Fine-tune the adapters of `supernet` while sub-networks take turns; the base stays frozen.
 
-    Channels are ordered by importance first where a width is elastic and they are not yet ordered. AdamW; the learning
-    rate rises linearly over the warm-up and falls to zero as a cosine. Interrupted with a `checkpoint` folder, the
-    same call goes on where it stopped and ends as if it had not been interrupted.
+    Channels are ordered by importance first where a width is elastic and they are not yet ordered. Interrupted with a
+    `checkpoint` folder, the same call goes on where it stopped and ends as if it had not been interrupted.
 
     Args:
         train_set: prompts with completions, such as questions; the loss is taken on the completions.
-        steps: optimizer steps.
-        batch_size: examples of a micro-batch.
-        strategy: ``"uniform"``, one random sub-network a micro-batch; ``"sandwich"``, the largest, the smallest and two
-            random ones; ``"turns"``, one of the largest, the smallest and a random one, in turns; or ``"largest"``,
-            which is plain LoRA on the whole model.
-        accumulation: micro-batches of a step.
-        warmup: fraction of the steps.
-        max_gradient_norm: gradients are scaled down to this norm.
-        max_tokens: longest example allowed.
-        distill: with the sandwich rule, the largest sub-network's predictions are what the others learn (in-place
-            distillation: Yu and Huang, 2019, arXiv 1903.05134, section 3.3).
-        gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
-        refit: fit narrower widths to what they leave out, where channels are ordered here and, on the trained network,
-            once more at the end; see `SuperNetwork.refit`.
+        settings: how long, how fast and which sub-networks; or its fields by name, ``train(…, steps=60)``.
         teacher: whose distribution every visited sub-network learns beside the answers, such as plain LoRA on the whole
             model: ``train(…, strategy="largest")``, then ``Teacher.of(supernet)``.
-        distillation: how much of it.
+        gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
     Raises:
@@ -104,22 +83,8 @@ def train(
         CompressionError: `refit` on a sparse or quantized base.
         CheckpointError: the folder holds a checkpoint of another run.
     """
-    settings = TrainingSettings(
-        steps,
-        batch_size,
-        learning_rate,
-        strategy,
-        accumulation,
-        warmup,
-        weight_decay,
-        max_gradient_norm,
-        max_tokens,
-        seed,
-        distill,
-        refit,
-        distillation,
-    )
-    if teacher is not None and distill:
+    settings = merged(TrainingSettings, settings, fields)
+    if teacher is not None and settings.distill:
         raise ValueError("distill lets the largest sub-network teach, and there is a teacher already; give one.")
     if supernet.model.get_output_embeddings() is None:
         raise ValueError(
@@ -128,18 +93,18 @@ def train(
         )
     if not supernet.adapter_parameters:
         raise ValueError("this super-network has no adapters to train; add lora_rank(...) to its space.")
-    if refit:
+    if settings.refit:
         supernet.require_refit()
-    examples = tokenize(train_set, supernet.tokenizer, max_tokens)
+    examples = tokenize(train_set, supernet.tokenizer, settings.max_tokens)
     run = _Run(supernet, examples, settings, teacher)
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
-    if not supernet.ordered and strategy != "largest":  # which is the same in any order
+    if not supernet.ordered and settings.strategy != "largest":  # which is the same in any order
         say("Ordering heads and channels", enabled=progress)
-        supernet.order_by_importance(run.calibration(), refit)
-    title = "Training the whole model" if strategy == "largest" else "Training sub-networks"
-    seconds = run.go(title, steps, folder, checkpoint_every, gradient_checkpointing, progress)
-    if refit and not run.refitted:
+        supernet.order_by_importance(run.calibration(), settings.refit)
+    title = "Training the whole model" if settings.strategy == "largest" else "Training sub-networks"
+    seconds = run.go(title, settings.steps, folder, checkpoint_every, gradient_checkpointing, progress)
+    if settings.refit and not run.refitted:
         say("Fitting narrower widths to the trained network", enabled=progress)
         run.refit()
         if folder:
@@ -166,7 +131,9 @@ class _Run(Run):
             "combination": supernet.adapter.combination,
             "teacher": teacher and teacher.fingerprint(),
         }
-        super().__init__(supernet.model, supernet.tokenizer, supernet.adapter_parameters, examples, settings, identity)
+        parameters = supernet.adapter_parameters
+        self.settings: TrainingSettings
+        super().__init__(supernet.model, supernet.tokenizer, parameters, examples, settings, identity)
 
     def calibration(self) -> list[dict[str, Tensor]]:
         """The first examples, for ordering and fitting."""

@@ -9,10 +9,11 @@ from evaluators import ExactMatch, Latency, MultipleChoiceAccuracy, Perplexity, 
 from nas_engine import Example, WorkerPool, search, train
 from nas_engine.compression import load_quantized, quantize_model, sparsify
 from nas_engine.compression.database import LayerDatabase, build_database
-from nas_engine.jobs.recipes import SearchPlan, TrainingPlan, ordered, shears, sqft
+from nas_engine.jobs.recipes import SearchPlan, ordered, shears, sqft
 from nas_engine.supernet import SuperNetwork
 from nas_engine.tasks import chain_sum
 from nas_engine.training import SubnetworkSampler
+from nas_engine.training.settings import TrainingSettings
 from search_spaces import lora_rank, mlp_width, sparsity, weight_bits
 from tests.compressed import qa_sparse_peft, sparse_peft, zeros
 from tests.compressed import shears as shears_supernet
@@ -88,7 +89,9 @@ def test_supernetwork_made_there_is_ordered_and_fitted_there() -> None:
 def test_training_there_learns_and_its_state_loads_here(tmp_path) -> None:
     def run(steps_seen: list[int]):
         supernet = supernetwork(tiny_llama().to(GPU), EVERY_DIMENSION)
-        report = train(supernet, EXAMPLES, 30, batch_size=4, learning_rate=1e-2, checkpoint=tmp_path, progress=False)
+        report = train(
+            supernet, EXAMPLES, steps=30, batch_size=4, learning_rate=1e-2, checkpoint=tmp_path, progress=False
+        )
         steps_seen.append(report.resumed_at)
         return supernet, report
 
@@ -144,7 +147,16 @@ def test_search_runs_there(executor, tmp_path) -> None:
 
     supernet = random_adapters(supernetwork(tiny_llama().to(GPU), EVERY_DIMENSION))
     evaluators = [MultipleChoiceAccuracy(QUESTIONS, racing=Racing()), Perplexity(["the cat sat on", "a warm"]), size]
-    result = search(supernet, evaluators, "surrogate", 16, 8, storage=tmp_path, executor=executor, progress=False)
+    result = search(
+        supernet,
+        evaluators,
+        driver="surrogate",
+        evaluations=16,
+        population=8,
+        storage=tmp_path,
+        executor=executor,
+        progress=False,
+    )
     assert not result.frame["error"].any()
     for _, row in result.front.iterrows():
         assert evaluators[1](result.subnetwork(row)).value == pytest.approx(row["perplexity"], rel=1e-4)
@@ -206,7 +218,7 @@ def test_joint_space_is_built_searched_and_saved_there(tmp_path) -> None:
     supernet = random_adapters(
         SuperNetwork.from_pretrained(model, space, tiny_tokenizer(), combination="quantized", database=database)
     )
-    train(supernet, EXAMPLES, 4, batch_size=4, progress=False)
+    train(supernet, EXAMPLES, steps=4, batch_size=4, progress=False)
     for number, subnet in enumerate(some(supernet)):
         expected = logits(subnet.model)
         assert {linear.weight.device.type for linear in supernet.elastic_linears.values()} == {"cuda"}
@@ -233,7 +245,7 @@ def test_recipes_run_there(recipe, tmp_path) -> None:
         MultipleChoiceAccuracy(QUESTIONS[40:]),
         tokenizer=tiny_tokenizer(),
         space=lora_rank((4, 3, 2)),
-        training=TrainingPlan(6, 4, 1e-2),
+        training=TrainingSettings(steps=6, batch_size=4, learning_rate=1e-2),
         searching=SearchPlan(("nsga2",), 8, 4),
         device="cuda",
         calibration=16,

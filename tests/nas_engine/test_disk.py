@@ -84,7 +84,7 @@ def test_save_on_a_full_disk_says_so_and_leaves_the_older_save_whole(small_disk,
 
 def trained(folder: Path, steps: int = 6) -> SuperNetwork:
     supernet = SuperNetwork.from_pretrained(tiny_llama(), SPACE, tiny_tokenizer())
-    train(supernet, QUESTIONS, steps, batch_size=4, checkpoint=folder, checkpoint_every=1, progress=False)
+    train(supernet, QUESTIONS, steps=steps, batch_size=4, checkpoint=folder, checkpoint_every=1, progress=False)
     return supernet
 
 
@@ -108,7 +108,15 @@ def test_search_on_a_full_disk_keeps_its_records_and_goes_on(small_disk) -> None
     supernet = random_adapters(supernetwork(tiny_llama()))
 
     def found(storage=None):
-        return search(supernet, [ParameterCount()], "random", 30, 10, storage=storage, progress=False).frame
+        return search(
+            supernet,
+            [ParameterCount()],
+            driver="random",
+            evaluations=30,
+            population=10,
+            storage=storage,
+            progress=False,
+        ).frame
 
     leave(small_disk, 16)
     with pytest.raises(LedgerError, match="cannot be written"):

@@ -111,7 +111,7 @@ def test_larger_budget_continues_a_finished_search(tmp_path, counting) -> None:
 @pytest.mark.parametrize("driver", QUICK)
 def test_small_space_is_searched_to_its_end(driver: str) -> None:
     supernet = Ordered(space_of(2, 3))
-    result = search(supernet, EVALUATORS, driver, evaluations=50, population=4, progress=False)
+    result = search(supernet, EVALUATORS, driver=driver, evaluations=50, population=4, progress=False)
     assert len(result) == 9
 
 

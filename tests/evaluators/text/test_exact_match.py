@@ -144,10 +144,11 @@ def test_numbers_are_found_and_compared_by_value(text: str, answer: str) -> None
 
 
 def test_answers_are_normalized_as_numbers_or_as_texts() -> None:
-    same = [("1,234", "1234.0"), ("$18", "18"), ("-0", "0"), ("5.", "5"), ("30 %", "30"), (" New  York.", "new york")]
+    same = [("1,234", "1234.0"), ("$18", "18"), ("-0", "0"), ("5.", "5"), ("30 %", "30"), ("1e3", "1000")]
+    same += [(" New  York.", "new york")]
     for one, other in same:
         assert normalized(one) == normalized(other)
-    different = [("12", "1.2"), ("-5", "5"), ("1e3", "1000"), ("yes", "no"), ("100", "1")]
+    different = [("12", "1.2"), ("-5", "5"), ("yes", "no"), ("100", "1")]
     for one, other in different:
         assert normalized(one) != normalized(other)
     assert extracted("nothing here", compiled(NUMBER)) is None

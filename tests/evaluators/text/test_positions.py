@@ -133,7 +133,7 @@ def test_texts_longer_than_the_model_reads_are_named_with_what_is_allowed(make: 
             model, tokenizer, ["the", long], 2
         ),
         r"training example 1 has \d+ tokens, but the model reads 64; shorten": lambda: train(
-            supernet, questions, 1, batch_size=1, progress=False
+            supernet, questions, steps=1, batch_size=1, progress=False
         ),
         r"calibration text takes 65 tokens, but the model reads 64; shorten": lambda: supernet.order_by_importance(
             calibration

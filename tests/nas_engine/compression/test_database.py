@@ -154,14 +154,16 @@ def test_joint_space_trains_searches_and_loads_again(folder, tmp_path) -> None:
         return sum(op.weight_bytes * (1 - op.sparsity) for op in subnet.operators(1, 8))
 
     supernet = joint(folder)
-    report = train(supernet, [Example("the ", "cat"), Example("a ", "dog")], 4, batch_size=2, progress=False)
+    report = train(supernet, [Example("the ", "cat"), Example("a ", "dog")], steps=4, batch_size=2, progress=False)
     assert len(report.losses) == 4
     supernet.save(tmp_path)
     loaded = SuperNetwork.load(tmp_path)
     assert loaded.fingerprint() == supernet.fingerprint()
     for ours, theirs in zip(some(loaded), some(supernet), strict=True):
         assert torch.equal(logits(ours.model), logits(theirs.model))
-    result = search(loaded, [ParameterCount(), weight_bytes], "nsga2", 12, 6, progress=False)
+    result = search(
+        loaded, [ParameterCount(), weight_bytes], driver="nsga2", evaluations=12, population=6, progress=False
+    )
     assert not result.frame["error"].any()
     assert result.frame["weight_bytes"].nunique() > 3
 

@@ -229,7 +229,7 @@ def test_the_tokenizer_can_be_copied_from_the_base_models_file(tmp_path):
 def test_a_healed_model_is_checked_on_prompts_that_it_learned_from(tmp_path):
     supernet = random_adapters(supernetwork(tiny_llama(), EVERY_DIMENSION))
     pairs = [Example("the water", " on"), Example("a bird", " in")]
-    healed = heal(supernet.largest, pairs, 1, batch_size=2, progress=False)
+    healed = heal(supernet.largest, pairs, steps=1, batch_size=2, progress=False)
     assert healed.texts == ("the water", "a bird")
     assert healed.export("gguf", tmp_path / "m.gguf", weights="f32").check.exact < 1e-3
 

@@ -81,7 +81,7 @@ def test_any_number_of_objectives_will_do(driver: str, objectives: int) -> None:
 
 @pytest.mark.parametrize("driver", QUICK)
 def test_one_objective_finds_its_best(driver: str) -> None:
-    result = search(Ordered(space_of()), EVALUATORS[:1], driver, evaluations=30, population=8, progress=False)
+    result = search(Ordered(space_of()), EVALUATORS[:1], driver=driver, evaluations=30, population=8, progress=False)
     assert result.best(maximize="accuracy")["accuracy"] == pytest.approx(1.0)
 
 
@@ -162,7 +162,15 @@ def test_automatic_choice_depends_on_budget_and_on_what_is_computed() -> None:
 
 
 def volume(driver: str, evaluations: int, seed: int) -> float:
-    run: SearchResult = search(Ordered(space_of(20, 5)), EVALUATORS, driver, evaluations, 20, seed, progress=False)
+    run: SearchResult = search(
+        Ordered(space_of(20, 5)),
+        EVALUATORS,
+        driver=driver,
+        evaluations=evaluations,
+        population=20,
+        seed=seed,
+        progress=False,
+    )
     return run.hypervolume().iloc[-1]
 
 

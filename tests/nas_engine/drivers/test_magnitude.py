@@ -68,7 +68,7 @@ def penalized(supernet: SuperNetwork, driver: str, penalty: float):
         return penalty if subnet.configuration["layers.0.mlp.width"] == 12 else float(subnet.parameter_count())
 
     evaluator = cost_model(name="cost", version=str(penalty), computed=False)(cost)
-    return search(supernet, [evaluator, ParameterCount()], driver, 16, 6, progress=False)
+    return search(supernet, [evaluator, ParameterCount()], driver=driver, evaluations=16, population=6, progress=False)
 
 
 @pytest.mark.parametrize("penalty", [1e155, LARGEST])

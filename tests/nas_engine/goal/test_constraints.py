@@ -88,7 +88,7 @@ def test_one_objective_under_a_budget(driver: str, cost: Cost) -> None:
     result = search(
         Ordered(space),
         [Quality(), cost],
-        driver,
+        driver=driver,
         evaluations=60,
         population=12,
         progress=False,

@@ -7,41 +7,46 @@ import pytest
 
 from evaluators import Latency, Measurement, MultipleChoiceAccuracy
 from nas_engine import SuperNetwork, Teacher, search, train
-from nas_engine.jobs.finalists import HealingPlan, choose, flips, table
+from nas_engine.jobs.finalists import choose, flips, rungs, table
 from nas_engine.tasks import chain_sum
+from nas_engine.training.settings import HealingSettings
 from search_spaces import lora_rank, mlp_width
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 QUESTIONS = chain_sum(160, seed=0)
-PLAN = HealingPlan(steps=8, finalists=4, batch_size=4, learning_rate=1e-2)
+HEALING = HealingSettings(steps=8, batch_size=4, learning_rate=1e-2, fit_tokens=4096)
 
 
 @pytest.fixture(scope="module")
 def searched():
     space = lora_rank((4,)) + mlp_width((1.0, 0.75, 0.5), multiple_of=8)
     supernet = SuperNetwork.from_pretrained(tiny_llama(), space, tiny_tokenizer())
-    train(supernet, QUESTIONS[:100], 3, batch_size=4, strategy="largest", progress=False)
+    train(supernet, QUESTIONS[:100], steps=3, batch_size=4, strategy="largest", progress=False)
     teacher = Teacher.of(supernet)
-    train(supernet, QUESTIONS[:100], 3, batch_size=4, teacher=teacher, progress=False)
+    train(supernet, QUESTIONS[:100], steps=3, batch_size=4, teacher=teacher, progress=False)
     evaluators = [MultipleChoiceAccuracy(QUESTIONS[100:130]), Latency(tokens=8, repeats=2, warmup=1)]
-    return search(supernet, evaluators, "random", 9, 4, 0, progress=False), supernet, teacher
+    return (
+        search(supernet, evaluators, driver="random", evaluations=9, population=4, seed=0, progress=False),
+        supernet,
+        teacher,
+    )
 
 
-def finalists(searched, reference: float, tolerance: float, folder=None, plan: HealingPlan = PLAN):
+def finalists(
+    searched, reference: float, tolerance: float, folder=None, healing: HealingSettings | None = HEALING, count: int = 4
+):
     result, supernet, teacher = searched
     selection = MultipleChoiceAccuracy(QUESTIONS[130:])
     return choose(
-        result, supernet.largest, Measurement(reference, 0.05, 30), selection, QUESTIONS[:100], teacher, plan,
-        tolerance, Latency(tokens=8, repeats=3), folder, progress=False,
+        result, supernet.largest, Measurement(reference, 0.05, 30), selection, QUESTIONS[:100], teacher, healing,
+        tolerance, Latency(tokens=8, repeats=3), count, folder, progress=False,
     )  # fmt: skip
 
 
 def test_rungs_end_with_all_steps_and_none_without_healing() -> None:
-    assert HealingPlan(steps=48).rungs == [12, 24, 48]
-    assert HealingPlan(steps=1).rungs == [1]
-    assert HealingPlan(steps=0).rungs == []
-    with pytest.raises(ValueError, match="heal_steps is -1"):
-        HealingPlan(steps=-1)
+    assert rungs(48) == [12, 24, 48]
+    assert rungs(1) == [1]
+    assert rungs(0) == []
 
 
 def test_two_are_healed_to_the_end_and_the_fastest_that_keeps_the_bound_comes_first(searched) -> None:
@@ -66,7 +71,7 @@ def test_what_was_judged_is_what_is_handed_out(searched) -> None:
 
 
 def test_without_healing_finalists_are_as_the_supernetwork_left_them(searched) -> None:
-    found = finalists(searched, reference=0.0, tolerance=0.0, plan=HealingPlan(steps=0, finalists=2))
+    found = finalists(searched, reference=0.0, tolerance=0.0, healing=None, count=2)
     assert all(f.healed is None and f.accuracy == f.unhealed and f.steps == 0 for f in found)
     assert flips(found) == (0, len(found) * (len(found) - 1) // 2)
 

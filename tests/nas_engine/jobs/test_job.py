@@ -110,7 +110,7 @@ def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_
     ("option", "value", "message"),
     [
         ("--driver", "genetic", "'genetic'; choose one of auto, surrogate, nsga2"),
-        ("--strategy", "widest", "'widest'; choose one of uniform, sandwich, turns, largest"),
+        ("--strategy", "widest", "'widest'; choose one of uniform, sandwich, cycle, largest"),
         ("--evaluations", "0", "give at least 1"),
         ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
         ("--width", "1.5", "widths are (1.5,); give fractions in (0, 1.0] as floats"),

@@ -14,10 +14,11 @@ from evaluators.multiple_choice.answering import Answering
 from nas_engine.cli import app
 from nas_engine.compression import load_quantized
 from nas_engine.errors import CompressionError
-from nas_engine.jobs.recipe_job import RecipeSettings, run_recipe
-from nas_engine.jobs.recipes import SearchPlan, TrainingPlan, ordered, shears, sqft
+from nas_engine.jobs.recipe_job import SqftSettings, run_recipe
+from nas_engine.jobs.recipes import SearchPlan, ordered, shears, sqft
 from nas_engine.supernet import SuperNetwork
 from nas_engine.tasks import chain_sum
+from nas_engine.training.settings import HealingSettings, TrainingSettings
 from search_spaces import lora_rank, mlp_width
 from tests.compressed import zeros
 from tests.supernets import CALIBRATION, FAMILIES, logits
@@ -28,7 +29,7 @@ VALIDATION = MultipleChoiceAccuracy(QUESTIONS[40:])
 QUICK = {
     "tokenizer": tiny_tokenizer(),
     "space": lora_rank((4, 3, 2)),
-    "training": TrainingPlan(steps=6, batch_size=4, learning_rate=1e-2),
+    "training": TrainingSettings(steps=6, batch_size=4, learning_rate=1e-2),
     "searching": SearchPlan(("nsga2",), evaluations=8, population=4),
     "calibration": 16,
     "progress": False,
@@ -47,7 +48,10 @@ def test_shears_leaves_a_sparse_base_and_a_peft_adapter(tmp_path) -> None:
 
 @pytest.mark.parametrize("recipe", [shears, sqft])
 def test_refit_changes_the_kept_weights_alone(recipe) -> None:
-    untrained = QUICK | {"training": TrainingPlan(1, 4, 1e-9), "searching": SearchPlan()}
+    untrained = QUICK | {
+        "training": TrainingSettings(steps=1, batch_size=4, learning_rate=1e-9),
+        "searching": SearchPlan(),
+    }
     grid = {"group_size": 16} if recipe is sqft else {}
     plain, refit = (
         recipe(tiny_llama(), QUESTIONS[:40], VALIDATION, refit=on, **grid, **untrained) for on in (False, True)
@@ -130,7 +134,7 @@ def test_candidates_are_measured_with_the_same_questions_and_the_best_is_chosen(
 
 def test_interrupted_recipe_ends_as_an_uninterrupted_one(tmp_path) -> None:
     def run(folder, steps: int = 6):
-        quick = QUICK | {"training": TrainingPlan(steps, 4, 1e-2)}
+        quick = QUICK | {"training": TrainingSettings(steps=steps, batch_size=4, learning_rate=1e-2)}
         return sqft(tiny_llama(), QUESTIONS[:40], VALIDATION, group_size=16, folder=folder, **quick)
 
     first = run(tmp_path)
@@ -233,7 +237,7 @@ def test_command_says_what_is_wrong(tmp_path) -> None:
         ("--test", "1", "test is 1; give 2 questions or more"),
         ("--validation", "1", "validation is 1; give 2 questions or more"),
         ("--confirmation", "1", "confirmation is 1; give 2 questions or more"),
-        ("--driver", "genetic", "driver is 'genetic'; choose among auto"),
+        ("--driver", "genetic", "driver is 'genetic'; choose one of auto"),
         ("--steps", "0", "steps is 0; it must be at least 1"),
         ("--learning-rate", "0", "learning_rate is 0.0; it must be above 0"),
         ("--seed", "-1", "seed is -1"),
@@ -268,17 +272,21 @@ def test_what_could_not_be_learned_scored_or_saved_is_refused_first(tmp_path, mo
     for file, questions in (("train.jsonl", QUESTIONS[:40]), ("test.jsonl", QUESTIONS[40:60])):
         beyond = Question("9" * 300, ("0", "1"), 0)
         save_questions([*questions, beyond] if file == long else questions, tmp_path / "questions" / file)
-    settings = RecipeSettings(tmp_path / "run", str(tmp_path / "model"), str(tmp_path / "questions"), validation=4)
+    settings = SqftSettings(
+        folder=tmp_path / "run", model=str(tmp_path / "model"), task=str(tmp_path / "questions"), validation=4
+    )
     with pytest.raises(ValueError, match=message):
-        run_recipe("sqft", settings, progress=False)
+        run_recipe(settings, progress=False)
     assert not list(tmp_path.glob("run/*"))
 
 
 @pytest.mark.parametrize("recipe", [shears, sqft])
 def test_healed_recipe_saves_what_was_healed_with_its_zeros(recipe, tmp_path) -> None:
     way = {"merge": True} if recipe is shears else {"group_size": 16}
-    plan = TrainingPlan(steps=4, batch_size=4, learning_rate=1e-2, heal_steps=4)
-    made = recipe(tiny_llama(), QUESTIONS[:40], VALIDATION, **QUICK | way | {"training": plan}, folder=tmp_path / "run")
+    healing = HealingSettings(steps=4, batch_size=4, learning_rate=1e-2)
+    made = recipe(
+        tiny_llama(), QUESTIONS[:40], VALIDATION, **QUICK | way | {"healing": healing}, folder=tmp_path / "run"
+    )
     assert made.healed is not None
     assert len(made.healed.losses) == 4
     made.save(tmp_path / "saved")
@@ -291,9 +299,10 @@ def test_healed_recipe_saves_what_was_healed_with_its_zeros(recipe, tmp_path) ->
 
 @pytest.mark.parametrize(("recipe", "way"), [(shears, {}), (sqft, {"adapter": "sqft"})])
 def test_healing_of_an_adapter_that_stays_beside_its_base_is_refused_before_work(recipe, way) -> None:
-    plan = TrainingPlan(steps=4, heal_steps=4)
     model = tiny_llama()
     before = logits(model)
-    with pytest.raises(CompressionError, match="heal_steps is 4, but this adapter stays beside its base"):
-        recipe(model, QUESTIONS[:40], VALIDATION, **QUICK | way | {"training": plan})
+    with pytest.raises(
+        CompressionError, match="healing of 4 steps is asked for, but this adapter stays beside its base"
+    ):
+        recipe(model, QUESTIONS[:40], VALIDATION, **QUICK | way, healing=HealingSettings(steps=4))
     assert torch.equal(logits(model), before)

@@ -67,7 +67,16 @@ def search_when_told(told: Connection, storages: list[str], files: list[str]) ->
     told.send("ready")
     for storage, file in zip(storages, files, strict=True):
         told.recv()
-        result = search(Ordered(space_of()), [Noisy(), Cost()], "nsga2", 40, 8, 0, storage=storage, progress=False)
+        result = search(
+            Ordered(space_of()),
+            [Noisy(), Cost()],
+            driver="nsga2",
+            evaluations=40,
+            population=8,
+            seed=0,
+            storage=storage,
+            progress=False,
+        )
         result.frame.to_json(file, double_precision=15)
         told.send("done")
 
@@ -97,8 +106,26 @@ def test_processes_with_the_same_seed_return_the_same_rows(tmp_path) -> None:
 
 
 def test_search_takes_over_what_a_search_with_another_driver_measured(tmp_path) -> None:
-    first = search(Ordered(space_of()), EVALUATORS, "random", 30, 8, seed=0, storage=tmp_path, progress=False)
-    second = search(Ordered(space_of()), EVALUATORS, "nsga2", 30, 8, seed=0, storage=tmp_path, progress=False)
+    first = search(
+        Ordered(space_of()),
+        EVALUATORS,
+        driver="random",
+        evaluations=30,
+        population=8,
+        seed=0,
+        storage=tmp_path,
+        progress=False,
+    )
+    second = search(
+        Ordered(space_of()),
+        EVALUATORS,
+        driver="nsga2",
+        evaluations=30,
+        population=8,
+        seed=0,
+        storage=tmp_path,
+        progress=False,
+    )
     genes = list(space_of().names)
     shared = pd.merge(first.frame[genes], second.frame[genes])
     assert len(shared) >= 8  # the first generation

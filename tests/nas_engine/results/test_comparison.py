@@ -14,7 +14,15 @@ mpl.use("agg")
 
 
 def run(driver: str, seed: int = 0, genes: int = 12, evaluations: int = 60):
-    return search(Ordered(space_of(genes)), EVALUATORS, driver, evaluations, 12, seed, progress=False)
+    return search(
+        Ordered(space_of(genes)),
+        EVALUATORS,
+        driver=driver,
+        evaluations=evaluations,
+        population=12,
+        seed=seed,
+        progress=False,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ mpl.use("agg")
 
 
 def searched(driver: str, genes: int = 24):
-    return search(Ordered(space_of(genes, 5)), EVALUATORS, driver, 200, 20, seed=1, progress=False)
+    return search(
+        Ordered(space_of(genes, 5)), EVALUATORS, driver=driver, evaluations=200, population=20, seed=1, progress=False
+    )
 
 
 @pytest.mark.parametrize("driver", ["random", "nsga2"])
@@ -65,7 +67,7 @@ def test_map_has_a_row_a_kind_and_a_column_a_layer() -> None:
             Choice("layers.2.mlp.width", (8, 16), ("layers.2.up",), "mlp_width"),
         ]
     )
-    result = search(Ordered(space), EVALUATORS, "random", 8, 8, seed=0, progress=False)
+    result = search(Ordered(space), EVALUATORS, driver="random", evaluations=8, population=8, seed=0, progress=False)
     shares = result.frame[list(space.names)].iloc[0] / 16  # any series by gene
     table = layer_table(shares, space)
     assert list(table.index) == ["mlp.width", "rank"]

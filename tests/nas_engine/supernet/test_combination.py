@@ -98,7 +98,7 @@ def test_merged_integers_stand_for_exactly_the_weights_that_training_used(tmp_pa
     supernet = qa_sparse_peft(RANKS, bits=bits, symmetric=symmetric)
     quantization = supernet.quantization
     assert quantization is not None
-    train(supernet, EXAMPLES, 3, batch_size=2, learning_rate=1e-2, progress=False)
+    train(supernet, EXAMPLES, steps=3, batch_size=2, learning_rate=1e-2, progress=False)
     subnet = subnetworks(supernet)[0]
     subnet.model.train()  # what the forward pass of training uses
     used = {name: linear.combined_weight().detach().clone() for name, linear in supernet.elastic_linears.items()}
@@ -138,7 +138,7 @@ def test_gradient_goes_straight_through_the_grid_and_stops_at_the_mask() -> None
 def test_zeros_survive_training_merging_and_saving(tmp_path) -> None:
     supernet = sparse_peft(RANKS)
     before = zeros(sparse_model())
-    train(supernet, EXAMPLES, 3, batch_size=2, learning_rate=1e-2, progress=False)
+    train(supernet, EXAMPLES, steps=3, batch_size=2, learning_rate=1e-2, progress=False)
     subnet = subnetworks(supernet)[0]
     expected = logits(subnet.model)
     subnet.save_pretrained(tmp_path)

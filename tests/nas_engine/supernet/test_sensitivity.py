@@ -198,7 +198,14 @@ def test_hinted_search_begins_with_the_corners_and_goes_on_from_its_ledger(tmp_p
 
     def run(evaluations: int, storage):
         return search(
-            supernet, evaluators, "surrogate", evaluations, 8, storage=storage, progress=False, sensitivity=hint
+            supernet,
+            evaluators,
+            driver="surrogate",
+            evaluations=evaluations,
+            population=8,
+            storage=storage,
+            progress=False,
+            sensitivity=hint,
         )
 
     whole, _ = run(18, None), run(11, tmp_path)
@@ -222,11 +229,21 @@ def test_sensitivity_of_another_space_is_refused(changed: dict, message: str) ->
     supernet = supernetwork(tiny_llama())
     hint = {gene.name: [0.0] * len(gene) for gene in supernet.space.genes if gene.name != "layers.0.q_k_v.rank"}
     with pytest.raises(SearchError, match=message):
-        search(supernet, [ParameterCount()], "surrogate", 8, 4, progress=False, sensitivity=hint | changed)
+        search(
+            supernet,
+            [ParameterCount()],
+            driver="surrogate",
+            evaluations=8,
+            population=4,
+            progress=False,
+            sensitivity=hint | changed,
+        )
 
 
 def test_driver_that_makes_nothing_of_a_sensitivity_is_refused() -> None:
     supernet = supernetwork(tiny_llama())
     hint = {gene.name: [0.0] * len(gene) for gene in supernet.space.genes}
     with pytest.raises(SearchError, match="'nsga2', which makes nothing of a sensitivity; choose auto or"):
-        search(supernet, [ParameterCount()], "nsga2", 8, 4, progress=False, sensitivity=hint)
+        search(
+            supernet, [ParameterCount()], driver="nsga2", evaluations=8, population=4, progress=False, sensitivity=hint
+        )

@@ -31,7 +31,7 @@ def batch():
 def tuned(space=None, steps: int = 4, **kwargs) -> SuperNetwork:
     space = space or lora_rank((4, 2), TARGETS) + mlp_width((1.0, 0.5))
     supernet = SuperNetwork.from_pretrained(tiny_llama(), space, tiny_tokenizer(), **kwargs)
-    train(supernet, EXAMPLES, steps, batch_size=4, learning_rate=1e-2, strategy="largest", progress=False)
+    train(supernet, EXAMPLES, steps=steps, batch_size=4, learning_rate=1e-2, strategy="largest", progress=False)
     return supernet
 
 
@@ -48,7 +48,7 @@ def test_teacher_says_what_the_largest_said_whatever_training_and_ordering_do_af
     supernet = tuned()
     teacher, before = Teacher.of(supernet), predictions(supernet.largest.model, batch())
     named = teacher.fingerprint()
-    train(supernet, EXAMPLES, 5, batch_size=4, learning_rate=1e-2, teacher=teacher, refit=True, progress=False)
+    train(supernet, EXAMPLES, steps=5, batch_size=4, learning_rate=1e-2, teacher=teacher, refit=True, progress=False)
     now = predictions(supernet.largest.model, batch())
     assert (now.logits - before.logits).abs().max() > 1e-2
     torch.testing.assert_close(teacher.predictions(batch()).logits, before.logits, atol=1e-4, rtol=1e-4)
@@ -123,14 +123,14 @@ def test_healing_fits_first_where_weights_are_free(tmp_path) -> None:
     supernet = tuned()
     teacher, subnet = Teacher.of(supernet), smallest(supernet)
     settings = {"batch_size": 4, "progress": False, "teacher": teacher}
-    plain = heal(subnet, EXAMPLES, 1, fit_tokens=0, **settings)
-    fitted = heal(subnet, EXAMPLES, 1, checkpoint=tmp_path, **settings)
+    plain = heal(subnet, EXAMPLES, steps=1, fit_tokens=0, **settings)
+    fitted = heal(subnet, EXAMPLES, steps=1, checkpoint=tmp_path, **settings)
     down = "model.layers.0.mlp.down_proj.weight"
     assert not torch.equal(plain.model.get_parameter(down), fitted.model.get_parameter(down))
-    again = heal(subnet, EXAMPLES, 1, checkpoint=tmp_path, **settings)
+    again = heal(subnet, EXAMPLES, steps=1, checkpoint=tmp_path, **settings)
     assert torch.equal(again.model.get_parameter(down), fitted.model.get_parameter(down))
     with pytest.raises(ValueError, match="fit_tokens is -1"):
-        heal(subnet, EXAMPLES, 1, fit_tokens=-1)
+        heal(subnet, EXAMPLES, steps=1, fit_tokens=-1)
     gemma = random_adapters(supernetwork(FAMILIES["gemma2"](), SPACE))  # a norm follows each block
     assert not can_fit(smallest(gemma))
     assert not can_fit(smallest(random_adapters(supernetwork(tiny_llama(), SPACE, combination="masked"))))
@@ -143,7 +143,7 @@ def test_healing_moves_the_small_model_alone_and_what_is_saved_is_what_was_heale
     teacher = Teacher.of(supernet)
     before, subnet = supernet.fingerprint(), smallest(supernet)
     unhealed = logits(subnet.extract())
-    healed = heal(subnet, EXAMPLES, 20, teacher=teacher, batch_size=8, learning_rate=1e-2, progress=False)
+    healed = heal(subnet, EXAMPLES, steps=20, teacher=teacher, batch_size=8, learning_rate=1e-2, progress=False)
     assert supernet.fingerprint() == before
     torch.testing.assert_close(logits(subnet.extract()), unhealed)
     assert sum(healed.losses[-3:]) < 0.9 * sum(healed.losses[:3])
@@ -159,7 +159,7 @@ def test_healing_killed_at_any_step_ends_with_the_same_weights(tmp_path, killed_
     supernet = tuned()
     teacher, subnet = Teacher.of(supernet), smallest(supernet)
     settings = {"teacher": teacher, "batch_size": 4, "checkpoint_every": 2, "progress": False}
-    whole = heal(subnet, EXAMPLES, 6, **settings)
+    whole = heal(subnet, EXAMPLES, steps=6, **settings)
 
     from nas_engine.training.healing import _Healing
 
@@ -173,8 +173,8 @@ def test_healing_killed_at_any_step_ends_with_the_same_weights(tmp_path, killed_
     with monkeypatch.context() as patched:
         patched.setattr(_Healing, "step", killed)
         with pytest.raises(KeyboardInterrupt):
-            heal(subnet, EXAMPLES, 6, checkpoint=tmp_path, **settings)
-    again = heal(subnet, EXAMPLES, 6, checkpoint=tmp_path, **settings)
+            heal(subnet, EXAMPLES, steps=6, checkpoint=tmp_path, **settings)
+    again = heal(subnet, EXAMPLES, steps=6, checkpoint=tmp_path, **settings)
     assert again.losses == whole.losses
     for name, parameter in whole.adapters.items():
         assert torch.equal(again.adapters[name], parameter)
@@ -183,10 +183,10 @@ def test_healing_killed_at_any_step_ends_with_the_same_weights(tmp_path, killed_
 def test_a_part_of_the_steps_and_then_the_rest_is_all_of_them(tmp_path) -> None:
     subnet = smallest(tuned())
     settings = {"batch_size": 4, "progress": False}
-    whole = heal(subnet, EXAMPLES, 6, **settings)
-    part = heal(subnet, EXAMPLES, 6, until=2, checkpoint=tmp_path, **settings)
+    whole = heal(subnet, EXAMPLES, steps=6, **settings)
+    part = heal(subnet, EXAMPLES, steps=6, until=2, checkpoint=tmp_path, **settings)
     assert part.losses == whole.losses[:2]
-    rest = heal(subnet, EXAMPLES, 6, checkpoint=tmp_path, **settings)
+    rest = heal(subnet, EXAMPLES, steps=6, checkpoint=tmp_path, **settings)
     assert all(torch.equal(rest.adapters[name], p) for name, p in whole.adapters.items())
 
 
@@ -194,8 +194,8 @@ def test_sparsepeft_keeps_its_zeros() -> None:
     model = tiny_llama()
     sparsify(model, list(calibration_batches(EXAMPLES, tiny_tokenizer(), 16)), 0.5)
     supernet = SuperNetwork.from_pretrained(model, lora_rank((4, 2), TARGETS), tiny_tokenizer(), combination="masked")
-    train(supernet, EXAMPLES, 4, batch_size=4, learning_rate=1e-2, progress=False)
-    healed = heal(smallest(supernet), EXAMPLES, 4, learning_rate=1e-2, batch_size=4, progress=False)
+    train(supernet, EXAMPLES, steps=4, batch_size=4, learning_rate=1e-2, progress=False)
+    healed = heal(smallest(supernet), EXAMPLES, steps=4, learning_rate=1e-2, batch_size=4, progress=False)
     pruned = smallest(supernet).extract().state_dict()
     for name, weight in healed.extract(merge=True).state_dict().items():
         if "proj" in name:
@@ -211,8 +211,8 @@ def test_qa_sparsepeft_stays_on_its_grid() -> None:
     supernet = SuperNetwork.from_pretrained(
         model, lora_rank((4, 2), TARGETS), tokenizer, combination="quantized", quantization=quantization
     )
-    train(supernet, EXAMPLES, 4, batch_size=4, learning_rate=1e-2, progress=False)
-    healed = heal(smallest(supernet), EXAMPLES, 6, learning_rate=2e-2, batch_size=4, progress=False)
+    train(supernet, EXAMPLES, steps=4, batch_size=4, learning_rate=1e-2, progress=False)
+    healed = heal(smallest(supernet), EXAMPLES, steps=6, learning_rate=2e-2, batch_size=4, progress=False)
     merged = healed.extract(merge=True)
     torch.testing.assert_close(logits(merged), logits(healed.model), atol=0, rtol=0)
     moved = 0
@@ -237,10 +237,10 @@ def test_fresh_adapter_beside_a_sparse_weight_is_refused_and_a_continued_one_hea
     model = tiny_llama()
     sparsify(model, list(calibration_batches(EXAMPLES, tiny_tokenizer(), 16)), 0.5)
     supernet = SuperNetwork.from_pretrained(model, lora_rank((4,), TARGETS), tiny_tokenizer())
-    train(supernet, EXAMPLES, 2, batch_size=4, progress=False)
+    train(supernet, EXAMPLES, steps=2, batch_size=4, progress=False)
     with pytest.raises(ExportError, match="zeros"):
-        heal(supernet.largest, EXAMPLES, 2, batch_size=4, progress=False)
-    healed = heal(supernet.largest, EXAMPLES, 2, adapters="continued", batch_size=4, progress=False)
+        heal(supernet.largest, EXAMPLES, steps=2, batch_size=4, progress=False)
+    healed = heal(supernet.largest, EXAMPLES, steps=2, adapters="continued", batch_size=4, progress=False)
     torch.testing.assert_close(logits(healed.extract()), logits(healed.model))
 
 

@@ -18,7 +18,7 @@ from nas_engine.texts.examples import batch_of, tokenize
 from nas_engine.training import Example, Visits, train
 from nas_engine.training.answers import answer_loss, predictions
 from nas_engine.training.epochs import batch_indices
-from nas_engine.training.run import TrainingSettings, learning_rate_at
+from nas_engine.training.settings import TrainingSettings
 from nas_engine.training.strategies import genomes_of_batch
 from nas_engine.training.trainer import _Run
 from search_spaces import ModelShape, layer_skip, lora_rank, mlp_width
@@ -35,13 +35,13 @@ def trained(**arguments):
     return supernet, report
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "sandwich", "turns"])
+@pytest.mark.parametrize("strategy", ["uniform", "sandwich", "cycle"])
 def test_training_lowers_the_loss_and_leaves_the_base_frozen(strategy: str) -> None:
     model = tiny_llama()
     supernet = supernetwork(model)
     supernet.order_by_importance([batch_of(tokenize(EXAMPLES, tiny_tokenizer(), 64), 0, torch.device("cpu"))])
     frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not n.endswith(("lora_A", "lora_B"))}
-    report = train(supernet, EXAMPLES, 40, batch_size=8, learning_rate=1e-2, strategy=strategy, progress=False)
+    report = train(supernet, EXAMPLES, steps=40, batch_size=8, learning_rate=1e-2, strategy=strategy, progress=False)
     assert np.mean(report.losses[-5:]) < 0.8 * np.mean(report.losses[:5])
     assert all(torch.equal(p, frozen[n]) for n, p in model.named_parameters() if n in frozen)
     assert any(layer.lora_B.abs().sum() > 0 for layer in supernet.elastic_linears.values())
@@ -71,8 +71,8 @@ def test_accumulated_step_has_the_gradient_of_the_large_batch() -> None:
     large, small = supernetwork(tiny_llama(), space), supernetwork(tiny_llama(), space)
     equal_lengths = [Example("1 plus 2 is", f" {i % 10}") for i in range(16)]
     # A step takes the whole set either way: which examples share a batch is drawn for each batch size anew.
-    train(large, equal_lengths, 2, batch_size=16, progress=False)
-    train(small, equal_lengths, 2, batch_size=8, accumulation=2, progress=False)
+    train(large, equal_lengths, steps=2, batch_size=16, progress=False)
+    train(small, equal_lengths, steps=2, batch_size=8, accumulation=2, progress=False)
     for name, tensor in large.state().items():
         torch.testing.assert_close(small.state()[name], tensor, atol=1e-5, rtol=1e-3)
 
@@ -89,7 +89,7 @@ def test_interrupted_training_ends_as_the_uninterrupted_one(tmp_path, monkeypatc
 
     monkeypatch.setattr(F, "cross_entropy", interrupting)
     with pytest.raises(KeyboardInterrupt):
-        train(supernet, EXAMPLES, 6, batch_size=4, checkpoint=tmp_path, progress=False)
+        train(supernet, EXAMPLES, steps=6, batch_size=4, checkpoint=tmp_path, progress=False)
     resumed, second = trained(checkpoint=tmp_path)
     assert second.resumed_at == 3
     assert second.losses == report.losses
@@ -144,11 +144,11 @@ def test_bad_settings_are_refused(arguments: dict, message: str) -> None:
 def test_bad_training_sets_are_refused() -> None:
     supernet = supernetwork(tiny_llama())
     with pytest.raises(ValueError, match="empty"):
-        train(supernet, [], 1, progress=False)
+        train(supernet, [], steps=1, progress=False)
     with pytest.raises(ValueError, match="example 1 has a completion without tokens"):
-        train(supernet, [EXAMPLES[0], Example("1 plus 1 is", "")], 1, progress=False)
+        train(supernet, [EXAMPLES[0], Example("1 plus 1 is", "")], steps=1, progress=False)
     with pytest.raises(ValueError, match="no adapters"):
-        train(supernetwork(tiny_llama(), mlp_width((1.0, 0.5))), EXAMPLES, 1, progress=False)
+        train(supernetwork(tiny_llama(), mlp_width((1.0, 0.5))), EXAMPLES, steps=1, progress=False)
 
 
 def test_completions_end_so_that_models_learn_to_stop() -> None:
@@ -225,14 +225,21 @@ def test_distilled_subnetworks_learn_the_largest_ones_predictions() -> None:
     supernet = supernetwork(tiny_llama())
     batch = batch_of(tokenize(EXAMPLES, tiny_tokenizer(), 64), 0, torch.device("cpu"))
     report = train(
-        supernet, EXAMPLES, 40, batch_size=8, learning_rate=1e-2, strategy="sandwich", distill=True, progress=False
+        supernet,
+        EXAMPLES,
+        steps=40,
+        batch_size=8,
+        learning_rate=1e-2,
+        strategy="sandwich",
+        distill=True,
+        progress=False,
     )
     assert np.mean(report.losses[-5:]) < 0.8 * np.mean(report.losses[:5])
     # One step's gradient against the formula: cross-entropy for the largest, the largest's probabilities for the rest.
     run = _Run(
         supernet,
         tokenize(EXAMPLES, tiny_tokenizer(), 64),
-        TrainingSettings(1, 16, 1e-3, "sandwich", warmup=0, max_tokens=64, distill=True),
+        TrainingSettings(steps=1, learning_rate=1e-3, strategy="sandwich", warmup=0, max_tokens=64, distill=True),
         None,
     )
     genomes = np.vstack([supernet.space.largest, supernet.space.smallest])
@@ -254,7 +261,7 @@ def test_distilled_subnetworks_learn_the_largest_ones_predictions() -> None:
 
 def test_half_precision_base_trains_adapters_in_full_precision() -> None:
     supernet = supernetwork(tiny_llama().to(torch.bfloat16))
-    report = train(supernet, EXAMPLES, 40, batch_size=8, learning_rate=1e-2, progress=False)
+    report = train(supernet, EXAMPLES, steps=40, batch_size=8, learning_rate=1e-2, progress=False)
     assert {p.dtype for p in supernet.adapter_parameters} == {torch.float32}
     assert np.mean(report.losses[-5:]) < 0.8 * np.mean(report.losses[:5])
     extracted = supernet.largest.extract()
@@ -264,14 +271,14 @@ def test_half_precision_base_trains_adapters_in_full_precision() -> None:
 
 def test_skipping_every_block_leaves_nothing_to_train_and_training_goes_on() -> None:
     supernet = supernetwork(tiny_llama(), lora_rank((4, 2)) + layer_skip())
-    report = train(supernet, EXAMPLES, 3, batch_size=4, strategy="sandwich", progress=False)
+    report = train(supernet, EXAMPLES, steps=3, batch_size=4, strategy="sandwich", progress=False)
     assert len(report.losses) == 3
 
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_every_decoder_trains(family: str) -> None:
     supernet = supernetwork(FAMILIES[family](), EVERY_DIMENSION)
-    report = train(supernet, EXAMPLES, 12, batch_size=16, learning_rate=1e-2, strategy="sandwich", progress=False)
+    report = train(supernet, EXAMPLES, steps=12, batch_size=16, learning_rate=1e-2, strategy="sandwich", progress=False)
     largest = [
         loss
         for loss, genome in zip(report.visits.losses, report.visits.genomes, strict=True)
@@ -285,7 +292,7 @@ def test_strategies_visit_largest_and_smallest_and_uniform_covers_every_value() 
     sandwich = genomes_of_batch(space, "sandwich", 0, 5)
     assert np.array_equal(sandwich[0], space.largest)
     assert np.array_equal(sandwich[1], space.smallest)
-    turns = [genomes_of_batch(space, "turns", 0, batch) for batch in range(6)]
+    turns = [genomes_of_batch(space, "cycle", 0, batch) for batch in range(6)]
     assert all(len(genomes) == 1 for genomes in turns)
     assert all(
         np.array_equal(turns[i][0], space.largest) and np.array_equal(turns[i + 1][0], space.smallest) for i in (0, 3)
@@ -296,8 +303,8 @@ def test_strategies_visit_largest_and_smallest_and_uniform_covers_every_value() 
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
-    run = TrainingSettings(20, 1, 1.0, warmup=0.25, max_tokens=8)
-    rates = [learning_rate_at(step, run) for step in range(20)]
+    run = TrainingSettings(steps=20, batch_size=1, learning_rate=1.0, warmup=0.25, max_tokens=8)
+    rates = [run.learning_rate_at(step) for step in range(20)]
     assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] < 0.02
@@ -337,4 +344,4 @@ def test_sparse_base_is_refused_before_any_step() -> None:
     supernet = supernetwork(model)
     supernet.order_by_importance([batch])
     with pytest.raises(CompressionError, match="would fill the zeros of a sparse base"):
-        train(supernet, EXAMPLES, 1, refit=True, progress=False)
+        train(supernet, EXAMPLES, steps=1, refit=True, progress=False)
