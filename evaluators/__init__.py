@@ -25,6 +25,7 @@ from evaluators.operators.operator import Operator
 from evaluators.protocol import BatchEvaluator, Direction, Evaluator, Measurement, Session, Subnetwork
 from evaluators.registry import evaluator_names, load_evaluator
 from evaluators.text.exact_match import ExactMatch
+from evaluators.text.generation import greedy
 from evaluators.text.harness import HarnessTask
 from evaluators.text.perplexity import Perplexity
 from evaluators.text.problems import Problem, ProblemFileError, load_problems
@@ -79,6 +80,7 @@ __all__ = [
     "depth_first",
     "device_names",
     "evaluator_names",
+    "greedy",
     "load_device",
     "load_evaluator",
     "load_problems",

@@ -2,6 +2,20 @@
 
 from search_spaces import NasEngineError
 
+__all__ = [
+    "CheckpointError",
+    "CompressionError",
+    "ExportError",
+    "FamilyError",
+    "LedgerError",
+    "ModelError",
+    "NasEngineError",
+    "SearchError",
+    "SelectionError",
+    "TaskError",
+    "TimeLimitError",
+]
+
 
 class ModelError(NasEngineError, ValueError):
     """A model cannot be loaded as it was named."""

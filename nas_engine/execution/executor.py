@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, Protocol
 
-from nas_engine.execution.measuring import Job, Lot, Outcome, S
+from nas_engine.execution.measuring import GenomeBatch, Job, Outcome, S
 from nas_engine.ledger.ledger import Record
 from search_spaces import Genome
 
@@ -55,20 +55,20 @@ class InProcess(Generic[S]):
     """Measures here, one sub-network after another; made by `ThisProcess`.
 
     Attributes:
-        lot: the latest one.
+        batch: the latest one.
     """
 
     parallel = 1
 
     def __init__(self, job: Job[S]) -> None:
         self._job = job
-        self.lot: Lot[S] | None = None
+        self.batch: GenomeBatch[S] | None = None
 
     def evaluate(self, genomes: Sequence[Genome], front: Sequence[Record]) -> Iterator[Record]:
         """As `Executor` says; an evaluator that fails on a sub-network concerns that one alone."""
         ordered = self._job.depth_first(genomes)
-        self.lot = lot = Lot(self._job, [*self._job.alone, *self._job.shared], ordered, front, self.lot)
+        self.batch = batch = GenomeBatch(self._job, [*self._job.alone, *self._job.shared], ordered, front, self.batch)
         for position, genome in enumerate(ordered):
-            *_, outcome = lot.measure(position, {})
+            *_, outcome = batch.measure(position, {})
             assert isinstance(outcome, Outcome)
             yield self._job.record(genome, outcome)

@@ -100,7 +100,7 @@ class Job(Generic[S]):
         return Record(tuple(genome.tolist()), measurements, outcome.error)
 
 
-class Lot(Generic[S]):
+class GenomeBatch(Generic[S]):
     """Sub-networks measured one after another in one process, which share what they can.
 
     Args:
@@ -108,7 +108,7 @@ class Lot(Generic[S]):
         evaluators: those of the job that measure them here, in this order.
         genomes: in the order in which they share the most.
         front: the records that no other dominates, for evaluators that race.
-        before: an earlier lot of this job in this process, whose work may be of use.
+        before: an earlier batch of this job in this process, whose work may be of use.
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class Lot(Generic[S]):
         evaluators: Sequence[Evaluator],
         genomes: Sequence[Genome],
         front: Sequence[Record],
-        before: Lot[S] | None = None,
+        before: GenomeBatch[S] | None = None,
     ) -> None:
         self._job, self._evaluators, self._front = job, evaluators, front
         self._subnets = job.subnetworks(genomes)
         earlier = {} if before is None else before.sessions
-        # By evaluator; those of an evaluator that does not measure here wait for a lot in which it does.
+        # By evaluator; those of an evaluator that does not measure here wait for a batch in which it does.
         self.sessions: dict[str, Session] = earlier | {
             e.name: e.session(self._subnets, earlier.get(e.name)) for e in evaluators if isinstance(e, BatchEvaluator)
         }

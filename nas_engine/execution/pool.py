@@ -18,10 +18,10 @@ from typing import Generic
 from evaluators.checks import require_at_least
 from evaluators.whole_file import temporary_folder
 from nas_engine.execution.executor import Executor
-from nas_engine.execution.foreman import Foreman, Hand, Lost
 from nas_engine.execution.measuring import Job, S
 from nas_engine.execution.pool_process import PoolProcess
 from nas_engine.execution.worker import Arrived, Event, Shipment, save_supernet, shipment
+from nas_engine.execution.worker_executor import Lost, WorkerExecutor, WorkerHandle
 
 _HERE = "this machine"
 _TICK_SECONDS = 1.0  # between looks for processes that are gone while something keeps their pipe open
@@ -55,7 +55,7 @@ class WorkerPool:
         with temporary_folder("nas-engine-workers-") as folder:
             processes = _Processes(job, self.threads, folder / "supernet")
             try:
-                yield Foreman(job, processes, self.workers)
+                yield WorkerExecutor(job, processes, self.workers)
             finally:
                 processes.close()
 
@@ -73,8 +73,8 @@ class _Processes(Generic[S]):
         save_supernet(self._job.supernet, self._folder)
         return shipment(self._job, self._threads)
 
-    def hire(self) -> Hand:
-        """As `Crew` says.
+    def hire(self) -> WorkerHandle:
+        """As `WorkerBackend` says.
 
         Raises:
             SearchError: an evaluator cannot be sent to a process.
@@ -86,8 +86,8 @@ class _Processes(Generic[S]):
         process.load(content, self._folder)
         return process
 
-    def wait(self, seconds: float | None) -> Sequence[tuple[Hand, Event | Lost]]:
-        """As `Crew` says."""
+    def wait(self, seconds: float | None) -> Sequence[tuple[WorkerHandle, Event | Lost]]:
+        """As `WorkerBackend` says."""
         if self._new:
             arrived, self._new = self._new, []
             return [(process, Arrived(_HERE)) for process in arrived]
@@ -95,7 +95,7 @@ class _Processes(Generic[S]):
         while True:
             left = _TICK_SECONDS if end is None else max(0.0, min(_TICK_SECONDS, end - time.monotonic()))
             speaking = wait([process.connection for process in self._alive], left)
-            events: list[tuple[Hand, Event | Lost]] = [
+            events: list[tuple[WorkerHandle, Event | Lost]] = [
                 (process, process.received() if process.connection in speaking else process.lost())
                 for process in self._alive
                 if process.connection in speaking or process.gone
@@ -103,9 +103,9 @@ class _Processes(Generic[S]):
             if events or (end is not None and time.monotonic() >= end):
                 return events
 
-    def dismiss(self, hand: Hand) -> None:
-        """As `Crew` says."""
-        process = next(process for process in self._alive if process is hand)
+    def dismiss(self, handle: WorkerHandle) -> None:
+        """As `WorkerBackend` says."""
+        process = next(process for process in self._alive if process is handle)
         self._alive.remove(process)
         process.end()
 

@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from nas_engine.execution.foreman import Lost
 from nas_engine.execution.worker import Event, Ready, Refused, Shipment, Task, Worker
+from nas_engine.execution.worker_executor import Lost
 
 _DYING_SECONDS = 2.0  # between the end of a process's pipe and its own
 # What ends with the search begins before imports that take seconds.
@@ -67,7 +67,7 @@ class PoolProcess:
         self._say((shipment, folder))
 
     def send(self, task: Task) -> None:
-        """As `Hand` says."""
+        """As `WorkerHandle` says."""
         self._say(task)
 
     def received(self) -> Event | Lost:

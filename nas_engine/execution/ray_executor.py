@@ -20,9 +20,9 @@ from evaluators.checks import require_at_least
 from evaluators.whole_file import temporary_folder
 from nas_engine.errors import SearchError
 from nas_engine.execution.executor import Executor
-from nas_engine.execution.foreman import Foreman, Hand, Lost
 from nas_engine.execution.measuring import Job, S, device_of
 from nas_engine.execution.worker import Arrived, Event, Ready, Refused, Shipment, Task, Worker, save_supernet, shipment
+from nas_engine.execution.worker_executor import Lost, WorkerExecutor, WorkerHandle
 
 _CONNECT_SECONDS = 10.0
 Files = Mapping[str, np.ndarray[Any, np.dtype[np.uint8]]]  # their bytes, by path in the folder
@@ -72,7 +72,7 @@ class RayCluster:
         with self._connection():
             actors = _Actors(job, self)
             try:
-                yield Foreman(job, actors, self.workers)
+                yield WorkerExecutor(job, actors, self.workers)
             finally:
                 actors.close()
 
@@ -144,14 +144,14 @@ class _Actor:
         yield from self._worker.measure(task)
 
 
-class _RayHand:
+class _RayHandle:
     """An actor, and what it says of what it was told last."""
 
     def __init__(self, actor: Any, events: Any) -> None:
         self.actor, self.events = actor, events  # events: a generator of object references, or None
 
     def send(self, task: Task) -> None:
-        """As `Hand` says."""
+        """As `WorkerHandle` says."""
         self.events = self.actor.measure.remote(task)
 
 
@@ -160,7 +160,7 @@ class _Actors(Generic[S]):
 
     def __init__(self, job: Job[S], cluster: RayCluster) -> None:
         self._job, self._cluster = job, cluster
-        self._alive: list[_RayHand] = []
+        self._alive: list[_RayHandle] = []
 
     @cached_property
     def _arguments(self) -> tuple[Any, ...]:
@@ -176,8 +176,8 @@ class _Actors(Generic[S]):
         home = ray.get_runtime_context().get_node_id()
         return ray.put(replace(content, device=device)), ray.put(files), settings, home
 
-    def hire(self) -> Hand:
-        """As `Crew` says.
+    def hire(self) -> WorkerHandle:
+        """As `WorkerBackend` says.
 
         Raises:
             SearchError: an evaluator cannot be sent to an actor.
@@ -193,39 +193,39 @@ class _Actors(Generic[S]):
             )
             .remote()
         )
-        hand = _RayHand(actor, None)
-        self._alive.append(hand)
-        hand.events = actor.load.remote(*arguments)
-        return hand
+        handle = _RayHandle(actor, None)
+        self._alive.append(handle)
+        handle.events = actor.load.remote(*arguments)
+        return handle
 
-    def wait(self, seconds: float | None) -> Sequence[tuple[Hand, Event | Lost]]:
-        """As `Crew` says."""
+    def wait(self, seconds: float | None) -> Sequence[tuple[WorkerHandle, Event | Lost]]:
+        """As `WorkerBackend` says."""
         ray = _ray()
-        speaking = [hand for hand in self._alive if hand.events is not None]
-        ready, _ = ray.wait([hand.events for hand in speaking], timeout=seconds)
-        events: list[tuple[Hand, Event | Lost]] = []
-        for hand in speaking:
-            if not any(hand.events is one for one in ready):
+        speaking = [handle for handle in self._alive if handle.events is not None]
+        ready, _ = ray.wait([handle.events for handle in speaking], timeout=seconds)
+        events: list[tuple[WorkerHandle, Event | Lost]] = []
+        for handle in speaking:
+            if not any(handle.events is one for one in ready):
                 continue
             try:
-                events.append((hand, ray.get(next(hand.events))))
+                events.append((handle, ray.get(next(handle.events))))
             except StopIteration:
-                hand.events = None
+                handle.events = None
             except ray.exceptions.RayActorError as error:
-                hand.events = None
-                events.append((hand, Lost(" ".join(str(error).split()))))
+                handle.events = None
+                events.append((handle, Lost(" ".join(str(error).split()))))
         return events
 
-    def dismiss(self, hand: Hand) -> None:
-        """As `Crew` says."""
-        lost = next(one for one in self._alive if one is hand)
+    def dismiss(self, handle: WorkerHandle) -> None:
+        """As `WorkerBackend` says."""
+        lost = next(one for one in self._alive if one is handle)
         self._alive.remove(lost)
         _ray().kill(lost.actor)
 
     def close(self) -> None:
         """End all actors."""
-        for hand in list(self._alive):
-            self.dismiss(hand)
+        for handle in list(self._alive):
+            self.dismiss(handle)
 
 
 def _require_reachable(address: str) -> None:

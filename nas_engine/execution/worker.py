@@ -20,7 +20,7 @@ import torch
 from evaluators import Evaluator, Measurement, computing
 from evaluators.latency.machine import cpu_threads
 from nas_engine.errors import SearchError
-from nas_engine.execution.measuring import Began, Job, Lot, Outcome, S, Searchable, device_of
+from nas_engine.execution.measuring import Began, GenomeBatch, Job, Outcome, S, Searchable, device_of
 from nas_engine.ledger.ledger import Record
 from nas_engine.supernet import SuperNetwork
 
@@ -131,7 +131,7 @@ class Worker(Generic[S]):
             )
         evaluators = _unpacked(shipment.evaluators, supernet)
         self.job: Job[S] = Job(supernet, evaluators, shipment.seconds, shipment.optimized)
-        self._lot: Lot[S] | None = None
+        self._lot: GenomeBatch[S] | None = None
         self._lot_threads: int | None = None
 
     def cannot_time(self, settings: Sequence[Mapping[str, Any]]) -> str:
@@ -162,7 +162,7 @@ class Worker(Generic[S]):
     def _begin(self, share: Share) -> None:
         genomes = [np.array(key, dtype=np.int64) for key in share.genomes]
         evaluators = self.job.alone if share.alone else self.job.shared
-        self._lot = Lot(self.job, evaluators, genomes, share.front, self._lot)
+        self._lot = GenomeBatch(self.job, evaluators, genomes, share.front, self._lot)
         self._lot_threads = self._threads_alone if share.alone else None
 
 

@@ -33,6 +33,7 @@ from evaluators.documents import read_document
 from evaluators.latency.machine import require_device
 from evaluators.text.generation import greedy, require_generable
 from evaluators.whole_file import replacing
+from nas_engine import plots
 from nas_engine.deploy import Weights
 from nas_engine.drivers.registry import HINTED
 from nas_engine.errors import LedgerError
@@ -40,7 +41,6 @@ from nas_engine.jobs.finalists import Finalist, choose, flips, table
 from nas_engine.jobs.preparations import require_answerable, require_counts, require_driver, require_learnable, writable
 from nas_engine.loop import SearchSettings, search
 from nas_engine.progress import progress_bar, say
-from nas_engine.results import plots
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.tasks import TaskSplits, task_splits
@@ -116,7 +116,7 @@ class JobSettings:
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
     refit: bool = True
-    driver: str = "surrogate"
+    driver: str = SearchSettings.driver  # type: ignore[assignment]  # a name here
     evaluations: int = 20
     population: int = 12
     sensitivity: int | None = None

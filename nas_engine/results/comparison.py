@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from nas_engine import plots
 from nas_engine.errors import SelectionError
-from nas_engine.results import plots
 from nas_engine.results.dominance import Values, covered, non_dominated
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import pandas as pd
 from evaluators import Evaluator, MultipleChoiceAccuracy, Question
 from evaluators import Subnetwork as SubnetworkProtocol
 from evaluators.whole_file import replacing
+from nas_engine import plots
 from nas_engine.errors import SelectionError
 from nas_engine.execution.measured import measured
 from nas_engine.ledger.ledger import Record, Storage
-from nas_engine.results import plots
 from nas_engine.results.dominance import dominated_beyond_error, non_dominated
 
 if TYPE_CHECKING:

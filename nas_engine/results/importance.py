@@ -6,7 +6,6 @@ once; importances that look at one gene at a time credit it with what its compan
 
 from __future__ import annotations
 
-import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution, IntDistribution
 
 from nas_engine.errors import SelectionError
-from search_spaces import Choice, SearchSpace
+from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
     from optuna.importance import BaseImportanceEvaluator
@@ -115,20 +114,6 @@ def _ridge(features: Floats, values: Floats) -> Floats:
     return coefficients
 
 
-def layer_table(shares: pd.Series, space: SearchSpace) -> pd.DataFrame:
-    """Importances by what the gene is (rows) and layer (columns); NaN where a layer has no such gene.
-
-    A gene that moves several layers stands in each of them with its whole share.
-    """
-    kinds = list(dict.fromkeys(_kind(gene) for gene in space.genes))
-    last = max(layer for gene in space.genes for layer in _layers(gene))
-    table = pd.DataFrame(np.nan, index=kinds, columns=pd.RangeIndex(last + 1, name="layer"))
-    for gene in space.genes:
-        for layer in _layers(gene):
-            table.loc[_kind(gene), layer] = shares[gene.name]
-    return table
-
-
 def _study(indices: npt.NDArray[np.int64], values: Floats, space: SearchSpace) -> optuna.Study:
     """The rows as a study in memory whose parameters are the genes' indices."""
     varying: dict[str, BaseDistribution] = {gene.name: IntDistribution(0, len(gene) - 1) for gene in space.genes}
@@ -137,12 +122,3 @@ def _study(indices: npt.NDArray[np.int64], values: Floats, space: SearchSpace) -
         params = dict(zip(space.names, row, strict=True))
         study.add_trial(optuna.trial.create_trial(params=params, distributions=varying, value=value))
     return study
-
-
-def _layers(gene: Choice) -> list[int]:
-    return sorted({int(module.split(".")[1]) for module in gene.modules})
-
-
-def _kind(gene: Choice) -> str:
-    """The gene's name without its layers: ``layers.3.mlp.width`` and ``layers.0-2.mlp.width`` are ``mlp.width``."""
-    return re.sub(r"^layers\.[^.]*\.?", "", gene.name) or gene.dimension

@@ -14,15 +14,16 @@ import pandas as pd
 from evaluators import Evaluator, Question
 from evaluators import Subnetwork as SubnetworkProtocol
 from evaluators.whole_file import replacing
+from nas_engine import plots
 from nas_engine.errors import SelectionError
 from nas_engine.goal.constraints import Constraint, parse_constraints
 from nas_engine.goal.goal import positions_of
 from nas_engine.ledger.ledger import LedgerContents, Record, Storage, read_ledger
 from nas_engine.magnitude import LARGEST, relative
-from nas_engine.results import exports, plots
+from nas_engine.results import exports
 from nas_engine.results.confirmation import ConfirmedFront, confirm
 from nas_engine.results.hypervolume import hypervolumes
-from nas_engine.results.importance import gene_importance, layer_table
+from nas_engine.results.importance import gene_importance
 from nas_engine.results.table import Objective, evaluation_table, row_of
 from search_spaces import Configuration, SearchSpace
 
@@ -250,7 +251,7 @@ class SearchResult(Generic[S]):
         return self.supernet.subnetwork({g.name: g.values[g.values.index(row[g.name])] for g in genes})
 
     def plot(self, x: str, y: str, ax: Axes | None = None, chosen: pd.Series | None = None) -> Axes:
-        """Draw objective `y` against `x`; see `nas_engine.results.plots.plot_front`.
+        """Draw objective `y` against `x`; see `nas_engine.plots.plot_front`.
 
         Args:
             chosen: a row, such as `best` gives, to be labelled.
@@ -286,7 +287,7 @@ class SearchResult(Generic[S]):
     ) -> Axes:
         """Draw `gene_importance` as a map of dimension by layer."""
         shares = self.gene_importance(objective, evaluator)
-        return plots.plot_importance(layer_table(shares, self.supernet.space), objective, ax)
+        return plots.plot_importance(plots.layer_table(shares, self.supernet.space), objective, ax)
 
     def confirm(
         self,

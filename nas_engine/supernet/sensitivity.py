@@ -10,18 +10,22 @@ a search, which corrects it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators.text.head import logits_of
+from nas_engine.plots import plot_sensitivity
 from nas_engine.progress import progress_bar
 from nas_engine.supernet.gradients import sensitivity_by_gradients
 from nas_engine.supernet.ordering import final_states
 from nas_engine.texts.batches import Batch, readable, token_count
+from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
     from nas_engine.supernet.supernetwork import SuperNetwork
@@ -30,9 +34,37 @@ Method = Literal["gradients", "divergence"]
 _POSITIONS = 256  # at which distributions are compared, at most about twice as many
 
 
-def sensitivity(
-    supernet: SuperNetwork, batches: Iterable[Batch], progress: bool, method: Method
-) -> dict[str, tuple[float, ...]]:
+@dataclass(frozen=True)
+class Sensitivity(Mapping[str, tuple[float, ...]]):
+    """By gene, how much each of its values alone changes what the network says, in nats; 0 for the largest value.
+
+    Args:
+        values_by_gene: one number a value, in their order.
+        space: of the genes.
+    """
+
+    values_by_gene: Mapping[str, tuple[float, ...]]
+    space: SearchSpace
+
+    def __getitem__(self, gene: str) -> tuple[float, ...]:
+        return self.values_by_gene[gene]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_gene)
+
+    def __len__(self) -> int:
+        return len(self.values_by_gene)
+
+    def __repr__(self) -> str:
+        worst = max(self, key=lambda gene: self[gene][0], default="none")
+        return f"Sensitivity of {len(self)} genes; {worst} matters most"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A map of what the gene is by layer; see `nas_engine.plots.plot_sensitivity`."""
+        return plot_sensitivity(self, self.space, ax)
+
+
+def sensitivity(supernet: SuperNetwork, batches: Iterable[Batch], progress: bool, method: Method) -> Sensitivity:
     """See `SuperNetwork.sensitivity`."""
     if method not in get_args(Method):
         raise ValueError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
@@ -40,7 +72,7 @@ def sensitivity(
     if not token_count(given):
         raise ValueError("the calibration data is empty; give at least one batch with a token in it.")
     by = sensitivity_by_gradients if method == "gradients" else _sensitivity_by_divergence
-    return by(supernet, given, progress)
+    return Sensitivity(by(supernet, given, progress), supernet.space)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from nas_engine.supernet.levels import Levels
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.refit import find_shares
 from nas_engine.supernet.resizing import resizers_of
-from nas_engine.supernet.sensitivity import Method, sensitivity
+from nas_engine.supernet.sensitivity import Method, Sensitivity, sensitivity
 from nas_engine.supernet.state import adapter_tensors, load_tensors
 from nas_engine.supernet.storage import fingerprint, read_supernetwork, save_base, save_supernetwork
 from nas_engine.supernet.subnetwork import Subnetwork
@@ -411,9 +411,7 @@ class SuperNetwork:
         """
         return block_importance(self, batches)
 
-    def sensitivity(
-        self, batches: Iterable[Batch], progress: bool = True, method: Method = "gradients"
-    ) -> dict[str, tuple[float, ...]]:
+    def sensitivity(self, batches: Iterable[Batch], progress: bool = True, method: Method = "gradients") -> Sensitivity:
         """How much each value of a gene changes what the network says, the other genes at their largest.
 
         A search that is given it (``search(..., sensitivity=...)``) needs fewer evaluations. Measure it where the

@@ -59,7 +59,7 @@ class Process:
         refit: whether to adapt the variances to these values.
 
     Attributes:
-        surprise: the negative logarithm of the values' marginal likelihood, but for a constant of their count.
+        nll: the negative logarithm of the values' marginal likelihood, but for a constant of their count.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Process:
         covariance[np.diag_indices_from(covariance)] += np.exp(self.log_variances[-1]) + _LEAST_NOISE
         self._factor = cho_factor(covariance, lower=True)
         self._weights = cho_solve(self._factor, scaled)
-        self.surprise = _surprise(self._factor[0], scaled, self._weights) + len(values) * float(np.log(self._spread))
+        self.nll = _nll(self._factor[0], scaled, self._weights) + len(values) * float(np.log(self._spread))
         # Linear parts predict by a vector a group, whatever the number of measured genomes.
         self._coefficients = [v * (f.T @ self._weights) for v, f in zip(self._variances, features.linear, strict=False)]
 
@@ -98,7 +98,7 @@ class Process:
         return Posterior(mean, self._spread**2 * (prior - half.T @ half))
 
 
-def _surprise(factor: Array, values: Array, weights: Array) -> float:
+def _nll(factor: Array, values: Array, weights: Array) -> float:
     """Of values whose covariance has this Cholesky `factor`; `weights` are the covariance's inverse times them."""
     return float(0.5 * values @ weights + np.log(factor.diagonal()).sum())
 
@@ -138,7 +138,7 @@ def _most_likely(parts: Array, values: Array, start: Array, prior: Array) -> Arr
         slope = inverse - np.outer(weights, weights)  # twice the derivative by the covariance
         gradient = 0.5 * variances * np.append(flat @ slope.ravel(), slope.trace())
         apart = (log_variances - prior) / _PRIOR_WIDTH
-        return _surprise(factor, values, weights) + 0.5 * float(apart @ apart), gradient + apart / _PRIOR_WIDTH
+        return _nll(factor, values, weights) + 0.5 * float(apart @ apart), gradient + apart / _PRIOR_WIDTH
 
     bounds = [(-14.0, 5.0)] * len(start)
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})

@@ -27,8 +27,8 @@ def explains_better(features: Features, values: Array) -> bool:
         return False
     logarithms = np.log(values)
     # A density of the logarithm is one of the value when divided by the value.
-    surprise = Process(features, logarithms).surprise + float(logarithms.sum())
-    return surprise < Process(features, values).surprise
+    nll = Process(features, logarithms).nll + float(logarithms.sum())
+    return nll < Process(features, values).nll
 
 
 def rescaled(values: Array, logarithmic: npt.NDArray[np.bool_]) -> Array:

@@ -126,7 +126,7 @@ class Stuck(Quality):
 
 
 def test_evaluation_that_cannot_be_interrupted_is_ended_with_its_worker(monkeypatch) -> None:
-    monkeypatch.setattr(import_module("nas_engine.execution.foreman"), "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(import_module("nas_engine.execution.worker_executor"), "GRACE_SECONDS", 0.5)
     found = run(evaluators=[Stuck(), Cost()], executor=WorkerPool(1), time_limit_seconds=0.5, evaluations=8)
     failed = found[found["error"] != ""]
     assert len(found) == 8

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from nas_engine import plots
 from nas_engine.errors import SelectionError
 from nas_engine.loop import search
-from nas_engine.results import plots
 from nas_engine.results.dominance import non_dominated
 from tests.nas_engine.test_search import Failing, raising
 from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of

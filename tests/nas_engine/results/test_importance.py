@@ -8,7 +8,8 @@ from scipy.stats import spearmanr
 
 from nas_engine.errors import SelectionError
 from nas_engine.loop import search
-from nas_engine.results.importance import layer_table, main_effects
+from nas_engine.plots import layer_table
+from nas_engine.results.importance import main_effects
 from search_spaces import Choice, SearchSpace
 from tests.ordered import EVALUATORS, Ordered, space_of
 

@@ -14,8 +14,8 @@ from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.surrogate import SurrogateDriver
 from nas_engine.errors import SearchError
 from nas_engine.jobs import heuristics
+from nas_engine.plots import plot_sensitivity
 from nas_engine.results.dominance import non_dominated
-from nas_engine.results.plots import plot_sensitivity
 from search_spaces import Choice, SearchSpace, lora_rank
 from tests.ordered import space_of
 from tests.supernets import CALIBRATION, EVERY_DIMENSION, FAMILIES, TOKENS, random_adapters, supernetwork

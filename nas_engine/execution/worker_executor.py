@@ -27,35 +27,35 @@ class Lost:
     reason: str
 
 
-class Hand(Protocol):
-    """A worker, as its foreman holds it."""
+class WorkerHandle(Protocol):
+    """A worker, as its executor holds it."""
 
     def send(self, task: Task) -> None:
-        """Let it begin with `task`. One that has ended meanwhile is reported by `Crew.wait`."""
+        """Let it begin with `task`. One that has ended meanwhile is reported by `WorkerBackend.wait`."""
         ...
 
 
-class Crew(Protocol):
+class WorkerBackend(Protocol):
     """Where workers come from."""
 
-    def hire(self) -> Hand:
+    def hire(self) -> WorkerHandle:
         """Start a worker; its events say when it is there."""
         ...
 
-    def wait(self, seconds: float | None) -> Sequence[tuple[Hand, Event | Lost]]:
+    def wait(self, seconds: float | None) -> Sequence[tuple[WorkerHandle, Event | Lost]]:
         """What happened at workers; waits for something to happen, `seconds` at most, and may then be empty."""
         ...
 
-    def dismiss(self, hand: Hand) -> None:
+    def dismiss(self, handle: WorkerHandle) -> None:
         """End a worker at once, whatever it does."""
         ...
 
 
 @dataclass
 class _Worker:
-    """What the foreman knows of a worker."""
+    """What the executor knows of a worker."""
 
-    hand: Hand
+    handle: WorkerHandle
     place: str | None = None  # None until it runs
     ready: bool = False
     cannot_time: str = ""
@@ -83,7 +83,7 @@ class _Batch:
     open: set[int] = field(default_factory=set)  # positions without a record
 
 
-class Foreman(Generic[S]):
+class WorkerExecutor(Generic[S]):
     """Hands a batch to workers, one sub-network at a time.
 
     Evaluators that run alone go first, one sub-network after another on one worker, while no other worker at its place
@@ -91,12 +91,12 @@ class Foreman(Generic[S]):
 
     Args:
         job: what is measured.
-        crew: gives the workers. They are started when there is something to measure, no more than there is.
+        backend: gives the workers. They are started when there is something to measure, no more than there is.
         workers: how many.
     """
 
-    def __init__(self, job: Job[S], crew: Crew, workers: int) -> None:
-        self._job, self._crew, self.parallel = job, crew, workers
+    def __init__(self, job: Job[S], backend: WorkerBackend, workers: int) -> None:
+        self._job, self._backend, self.parallel = job, backend, workers
         self._workers: list[_Worker] = []
         self._failed_starts = 0
 
@@ -106,7 +106,7 @@ class Foreman(Generic[S]):
         try:
             while batch.open:
                 while len(self._workers) < min(self.parallel, len(batch.open)):
-                    self._workers.append(_Worker(self._crew.hire()))
+                    self._workers.append(_Worker(self._backend.hire()))
                 self._assign(batch)
                 for worker, event in self._events():
                     yield from self._heard(batch, worker, event)
@@ -168,14 +168,14 @@ class Foreman(Generic[S]):
         genomes = tuple(tuple(batch.genomes[i].tolist()) for i in share)
         begun = Share(genomes, batch.front, alone=timing) if share else None
         worker.position, worker.timing, worker.doing = position, timing, ""
-        worker.hand.send(Task(worker.share.index(position), batch.known[position], begun))
+        worker.handle.send(Task(worker.share.index(position), batch.known[position], begun))
 
     def _events(self) -> list[tuple[_Worker, Event | Lost]]:
         deadlines = [w.deadline for w in self._workers if w.deadline is not None]
         seconds = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-        by_hand = {id(w.hand): w for w in self._workers}
-        events = self._crew.wait(seconds)
-        return [(by_hand[id(hand)], event) for hand, event in events]
+        by_handle = {id(w.handle): w for w in self._workers}
+        events = self._backend.wait(seconds)
+        return [(by_handle[id(handle)], event) for handle, event in events]
 
     def _heard(self, batch: _Batch, worker: _Worker, event: Event | Lost) -> Iterator[Record]:
         if isinstance(event, Arrived):
@@ -243,4 +243,4 @@ class Foreman(Generic[S]):
 
     def _dismiss(self, worker: _Worker) -> None:
         self._workers.remove(worker)
-        self._crew.dismiss(worker.hand)
+        self._backend.dismiss(worker.handle)

@@ -1,4 +1,4 @@
-"""Workers under one foreman: whoever is slow, dies or hangs, every sub-network gets the record it would get alone."""
+"""Workers under one executor: whoever is slow, dies or hangs, every sub-network gets the record it would get alone."""
 
 import random
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from evaluators import Measurement
 from nas_engine.errors import SearchError
 from nas_engine.execution.executor import InProcess
-from nas_engine.execution.foreman import Foreman, Lost
 from nas_engine.execution.measuring import Began, Job
 from nas_engine.execution.shares import Shares
 from nas_engine.execution.worker import Arrived, Ready, Refused, Worker, shipment
+from nas_engine.execution.worker_executor import Lost, WorkerExecutor
 from nas_engine.loop import search
 from tests.ordered import EVALUATORS, Configured, Cost, Ordered, Quality, space_of
 
@@ -63,43 +63,43 @@ class Inline:
 
     def __init__(self, job: Job, rng: random.Random, losses: int, places: int) -> None:
         self.job, self.rng, self.losses, self.places = job, rng, losses, places
-        self.hands: list[InlineHand] = []
+        self.handles: list[InlineHandle] = []
 
-    def hire(self) -> "InlineHand":
-        self.hands.append(InlineHand(self))
-        return self.hands[-1]
+    def hire(self) -> "InlineHandle":
+        self.handles.append(InlineHandle(self))
+        return self.handles[-1]
 
     def wait(self, seconds):
-        speaking = [hand for hand in self.hands if hand.events is not None]
-        assert speaking, "the foreman waits for workers that have nothing to do"
-        hand = self.rng.choice(speaking)
+        speaking = [handle for handle in self.handles if handle.events is not None]
+        assert speaking, "the executor waits for workers that have nothing to do"
+        handle = self.rng.choice(speaking)
         if self.losses and self.rng.random() < 0.1:
             self.losses -= 1
-            hand.events = None
-            return [(hand, Lost("lost at random"))]
-        event = next(hand.events, None)
+            handle.events = None
+            return [(handle, Lost("lost at random"))]
+        event = next(handle.events, None)
         if event is None:
-            hand.events = None
+            handle.events = None
             return []
         if event == Began("alone"):
-            beside = [other for other in self.hands if other.place == hand.place and other is not hand]
+            beside = [other for other in self.handles if other.place == handle.place and other is not handle]
             assert not any(other.measures for other in beside), "something runs beside a timing"
-        hand.measures = isinstance(event, Began)
-        return [(hand, event)]
+        handle.measures = isinstance(event, Began)
+        return [(handle, event)]
 
-    def dismiss(self, hand):
-        self.hands.remove(hand)
+    def dismiss(self, handle):
+        self.handles.remove(handle)
 
 
-class InlineHand:
-    def __init__(self, crew: Inline) -> None:
-        self.place = f"node {crew.rng.randrange(crew.places)}"
+class InlineHandle:
+    def __init__(self, backend: Inline) -> None:
+        self.place = f"node {backend.rng.randrange(backend.places)}"
         self.worker, self.measures = None, False
-        self.events = self._start(crew)
+        self.events = self._start(backend)
 
-    def _start(self, crew: Inline) -> Iterator:
+    def _start(self, backend: Inline) -> Iterator:
         yield Arrived(self.place)
-        self.worker = Worker(shipment(crew.job, threads=1), Path())
+        self.worker = Worker(shipment(backend.job, threads=1), Path())
         yield Ready()
 
     def send(self, task) -> None:
@@ -118,7 +118,7 @@ class InlineWorkers:
 
     @contextmanager
     def open(self, job):
-        yield Foreman(job, Inline(job, random.Random(self.seed), self.losses, self.places), self.workers)
+        yield WorkerExecutor(job, Inline(job, random.Random(self.seed), self.losses, self.places), self.workers)
 
 
 class Alone(Cost):
@@ -236,34 +236,34 @@ def test_asynchronous_driver_fills_all_workers_and_is_replayed(tmp_path, driver:
     pd.testing.assert_frame_equal(rows(**arguments, executor=InlineWorkers(3, seed=9), storage=tmp_path), whole)
 
 
-class Dying(InlineHand):
-    def _start(self, crew: Inline) -> Iterator:
+class Dying(InlineHandle):
+    def _start(self, backend: Inline) -> Iterator:
         yield Arrived(self.place)
         yield Lost("it ended by SIGSEGV")
 
 
-class Refusing(InlineHand):
-    def _start(self, crew: Inline) -> Iterator:
+class Refusing(InlineHandle):
+    def _start(self, backend: Inline) -> Iterator:
         yield Arrived(self.place)
         yield Refused("a worker could not start: no room")
 
 
-class Elsewhere(InlineHand):
-    def _start(self, crew: Inline) -> Iterator:
+class Elsewhere(InlineHandle):
+    def _start(self, backend: Inline) -> Iterator:
         yield Arrived(self.place)
         yield Ready(cannot_time="alone would measure on another machine")
 
 
 @pytest.mark.parametrize(
-    ("hand", "message"),
+    ("handle", "message"),
     [
         (Dying, "3 workers in a row ended before they had loaded.*SIGSEGV"),
         (Refusing, "could not start: no room"),
         (Elsewhere, "no worker can take the timings: alone would measure on another machine"),
     ],
 )
-def test_workers_that_cannot_work_end_the_search(monkeypatch, hand, message: str) -> None:
-    monkeypatch.setattr(Inline, "hire", lambda crew: crew.hands.append(hand(crew)) or crew.hands[-1])
+def test_workers_that_cannot_work_end_the_search(monkeypatch, handle, message: str) -> None:
+    monkeypatch.setattr(Inline, "hire", lambda backend: backend.handles.append(handle(backend)) or backend.handles[-1])
     with pytest.raises(SearchError, match=message):
         rows(executor=InlineWorkers(2))
 

@@ -1,0 +1,86 @@
+"""What all figures share: columns, colours, axes and legends, for a paper's column or a slide, readable in grey."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from evaluators.whole_file import replacing
+from nas_engine.magnitude import LARGEST
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from evaluators import Direction
+
+_Rows = TypeVar("_Rows", pd.DataFrame, pd.Series)
+_COLUMN = (3.4, 2.6)  # inches: one column of a two-column paper
+FRONT, DOMINATED, CHOSEN = "#1f4e79", "#9a9a9a", "#c8502d"
+
+
+class Column(Protocol):
+    """An objective: its column, unit and direction."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def unit(self) -> str: ...  # noqa: D102
+    @property
+    def direction(self) -> Direction: ...  # noqa: D102
+
+
+def finished(ax: Axes, x: str, y: str) -> Axes:
+    """`ax` with its labels, a faint grid and a margin."""
+    ax.set_xlabel(x, fontsize=9)
+    ax.set_ylabel(y, fontsize=9)
+    ax.grid(alpha=0.25, linewidth=0.5)
+    ax.margins(0.08)
+    return ax
+
+
+def legend_above(ax: Axes, columns: int) -> None:
+    """A legend above the axes, where it covers no point."""
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, fontsize=7, frameon=False,
+              handletextpad=0.2, columnspacing=0.8)  # fmt: skip
+
+
+def save(ax: Axes, file: Path) -> Path:
+    """Write the figure of `ax` for print."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    with replacing(file) as unfinished:
+        figure.savefig(unfinished, dpi=300)
+    return file
+
+
+def new_axes(height: float = _COLUMN[1]) -> Axes:
+    """Axes of a figure as wide as a column of a paper, `height` inches high."""
+    _, ax = plt.subplots(figsize=(_COLUMN[0], height), dpi=150, layout="constrained")
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def drawable(rows: _Rows, *columns: Column) -> _Rows:
+    """A copy in which no value is so large that the ends of an axis, or their difference, would be no number."""
+    drawn = rows.copy()
+    for name in (f"{c.name}{what}" for c in columns for what in ("", "_stderr", "_search")):
+        if name in drawn:
+            drawn[name] = np.clip(drawn[name], -LARGEST / 8, LARGEST / 8)
+    return drawn
+
+
+def errors_of(rows: pd.DataFrame, column: Column) -> pd.Series | None:
+    """The standard errors of an objective; None where it has none."""
+    errors = rows[f"{column.name}_stderr"]
+    return errors if (errors > 0).any() else None
+
+
+def label_of(column: Column) -> str:
+    """An objective's name with its unit."""
+    return f"{column.name} ({column.unit})" if column.unit else column.name

@@ -1,0 +1,100 @@
+"""The Pareto front of two objectives."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from nas_engine.plots.axes import (
+    CHOSEN,
+    DOMINATED,
+    FRONT,
+    Column,
+    drawable,
+    errors_of,
+    finished,
+    label_of,
+    legend_above,
+    new_axes,
+)
+
+
+def plot_front(
+    rows: pd.DataFrame,
+    x: Column,
+    y: Column,
+    reference: pd.Series,
+    chosen: pd.Series | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Objective `y` against `x`: the front of these two as a step line with standard errors, dominated points faint.
+
+    Args:
+        rows: evaluated sub-networks, with columns for both objectives and their `_stderr`; where `feasible` is False
+            they break a constraint, and are drawn as crosses.
+        x: objective of the horizontal axis.
+        y: objective of the vertical axis.
+        reference: the row of the largest sub-network, drawn as a star.
+        chosen: a row to ring and label.
+        ax: where to draw; None makes a figure of a paper's column width.
+    """
+    ax = ax or new_axes()
+    rows, reference = drawable(rows, x, y), drawable(reference, x, y)
+    chosen = None if chosen is None else drawable(chosen, x, y)
+    keeps = rows["feasible"] if "feasible" in rows else pd.Series(True, index=rows.index)
+    front = _front_of(rows[keeps], x, y)
+    others, missing = rows[keeps].drop(front.index), rows[~keeps]
+    ax.scatter(others[x.name], others[y.name], s=9, color=DOMINATED, alpha=0.5, linewidths=0, label="dominated")
+    if len(missing):
+        ax.scatter(missing[x.name], missing[y.name], s=12, marker="x", color=DOMINATED, alpha=0.6, linewidths=0.7,
+                   label="breaks a constraint")  # fmt: skip
+    where: Literal["post", "pre"] = "post" if x.direction == "minimize" else "pre"
+    ax.step(front[x.name], front[y.name], where=where, color=FRONT, linewidth=1.2, zorder=3)
+    ax.errorbar(
+        front[x.name],
+        front[y.name],
+        xerr=errors_of(front, x),
+        yerr=errors_of(front, y),
+        fmt="o",
+        markersize=3.5,
+        color=FRONT,
+        elinewidth=0.6,
+        capsize=1.5,
+        zorder=4,
+        label="Pareto front",
+    )
+    ax.scatter(reference[x.name], reference[y.name], marker="*", s=90, color="black", zorder=5, label="largest")
+    if chosen is not None:
+        ax.scatter(
+            chosen[x.name],
+            chosen[y.name],
+            s=75,
+            facecolors="none",
+            edgecolors=CHOSEN,
+            linewidths=1.5,
+            zorder=6,
+            label="chosen",
+        )
+    finished(ax, label_of(x), label_of(y))
+    legend_above(ax, 3 if len(missing) else 4)
+    return ax
+
+
+def mark_reference(ax: Axes, x: float, y: float, label: str = "plain LoRA") -> Axes:
+    """Add what a user would otherwise have to a figure of `plot_front`."""
+    ax.scatter(x, y, marker="*", s=90, facecolors="white", edgecolors="black", linewidths=1.0, zorder=5, label=label)
+    legend_above(ax, 3)
+    return ax
+
+
+def _front_of(rows: pd.DataFrame, x: Column, y: Column) -> pd.DataFrame:
+    """The rows that no other dominates in these two objectives, from left to right."""
+    ordered = rows.sort_values(
+        [x.name, y.name], ascending=[x.direction == "minimize", y.direction == "minimize"], kind="stable"
+    )
+    signed = ordered[y.name].to_numpy() * (1 if y.direction == "minimize" else -1)
+    best_before = np.minimum.accumulate(np.concatenate([[np.inf], signed[:-1]]))
+    return ordered[signed < best_before].sort_values(x.name, kind="stable")

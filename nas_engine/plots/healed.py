@@ -1,0 +1,48 @@
+"""Finalists before and after healing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from nas_engine.plots.axes import (
+    CHOSEN,
+    DOMINATED,
+    FRONT,
+    finished,
+    legend_above,
+    new_axes,
+)
+
+if TYPE_CHECKING:
+    from evaluators import Measurement
+
+
+def plot_healed(finalists: pd.DataFrame, reference: Measurement, ax: Axes | None = None) -> Axes:
+    """Accuracy over speed-up of finalists before and after healing, with the reference at a speed-up of 1.
+
+    Args:
+        finalists: as `nas_engine.jobs.finalists.table` gives it, the chosen one first.
+        reference: the accuracy of plain LoRA on the same questions.
+        ax: where to draw; None makes a figure.
+    """
+    ax = ax or new_axes()
+    ax.axhline(reference.value, color="black", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+    ax.errorbar(1.0, reference.value, yerr=reference.stderr, fmt="*", markersize=10, color="black", elinewidth=0.6,
+                capsize=1.5, label="plain LoRA")  # fmt: skip
+    ordered = finalists.sort_values("speedup")
+    styles: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("unhealed", {"fmt": "o--", "markerfacecolor": "white", "color": DOMINATED, "label": "before healing"}),
+        ("accuracy", {"fmt": "o-", "color": FRONT, "label": "healed"}),
+    )
+    for column, style in styles:
+        ax.errorbar(ordered["speedup"], ordered[column], yerr=ordered[f"{column}_stderr"], markersize=4,
+                    linewidth=1.1, elinewidth=0.6, capsize=1.5, **style)  # fmt: skip
+    chosen = finalists.iloc[0]
+    ax.scatter(chosen["speedup"], chosen["accuracy"], s=75, facecolors="none", edgecolors=CHOSEN, linewidths=1.5,
+               zorder=6, label="chosen")  # fmt: skip
+    finished(ax, "speed-up over the whole model", "accuracy")
+    legend_above(ax, 4)
+    return ax
