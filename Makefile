@@ -4,7 +4,7 @@ PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python
 # One thread a test worker: torch would otherwise start one a core in each of them.
 WORKERS ?= 2
 
-.PHONY: setup setup-all search test test-all lint notebook clean
+.PHONY: setup setup-all search test test-all lint notebook docs clean
 
 setup: $(VENV)/.stamp
 
@@ -43,6 +43,11 @@ lint: setup
 notebook: setup
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb
 
+# The site in site/; a link or a docstring that does not hold is an error.
+docs: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -65,7 +65,6 @@ class Driver(Protocol):
             genomes: shape (batch, genes), as asked.
             objectives: shape (batch, objectives), all to be minimized; a row of NaN is a failed evaluation.
             violations: shape (batch, constraints), by how much each constraint is missed; 0 or less where it is met,
-            NaN
-                where the evaluation failed. None where there is no constraint.
+                NaN where the evaluation failed. None where there is no constraint.
         """
         ...
