@@ -1,5 +1,6 @@
 """The ways out: compressed models as the files of the runtimes where they are deployed."""
 
-from nas_engine.deploy.formats import FORMATS, Export, Weights, export, export_folder, lines_of
+from nas_engine.deploy.exported import Export, Weights
+from nas_engine.deploy.formats import FORMATS, export, export_folder, lines_of
 
 __all__ = ["FORMATS", "Export", "Weights", "export", "export_folder", "lines_of"]

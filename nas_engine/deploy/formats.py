@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.documents import read_document
 from evaluators.multiple_choice.questions import prompt_of
 from evaluators.whole_file import replacing
+from nas_engine.deploy.exported import Export, Weights
 from nas_engine.errors import ExportError
 
 if TYPE_CHECKING:
     from nas_engine.compression.grid import Grid
 
-Weights = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 FORMATS = ("gguf",)
 TEXTS = (
     "The capital of France is Paris, and the river that runs through it is the",
@@ -27,46 +27,6 @@ TEXTS = (
     "def area(width, height):\n    return width *",
     "Où est la bibliothèque?  图书馆在哪里？\n\n\t- Là-bas, à côté de l'école 🏫 it's",
 )
-
-
-@dataclass(frozen=True)
-class Check:
-    """How far a runtime is from transformers, over the positions of greedy texts and their ten likeliest tokens.
-
-    Args:
-        exact: the largest difference of a log-probability with everything in fp32, in nats.
-        difference: the largest with the weights as they are stored, in transformers as in the runtime.
-        rounding: the largest from the model before its weights were rounded.
-        same_text: transformers would have written the same greedy texts, as far as the tolerance tells tokens apart.
-        tolerance: usual as `difference`.
-        positions: compared.
-    """
-
-    exact: float
-    difference: float
-    rounding: float
-    same_text: bool
-    tolerance: float
-    positions: int
-
-
-@dataclass(frozen=True)
-class Export:
-    """A file that left.
-
-    Args:
-        file: where it is; what is said here lies beside it as JSON.
-        architecture: the runtime's name of it.
-        weights: what matrices are stored as; None where integers were kept.
-        bytes: of the file.
-        check: how far the runtime is from transformers; None where it was not asked.
-    """
-
-    file: Path
-    architecture: str
-    weights: Weights | None
-    bytes: int
-    check: Check | None
 
 
 def export(

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.compression.sparsification import matrix_of
-from nas_engine.deploy.formats import Check
+from nas_engine.deploy.exported import Check
 from nas_engine.deploy.gguf_architecture import context_length
 from nas_engine.deploy.gguf_encoding import decoded
 from nas_engine.deploy.gguf_tensors import Source, stored_matrices

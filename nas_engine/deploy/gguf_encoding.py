@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas_engine.compression.grid import Grid, quantize
-from nas_engine.deploy.formats import Weights
+from nas_engine.deploy.exported import Weights
 from nas_engine.errors import ExportError
 
 BLOCK = 32  # weights that share a scale

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.compression.grid import Grid
-from nas_engine.deploy.formats import Check, Weights
+from nas_engine.deploy.exported import Check, Weights
 from nas_engine.deploy.gguf_architecture import architecture_of, blocks_of, built_as
 from nas_engine.deploy.gguf_check import as_stored, require_exact
 from nas_engine.deploy.gguf_file import write_gguf

@@ -14,7 +14,8 @@ from typing import Any, get_args
 from evaluators import Subnetwork
 from evaluators.latency.timing import Timing
 from evaluators.latency.workload import Workload
-from nas_engine.deploy.formats import Export, Weights, export
+from nas_engine.deploy.exported import Export, Weights
+from nas_engine.deploy.formats import export
 from nas_engine.deploy.llama_cpp import require_llama_cpp, time_files
 
 _STORED: Weights = "f16"

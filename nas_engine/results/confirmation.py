@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 import pandas as pd
 
 from evaluators import Evaluator, MultipleChoiceAccuracy, Question
-from evaluators import Subnetwork as SubnetworkProtocol
 from evaluators.whole_file import replacing
 from nas_engine import plots
 from nas_engine.errors import SelectionError
 from nas_engine.execution.measured import measured
+from nas_engine.execution.measuring import S, Searchable
 from nas_engine.ledger.ledger import Record, Storage
 from nas_engine.results.dominance import dominated_beyond_error, non_dominated
+from nas_engine.results.table import Objective
+from search_spaces import Genome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from nas_engine.results.result import SearchResult
-    from nas_engine.results.table import Objective
 
-S = TypeVar("S", bound=SubnetworkProtocol, covariant=True)
 _STUDY = "nas-engine-confirmed"
+
+
+@dataclass(frozen=True)
+class Front(Generic[S]):
+    """What a search put on its front.
+
+    Args:
+        supernet: gives the sub-networks of rows.
+        objectives: the evaluators' columns.
+        rows: by evaluation.
+        genomes: of the rows.
+    """
+
+    supernet: Searchable[S]
+    objectives: Sequence[Objective]
+    rows: pd.DataFrame
+    genomes: Sequence[Genome]
 
 
 class ConfirmedFront(Generic[S]):
     """The rows of a search's front, measured again.
 
     Args:
-        result: the search.
+        found: by the search.
         frame: as `confirm` makes it.
         confirmed: the objectives that were measured again.
 
@@ -47,8 +64,8 @@ class ConfirmedFront(Generic[S]):
             longer on the front.
     """
 
-    def __init__(self, result: SearchResult[S], frame: pd.DataFrame, confirmed: Sequence[str]) -> None:
-        self.result, self.frame, self.confirmed = result, frame, tuple(confirmed)
+    def __init__(self, found: Front[S], frame: pd.DataFrame, confirmed: Sequence[str]) -> None:
+        self._found, self.frame, self.confirmed = found, frame, tuple(confirmed)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -61,7 +78,7 @@ class ConfirmedFront(Generic[S]):
         )
 
     def _repr_html_(self) -> str:
-        genes = list(self.result.supernet.space.names)
+        genes = list(self._found.supernet.space.names)
         return f"<p>{self!r}</p>{self.frame.drop(columns=genes).to_html()}"
 
     @property
@@ -83,12 +100,13 @@ class ConfirmedFront(Generic[S]):
         """
         if objective not in self.confirmed:
             raise SelectionError(f"{objective!r} was not measured again; {', '.join(self.confirmed)} was.")
-        sign = next(o.sign for o in self.result.objectives if o.name == objective)
+        sign = next(o.sign for o in self._found.objectives if o.name == objective)
         return float(sign * (self.frame[objective] - self.frame[f"{objective}_search"]).mean())
 
     def subnetwork(self, row: pd.Series) -> S:
         """The sub-network of a row of `frame`."""
-        return self.result.subnetwork(row)
+        genes = self._found.supernet.space.genes
+        return self._found.supernet.subnetwork({g.name: g.values[g.values.index(row[g.name])] for g in genes})
 
     def plot(self, x: str, y: str, ax: Axes | None = None) -> Axes:
         """Draw objective `y` against `x` on the held-out data, with where the search had seen each row.
@@ -96,7 +114,7 @@ class ConfirmedFront(Generic[S]):
         Raises:
             SelectionError: an unknown objective.
         """
-        by_name = {o.name: o for o in self.result.objectives}
+        by_name = {o.name: o for o in self._found.objectives}
         for name in (x, y):
             if name not in by_name:
                 raise SelectionError(f"{name!r} is no objective; choose from {', '.join(by_name)}.")
@@ -110,27 +128,25 @@ class ConfirmedFront(Generic[S]):
 
 
 def confirm(
-    result: SearchResult[S],
+    found: Front[S],
     held_out: Evaluator | Sequence[Evaluator] | Sequence[Question],
     storage: Storage,
     progress: bool = True,
 ) -> ConfirmedFront[S]:
-    """Measure the front of `result` again; see `SearchResult.confirm`.
+    """Measure a front again; see `SearchResult.confirm`.
 
     Args:
-        result: of a search.
+        found: by the search.
         held_out: evaluators named as the objectives that they measure, or questions.
         storage: where the measurements are kept, in a study of their own for each set of evaluators.
         progress: show a bar.
     """
     evaluators = _evaluators(held_out)
-    _require_objectives(evaluators, {o.name: o for o in result.objectives})
-    rows = result.front
-    genomes = [np.array(result.records[number - 1].genome) for number in rows.index]
-    records = measured(result.supernet, evaluators, genomes, storage, _STUDY, "Confirming", progress)
+    _require_objectives(evaluators, {o.name: o for o in found.objectives})
+    records = measured(found.supernet, evaluators, found.genomes, storage, _STUDY, "Confirming", progress)
     names = [e.name for e in evaluators]
-    frame = _frame(rows, records, result.objectives, names)
-    return ConfirmedFront(result, frame, names)
+    frame = _frame(found.rows, records, found.objectives, names)
+    return ConfirmedFront(found, frame, names)
 
 
 def _evaluators(held_out: Evaluator | Sequence[Evaluator] | Sequence[Question]) -> list[Evaluator]:

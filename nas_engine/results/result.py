@@ -5,52 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from evaluators import Evaluator, Question
-from evaluators import Subnetwork as SubnetworkProtocol
 from evaluators.whole_file import replacing
 from nas_engine import plots
 from nas_engine.errors import SelectionError
+from nas_engine.execution.measuring import S, Searchable
 from nas_engine.goal.constraints import Constraint, parse_constraints
 from nas_engine.goal.goal import positions_of
 from nas_engine.ledger.ledger import LedgerContents, Record, Storage, read_ledger
 from nas_engine.magnitude import LARGEST, relative
 from nas_engine.results import exports
-from nas_engine.results.confirmation import ConfirmedFront, confirm
+from nas_engine.results.confirmation import ConfirmedFront, Front, confirm
 from nas_engine.results.hypervolume import hypervolumes
 from nas_engine.results.importance import gene_importance
 from nas_engine.results.table import Objective, evaluation_table, row_of
-from search_spaces import Configuration, SearchSpace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from optuna.importance import BaseImportanceEvaluator
 
-S = TypeVar("S", bound=SubnetworkProtocol, covariant=True)
 Rows = Literal["front", "all"]
 _REFERENCE = re.compile(r"\breference\.(\w+)")
-
-
-class Searched(Protocol[S]):
-    """What a result needs of the super-network that was searched."""
-
-    @property
-    def space(self) -> SearchSpace:
-        """Its genes."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Changes whenever a sub-network's scores may."""
-        ...
-
-    def subnetwork(self, configuration: Configuration) -> S:
-        """The sub-network of a row."""
-        ...
 
 
 class SearchResult(Generic[S]):
@@ -71,7 +52,7 @@ class SearchResult(Generic[S]):
 
     def __init__(
         self,
-        supernet: Searched[S],
+        supernet: Searchable[S],
         objectives: Sequence[Objective],
         records: Sequence[Record],
         constraints: Sequence[Constraint] = (),
@@ -85,7 +66,7 @@ class SearchResult(Generic[S]):
     def load(
         cls,
         storage: str | Path,
-        supernet: Searched[S] | None = None,
+        supernet: Searchable[S] | None = None,
         objectives: Sequence[str] | None = None,
         constraints: Sequence[str] | None = None,
     ) -> SearchResult[S]:
@@ -309,7 +290,9 @@ class SearchResult(Generic[S]):
             SelectionError: an evaluator that belongs to no objective, or a result opened without its super-network.
             LedgerError: the storage cannot be written.
         """
-        return confirm(self, held_out, storage or self.storage, progress)
+        genomes = [np.array(self.records[number - 1].genome) for number in self.front.index]
+        found = Front(self.supernet, self.objectives, self.front, genomes)
+        return confirm(found, held_out, storage or self.storage, progress)
 
     def to_csv(self, path: str | Path, rows: Rows = "front") -> Path:
         """Write the front, or all rows, as CSV, the evaluation's number first."""

@@ -2,8 +2,9 @@
 
 from nas_engine.errors import CheckpointError, ExportError, FamilyError
 from nas_engine.families.family import FAMILIES, Family, family_of
+from nas_engine.supernet.elastic_model import AdapterSettings
 from nas_engine.supernet.subnetwork import Subnetwork
-from nas_engine.supernet.supernetwork import AdapterSettings, SuperNetwork
+from nas_engine.supernet.supernetwork import SuperNetwork
 
 __all__ = [
     "FAMILIES",

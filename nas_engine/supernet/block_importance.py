@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
+from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.layer import BLOCKS
 from nas_engine.supernet.ordering import final_states
 from nas_engine.texts.batches import Batch
 
-if TYPE_CHECKING:
-    from nas_engine.supernet.supernetwork import SuperNetwork
-
 
 @torch.no_grad()
-def block_importance(supernet: SuperNetwork, batches: Sequence[Batch]) -> dict[str, float]:
+def block_importance(supernet: ElasticModel, batches: Sequence[Batch]) -> dict[str, float]:
     """See `SuperNetwork.block_importance`."""
     model = supernet.model
     supernet.activate_genome(supernet.space.largest)

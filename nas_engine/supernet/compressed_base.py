@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from transformers import PreTrainedModel
 
-from evaluators import Operator
 from nas_engine.compression.database import LayerDatabase
-from nas_engine.compression.grid import Grid
 from nas_engine.compression.quantization import Quantization, require_unquantized
 from nas_engine.compression.sparsification import matrix_of
 from nas_engine.errors import CompressionError
 from nas_engine.families.family import attention_sizes, family_of
 from nas_engine.supernet.dimensions import HEADS, WIDTH
-from nas_engine.supernet.extraction import absent_layers, bypassed
 from search_spaces import SearchSpace
-
-if TYPE_CHECKING:
-    from nas_engine.supernet.supernetwork import SuperNetwork
 
 
 def prepare_base(
@@ -84,46 +76,3 @@ def _require_whole_groups(model: PreTrainedModel, space: SearchSpace, group_size
                     f"{choice.name} may be {cut[0]}, which cuts a group of {group_size} inputs of {module}; give sizes "
                     f"in whole groups, as mlp_width(..., multiple_of={group_size}) does."
                 )
-
-
-def as_stored(supernet: SuperNetwork, operators: Sequence[Operator]) -> list[Operator]:
-    """`operators` of the active sub-network with the bits and the zeros that their weights have.
-
-    The adapter of a fused layer has one first factor, listed for the first projection that the layer holds.
-    """
-    family = supernet.family
-    module_of = {name: module for module in family.projections for name in family.held(module)}
-    stored = []
-    for operator in operators:
-        where, _, name = operator.name.rpartition(".")
-        if name in module_of:
-            module = f"{where}.{module_of[name]}"
-            linear, level = supernet.linear(module), supernet.levels[module]
-            grid = linear.grid
-            bits = operator.weight_bits if grid is None else grid.settings.bits
-            operator = replace(
-                operator,
-                weight_bits=bits if level is None else level.bits,
-                sparsity=linear.sparsity,
-                scale_bytes=0 if grid is None else grid.scale_bytes(operator.n, operator.k // grid.settings.group_size),
-            )
-        elif name == "lora_A":
-            projection = where.rpartition(".")[2]
-            if family.held(module_of[projection])[0] != projection:
-                continue
-        stored.append(operator)
-    return stored
-
-
-def active_grids(supernet: SuperNetwork) -> dict[str, Grid]:
-    """The grids of the active sub-network's weights, by the paths of their layers in the extracted model."""
-    absent = {layer.index for layer in absent_layers(supernet.layers)}
-    present = [layer.index for layer in supernet.layers if layer.index not in absent]
-    grids = {}
-    for new, old in enumerate(present):
-        left_out = tuple(f"{bypass.module}." for _, bypass, _ in bypassed(supernet.layers[old]))
-        for projection, path in supernet.family.projections.items():
-            grid = supernet.linear(f"layers.{old}.{projection}").active_grid
-            if grid is not None and not f"{path}.".startswith(left_out):
-                grids[supernet.family.path(f"layers.{new}.{projection}")] = grid
-    return grids

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from evaluators.text.head import logits_of
 from nas_engine.progress import progress_bar
 from nas_engine.supernet.dimensions import HEADS, SKIP, WIDTH
+from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.layer import READERS
 from nas_engine.texts.batches import Batch
 
 if TYPE_CHECKING:
-    from nas_engine.supernet.supernetwork import SuperNetwork
     from search_spaces import Choice
 
 _POSITIONS = 512  # of a batch, at which next tokens are drawn: each holds a distribution over the vocabulary
@@ -33,7 +33,7 @@ _LAST = {"attention": READERS["heads"], "mlp": READERS["channels"]}  # projectio
 
 
 def sensitivity_by_gradients(
-    supernet: SuperNetwork, batches: Sequence[Batch], progress: bool
+    supernet: ElasticModel, batches: Sequence[Batch], progress: bool
 ) -> dict[str, tuple[float, ...]]:
     """See `SuperNetwork.sensitivity`; `batches` are where the model is."""
     model, space = supernet.model, supernet.space
@@ -69,7 +69,7 @@ def _changed(gene: Choice) -> list[str]:
     return [module for module in gene.modules if reader in (None, module.rpartition(".")[2])]
 
 
-def _module(supernet: SuperNetwork, name: str) -> nn.Module:
+def _module(supernet: ElasticModel, name: str) -> nn.Module:
     """A projection by its name, or the last module of a block before the residual stream."""
     if name in supernet.elastic_linears:
         return supernet.elastic_linears[name]
@@ -99,7 +99,7 @@ def _heard(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor,
             handle.remove()
 
 
-def _log_likelihood(supernet: SuperNetwork, batch: Batch, generator: torch.Generator) -> tuple[int, Tensor]:
+def _log_likelihood(supernet: ElasticModel, batch: Batch, generator: torch.Generator) -> tuple[int, Tensor]:
     """The summed log-likelihood of next tokens (or classes) that the network draws itself, and how many they are."""
     model = supernet.model
     if model.get_output_embeddings() is None:
@@ -115,7 +115,7 @@ def _log_likelihood(supernet: SuperNetwork, batch: Batch, generator: torch.Gener
 
 @torch.no_grad()
 def _add(
-    supernet: SuperNetwork,
+    supernet: ElasticModel,
     of: Mapping[str, tuple[Tensor, Tensor, Tensor]],
     changed: Mapping[str, Sequence[str]],
     totals: Mapping[str, list[float]],
@@ -139,7 +139,7 @@ def _add(
         supernet.activate_genome(space.largest)
 
 
-def _said(supernet: SuperNetwork, name: str, read: Tensor) -> Tensor:
+def _said(supernet: ElasticModel, name: str, read: Tensor) -> Tensor:
     linear = supernet.elastic_linears[name]
     output: Tensor = linear(read[..., : linear.active_in])
     return output

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
 from evaluators.whole_file import replacing
 from nas_engine.errors import ExportError
 from nas_engine.supernet.elastic import ElasticLinear
-
-if TYPE_CHECKING:
-    from nas_engine.supernet.supernetwork import SuperNetwork
+from nas_engine.supernet.elastic_model import ElasticModel
 
 
-def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
+def save_adapter(supernet: ElasticModel, folder: Path) -> Path:
     """Write `adapter_config.json` and `adapter_model.safetensors` of the active configuration into `folder`.
 
     PEFT scales by alpha / rank, the super-adapter by alpha / r_max at every rank; `alpha_pattern` makes them equal.
@@ -58,7 +55,7 @@ def save_adapter(supernet: SuperNetwork, folder: Path) -> Path:
     return folder
 
 
-def _require_full_size(supernet: SuperNetwork) -> None:
+def _require_full_size(supernet: ElasticModel) -> None:
     for layer in supernet.layers:
         for block, kept in layer.kept.items():
             if not kept:
@@ -74,7 +71,7 @@ def _require_full_size(supernet: SuperNetwork) -> None:
             )
 
 
-def _tensors(supernet: SuperNetwork, adapted: dict[str, ElasticLinear]) -> dict:  # type: ignore[type-arg]
+def _tensors(supernet: ElasticModel, adapted: dict[str, ElasticLinear]) -> dict:  # type: ignore[type-arg]
     tensors = {}
     for name, layer in adapted.items():
         assert layer.lora_A is not None

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from nas_engine.errors import CheckpointError
 from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.layer import inverse
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from nas_engine.supernet.supernetwork import SuperNetwork
 
 # What is understood below, and what says nothing about what an adapter computes.
 _UNDERSTOOD = {
@@ -35,7 +35,7 @@ _KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight
 
 
 @torch.no_grad()
-def load_adapter(supernet: SuperNetwork, folder: Path) -> None:
+def load_adapter(supernet: ElasticModel, folder: Path) -> None:
     """Take over the adapter in `folder`; see `SuperNetwork.load_adapter`.
 
     Raises:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from matplotlib.axes import Axes
@@ -22,13 +22,11 @@ from transformers import PreTrainedModel
 from evaluators.text.head import logits_of
 from nas_engine.plots import plot_sensitivity
 from nas_engine.progress import progress_bar
+from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.gradients import sensitivity_by_gradients
 from nas_engine.supernet.ordering import final_states
 from nas_engine.texts.batches import Batch, readable, token_count
 from search_spaces import SearchSpace
-
-if TYPE_CHECKING:
-    from nas_engine.supernet.supernetwork import SuperNetwork
 
 Method = Literal["gradients", "divergence"]
 _POSITIONS = 256  # at which distributions are compared, at most about twice as many
@@ -64,7 +62,7 @@ class Sensitivity(Mapping[str, tuple[float, ...]]):
         return plot_sensitivity(self, self.space, ax)
 
 
-def sensitivity(supernet: SuperNetwork, batches: Iterable[Batch], progress: bool, method: Method) -> Sensitivity:
+def sensitivity(supernet: ElasticModel, batches: Iterable[Batch], progress: bool, method: Method) -> Sensitivity:
     """See `SuperNetwork.sensitivity`."""
     if method not in get_args(Method):
         raise ValueError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
@@ -77,7 +75,7 @@ def sensitivity(supernet: SuperNetwork, batches: Iterable[Batch], progress: bool
 
 @torch.no_grad()
 def _sensitivity_by_divergence(
-    supernet: SuperNetwork, given: list[Batch], progress: bool
+    supernet: ElasticModel, given: list[Batch], progress: bool
 ) -> dict[str, tuple[float, ...]]:
     model, space = supernet.model, supernet.space
     model.eval()

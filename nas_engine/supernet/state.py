@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nas_engine.errors import CheckpointError
+from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.layer import Unit
-
-if TYPE_CHECKING:
-    from nas_engine.supernet.supernetwork import SuperNetwork
 
 _ORDER_KEYS: dict[str, Unit] = {"channel_order": "channels", "head_order": "heads"}
 _SHARE = ".share."  # between a module and a number of inputs
 
 
-def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
+def adapter_tensors(supernet: ElasticModel) -> dict[str, Tensor]:
     """Every adapter tensor, order of heads and channels and share of inputs of `supernet`, by name."""
     tensors = {
         f"layers.{layer.index}.{key}": layer.orders[unit]
@@ -37,7 +34,7 @@ def adapter_tensors(supernet: SuperNetwork) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_tensors(supernet: SuperNetwork, tensors: Mapping[str, Tensor]) -> None:
+def load_tensors(supernet: ElasticModel, tensors: Mapping[str, Tensor]) -> None:
     """Take over what `adapter_tensors` gave; see `SuperNetwork.load_state`.
 
     Raises:
@@ -65,7 +62,7 @@ def load_tensors(supernet: SuperNetwork, tensors: Mapping[str, Tensor]) -> None:
         head.load_state_dict({name: tensors[f"head.{path}.{name}"] for name in head.state_dict()})
 
 
-def _require_fitting(supernet: SuperNetwork, tensors: Mapping[str, Tensor]) -> None:
+def _require_fitting(supernet: ElasticModel, tensors: Mapping[str, Tensor]) -> None:
     """All of them are known, of the right shape and kind, and none is missing."""
     have = adapter_tensors(supernet)
     needed = {name for name in have if _SHARE not in name and not name.endswith("_order")}
@@ -82,7 +79,7 @@ def _require_fitting(supernet: SuperNetwork, tensors: Mapping[str, Tensor]) -> N
             )
 
 
-def _fits_as_order(supernet: SuperNetwork, name: str, tensor: Tensor) -> bool:
+def _fits_as_order(supernet: ElasticModel, name: str, tensor: Tensor) -> bool:
     for layer in supernet.layers:
         for key, unit in _ORDER_KEYS.items():
             if name == f"layers.{layer.index}.{key}":
@@ -91,7 +88,7 @@ def _fits_as_order(supernet: SuperNetwork, name: str, tensor: Tensor) -> bool:
     return False
 
 
-def _fits_as_share(supernet: SuperNetwork, name: str, tensor: Tensor) -> bool:
+def _fits_as_share(supernet: ElasticModel, name: str, tensor: Tensor) -> bool:
     module, _, kept = name.partition(_SHARE)
     linear = supernet.elastic_linears.get(module)
     if linear is None or not re.fullmatch("[1-9][0-9]{0,8}", kept) or not tensor.is_floating_point():

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,11 +22,9 @@ from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CheckpointError
 from nas_engine.families.family import family_of
 from nas_engine.families.fingerprint import base_fingerprint, tokenizer_fingerprint
+from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.state import adapter_tensors
 from search_spaces import SearchSpace, SpaceError
-
-if TYPE_CHECKING:
-    from nas_engine.supernet.supernetwork import SuperNetwork
 
 _FORMAT = 3
 
@@ -57,7 +55,7 @@ class SavedSuperNetwork:
     database: str | None
 
 
-def fingerprint(supernet: SuperNetwork) -> str:
+def fingerprint(supernet: ElasticModel) -> str:
     """16 hexadecimal digits of base, tokenizer, adapters, their scales and the space."""
     scales = {name: layer.scaling for name, layer in sorted(supernet.elastic_linears.items())}
     tokenizer = tokenizer_fingerprint(supernet.tokenizer)
@@ -76,7 +74,7 @@ def _digest(tensors: Mapping[str, Tensor], about: str = "") -> str:
     return digest.hexdigest()[:16]
 
 
-def save_supernetwork(supernet: SuperNetwork, folder: Path, include_base: bool) -> Path:
+def save_supernetwork(supernet: ElasticModel, folder: Path, include_base: bool) -> Path:
     """Write `supernet` into `folder`; see `SuperNetwork.save`."""
     tensors = {name: tensor.contiguous() for name, tensor in adapter_tensors(supernet).items()}
     description = {
@@ -101,7 +99,7 @@ def save_supernetwork(supernet: SuperNetwork, folder: Path, include_base: bool) 
     return folder
 
 
-def save_base(supernet: SuperNetwork, folder: Path) -> Path:
+def save_base(supernet: ElasticModel, folder: Path) -> Path:
     """Write the base model of `supernet`; see `SuperNetwork.save_base`."""
     weights = _original_weights(supernet)
     with replacing(folder) as unfinished:
@@ -151,7 +149,7 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
     return saved, tensors
 
 
-def _original_weights(supernet: SuperNetwork) -> dict[str, Tensor]:
+def _original_weights(supernet: ElasticModel) -> dict[str, Tensor]:
     """The base model's state dict, adapters left out and channels back in their original order."""
     modules = {supernet.family.path(name): name for name in supernet.elastic_linears}
     weights = {}

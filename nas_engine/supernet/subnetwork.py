@@ -14,15 +14,16 @@ from evaluators import LayerSizes, Operator, decoder_operators
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import save_on_grids
 from nas_engine.families.family import Family
-from nas_engine.supernet.compressed_base import active_grids, as_stored
 from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.extraction import absent_layers, extract
 from nas_engine.supernet.peft_export import save_adapter
+from nas_engine.supernet.storage import fingerprint
+from nas_engine.supernet.stored_form import active_grids, as_stored
 from search_spaces import Value
 
 if TYPE_CHECKING:
     from nas_engine.deploy import Export
-    from nas_engine.supernet.supernetwork import SuperNetwork
 
 
 class Subnetwork:
@@ -31,7 +32,7 @@ class Subnetwork:
     Every property and method activates the configuration first, so views may be used in any order, from one thread.
     """
 
-    def __init__(self, supernet: SuperNetwork, configuration: Mapping[str, Value]) -> None:
+    def __init__(self, supernet: ElasticModel, configuration: Mapping[str, Value]) -> None:
         self._supernet = supernet
         self._configuration = dict(configuration)
 
@@ -125,7 +126,7 @@ class Subnetwork:
     @property
     def supernetwork_fingerprint(self) -> str:
         """Of the super-network that it belongs to."""
-        return self._supernet.fingerprint()
+        return fingerprint(self._supernet)
 
     def operators(self, batch: int, tokens: int, past: int = 0) -> list[Operator]:
         """Every matrix product of one forward pass over `tokens` new tokens after `past` cached ones, logits for the
@@ -180,7 +181,7 @@ class Subnetwork:
         description = {
             "configuration": self._configuration,
             "parameters": self.parameter_count(),
-            "supernetwork": self._supernet.fingerprint(),
+            "supernetwork": fingerprint(self._supernet),
             **about,
         }
         with replacing(folder) as unfinished:

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.documents import checked
 from nas_engine.compression.checkpoint import load_base
 from nas_engine.compression.database import LayerDatabase
 from nas_engine.compression.quantization import Quantization
-from nas_engine.errors import CheckpointError, CompressionError
-from nas_engine.families.family import Family
-from nas_engine.families.fingerprint import base_fingerprint
+from nas_engine.errors import CheckpointError
 from nas_engine.families.plain import require_plain
 from nas_engine.models import moved
 from nas_engine.supernet.block_importance import block_importance
-from nas_engine.supernet.combination import COMBINATIONS
-from nas_engine.supernet.compressed_base import prepare_base
-from nas_engine.supernet.dimensions import BITS, DENSITY, RANK, SKIP
-from nas_engine.supernet.elastic import ElasticLinear
-from nas_engine.supernet.elastic_units import elastic_units, sort_by_norms
-from nas_engine.supernet.extraction import absent_layers, bypassed
-from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer
-from nas_engine.supernet.levels import Levels
+from nas_engine.supernet.elastic_model import AdapterSettings, ElasticModel
+from nas_engine.supernet.elastic_units import sort_by_norms
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.refit import find_shares
-from nas_engine.supernet.resizing import resizers_of
 from nas_engine.supernet.sensitivity import Method, Sensitivity, sensitivity
 from nas_engine.supernet.state import adapter_tensors, load_tensors
 from nas_engine.supernet.storage import fingerprint, read_supernetwork, save_base, save_supernetwork
@@ -39,91 +28,14 @@ from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.batches import Batch
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.texts.examples import TextPair
-from search_spaces import Choice, Configuration, SearchSpace, SpaceError, SpaceTemplate, Value
+from search_spaces import Configuration, SearchSpace, SpaceTemplate
 
 
-@dataclass(frozen=True)
-class AdapterSettings:
-    """How adapters start and scale.
-
-    Args:
-        alpha: LoRA's alpha; None takes twice each adapter's largest rank. The scale is alpha / r_max at every rank.
-        dropout: probability on the adapter's input, in training.
-        seed: of the initial `lora_A`.
-        combination: how they act on the frozen weights: ``plain``, ``masked`` (SparsePEFT) or ``quantized``
-            (QA-SparsePEFT); see `nas_engine.supernet.combination`.
-
-    Raises:
-        ValueError: another combination, or dropout with one that acts on the weights.
-    """
-
-    alpha: float | None = None
-    dropout: float = 0.0
-    seed: int = 0
-    combination: str = "plain"
-
-    def __post_init__(self) -> None:
-        if self.combination not in COMBINATIONS:
-            raise ValueError(f"combination is {self.combination!r}; choose one of {', '.join(COMBINATIONS)}.")
-
-
-class SuperNetwork:
+class SuperNetwork(ElasticModel):
     """A model whose linear layers are elastic, with the space of its sub-networks.
 
     Made by `from_pretrained` or `load`. The given model is taken over: its layers become elastic in place.
-
-    Attributes:
-        model: the Hugging Face model, base weights frozen, running the configuration that is active.
-        tokenizer: its tokenizer.
-        space: the genes, their names and values.
-        family: where the model keeps its projections.
-        layers: the layers, each with its projections and active sizes.
-        head: modules that are new for the task and train whole, such as BERT's classifier, by path.
-        elastic_linears: every elastic projection by the space's name, such as ``layers.3.up``.
-        units: heads and channels whose number is elastic, by the projection that reads them.
-        base_fingerprint: 16 hexadecimal digits of the original model's weights.
-        quantization: the grids that the original model's weights lie on; None where they are in floating point.
-        database: the versions of each projection that its bits and density choose from; None where they do not vary.
-        levels: the bits and density of each projection that are active.
-        base: name or folder of the original model; None where it was given as an object.
     """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        space: SearchSpace,
-        adapter: AdapterSettings | None = None,
-        base: str | None = None,
-        quantization: Quantization | None = None,
-        database: LayerDatabase | None = None,
-    ) -> None:
-        self.model, self.tokenizer, self.space, self.base = model, tokenizer, space, base
-        self.adapter = adapter or AdapterSettings()
-        self.family: Family = require_plain(model)
-        self._require_known(space)
-        self.quantization = quantization
-        self.database = database
-        self.combination = COMBINATIONS[self.adapter.combination]
-        prepare_base(model, space, self._ranks(), self.adapter.combination, quantization, database)
-        self.base_fingerprint = base_fingerprint(model, self.family.head)
-        model.requires_grad_(False)
-        self.head = {path: model.get_submodule(path).requires_grad_(True) for path in self.family.head}
-        modules = model.get_submodule(self.family.layers).children()
-        self.layers = [ElasticLayer(self.family, i, module, model.config) for i, module in enumerate(modules)]
-        self.elastic_linears = self._make_elastic()
-        self.units = elastic_units(self.layers, space)
-        for of_layer in self.units.values():
-            if of_layer.unit == "heads":
-                of_layer.layer.watch_head_bias()
-        self.levels = Levels(space, database, self.base_fingerprint, self.adapter.combination)
-        self._fix_orders()
-        self._rigid_linears: dict[str, ElasticLinear] = {}  # views of the others, to be asked what they hold
-        self._resizers = {c.name: resizers_of(c, self.layers, self.elastic_linears) for c in space.choices}
-        self._genome: tuple[int, ...] | None = None  # what is active; only changed genes are applied
-        for choice in space.fixed:
-            self._apply(choice, choice.values[0])
-        self.activate(space.configuration(space.largest))
 
     @classmethod
     def from_pretrained(
@@ -244,42 +156,6 @@ class SuperNetwork:
         """
         load_adapter(self, Path(folder))
 
-    @property
-    def adapter_parameters(self) -> list[nn.Parameter]:
-        """What training moves: every `lora_A` and `lora_B`, and the task's head where the family has one."""
-        head = [p for module in self.head.values() for p in module.parameters()]
-        return head + [
-            p for linear in self.elastic_linears.values() for p in (linear.lora_A, linear.lora_B) if p is not None
-        ]
-
-    @property
-    def trains(self) -> bool:
-        """Whether the active sub-network has anything to train; one that leaves out every block has not."""
-        return bool(self.head) or any(layer.trains for layer in self.layers)
-
-    def activate(self, configuration: Configuration) -> None:
-        """Make `configuration` the sub-network that the next forward pass runs.
-
-        Raises:
-            ConfigurationError: a gene is missing, unknown, or has a value that its choice does not offer.
-        """
-        self.activate_genome(self.space.genome(configuration))
-
-    def activate_genome(self, genome: npt.ArrayLike) -> None:
-        """As `activate`, for a genome.
-
-        Raises:
-            ConfigurationError: the genome does not belong to the space.
-        """
-        checked = self.space.checked(genome)
-        wanted = tuple(checked.tolist())
-        active = self._genome or (None,) * len(wanted)
-        for gene, index, old in zip(self.space.genes, wanted, active, strict=True):
-            if index != old:
-                self._apply(gene, gene.values[index])
-        self.levels.switch(self.elastic_linears)
-        self._genome = wanted
-
     def subnetwork(self, configuration: Configuration) -> Subnetwork:
         """The sub-network of `configuration`, ready to be evaluated, extracted or saved.
 
@@ -294,35 +170,6 @@ class SuperNetwork:
         """The sub-network with every gene at its largest value."""
         return self.subnetwork(self.space.configuration(self.space.largest))
 
-    def active_parameters(self, adapters: bool = False) -> int:
-        """Parameters of the active sub-network once extracted; with `adapters`, the active adapters' besides."""
-        absent = [layer.module for layer in absent_layers(self.layers)]
-        absent += [module for layer in self.layers for _, _, module in bypassed(layer)]
-        without = {id(p) for module in absent for p in module.parameters()}
-        linears = [linear for linear in self.elastic_linears.values() if id(linear.weight) not in without]
-        elastic = {id(p) for linear in self.elastic_linears.values() for p in linear.parameters()}
-        rest = sum(p.numel() for p in self.model.parameters() if id(p) not in without | elastic)
-        extra = sum(linear.active_adapter_parameters for linear in linears if adapters or not linear.merges)
-        return rest + sum(linear.active_parameters for linear in linears) + extra
-
-    def linear(self, module: str) -> ElasticLinear:
-        """The projection `module`, such as ``layers.3.up``; one that is not elastic is shown as if it were."""
-        if module not in self.elastic_linears and module not in self._rigid_linears:
-            base = self.model.get_submodule(self.family.path(module))
-            grid = self.quantization.grids.get(module) if self.quantization else None
-            self._rigid_linears[module] = ElasticLinear(base, 0, 0.0, grid=grid)  # type: ignore[arg-type]
-        return self.elastic_linears.get(module) or self._rigid_linears[module]
-
-    def restore_base(self) -> None:
-        """Put the original weights back where a database has switched them; `activate` switches again."""
-        if not self.levels:
-            return
-        self.levels.reset()
-        self.levels.switch(self.elastic_linears)
-        self._genome = None
-        for choice in self.space.fixed:
-            self._apply(choice, choice.values[0])
-
     def texts(self, examples: Sequence[TextPair], count: int = 128, max_tokens: int = 1024) -> list[Batch]:
         """The first `count` of `examples`, prompts and completions, as calibration texts.
 
@@ -335,11 +182,6 @@ class SuperNetwork:
             CompressionError: there is none.
         """
         return list(calibration_batches(examples, self.tokenizer, count, self.model.device, max_tokens))
-
-    @property
-    def ordered(self) -> bool:
-        """Whether prefixes of all heads and channels that are elastic are the important ones."""
-        return all(of_layer.ordered for of_layer in self.units.values())
 
     @torch.no_grad()
     def order_by_importance(self, batches: Iterable[Batch], refit: bool = False) -> None:
@@ -381,25 +223,6 @@ class SuperNetwork:
         self.model.eval()
         find_shares(self.model, self.units, batches, reorder)
 
-    @property
-    def can_refit(self) -> bool:
-        """Whether weights may be fitted to narrower widths: a sparse or quantized base would not stay one."""
-        plain = self.adapter.combination == "plain" and self.database is None
-        readers = [of_layer.reader for of_layer in self.units.values()]
-        return plain and all(reader.combination.merges(reader.sparsity, reader.grid) for reader in readers)
-
-    def require_refit(self) -> None:
-        """Check that `can_refit`.
-
-        Raises:
-            CompressionError: it cannot.
-        """
-        if not self.can_refit:
-            raise CompressionError(
-                "weights fitted to a width would fill the zeros of a sparse base or leave the grid of a quantized one; "
-                "order with refit=False, or refit before the base is compressed."
-            )
-
     def block_importance(self, batches: Sequence[Batch]) -> dict[str, float]:
         """How much the model's last hidden states change when a block is left out, by name: ``layers.3.attention``.
 
@@ -433,16 +256,6 @@ class SuperNetwork:
         """
         return sensitivity(self, batches, progress, method)
 
-    def original_outputs(self, module: str) -> Tensor | slice:
-        """Index that brings the output channels of `module`, such as ``layers.3.up``, back to the original order."""
-        _, index, name = module.split(".")
-        return self.layers[int(index)].original_outputs(name)
-
-    def original_inputs(self, module: str) -> Tensor | slice:
-        """Index that brings the input channels of `module` back to the original model's order."""
-        _, index, name = module.split(".")
-        return self.layers[int(index)].original_inputs(name)
-
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the base weights, the adapters, their scale or the space."""
         return fingerprint(self)
@@ -454,56 +267,3 @@ class SuperNetwork:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave. A base whose units are still in their original order is permuted first."""
         load_tensors(self, tensors)
-
-    def _fix_orders(self) -> None:
-        """Inputs of a quantized layer are in groups, versions on disk in an order: the base's units keep theirs."""
-        for layer in self.layers:
-            for unit, reader in READERS.items():
-                linear = layer.linears.get(reader)
-                if linear is not None and (linear.grid is not None or self.database is not None):
-                    layer.orders[unit] = torch.arange(layer.full_kv_heads if unit == "heads" else layer.full_width)
-
-    def _require_known(self, space: SearchSpace) -> None:
-        layers = len(list(self.model.get_submodule(self.family.layers).children()))
-        for choice in space.choices:
-            names = BLOCKS if choice.dimension == SKIP else self.family.projections
-            for module in choice.modules:
-                _, index, name = module.split(".")
-                if int(index) >= layers or name not in names:
-                    raise SpaceError(
-                        f"{choice.name} moves {module}, which this model does not have; it has {layers} layers with "
-                        f"{', '.join(names)}."
-                    )
-
-    def _ranks(self) -> dict[str, int]:
-        """The largest rank of every elastic module; 0 where its width alone is elastic."""
-        ranks: dict[str, int] = {}
-        for choice in self.space.choices:
-            if choice.dimension != SKIP:
-                for module in choice.modules:
-                    ranks.setdefault(module, 0)
-                    if choice.dimension == RANK:
-                        ranks[module] = int(choice.values[-1])
-        return ranks
-
-    def _make_elastic(self) -> dict[str, ElasticLinear]:
-        grids = self.quantization.grids if self.quantization else {}
-        generator = torch.Generator().manual_seed(self.adapter.seed)
-        for module, rank in self._ranks().items():
-            alpha = self.adapter.alpha if self.adapter.alpha is not None else 2.0 * rank
-            _, layer, name = module.split(".")
-            self.layers[int(layer)].make_elastic(
-                name, rank, alpha, self.adapter.dropout, generator, self.combination, grids.get(module)
-            )
-        return {
-            f"layers.{i}.{name}": linear
-            for i, layer in enumerate(self.layers)
-            for name, linear in layer.linears.items()
-        }
-
-    def _apply(self, choice: Choice, value: Value) -> None:
-        if choice.dimension in (BITS, DENSITY):
-            self.levels.set(choice, value)
-            return
-        for resize in self._resizers[choice.name]:
-            resize(int(value))
