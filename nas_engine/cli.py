@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nas_engine.deploy import FORMATS, export_folder, lines_of
-from nas_engine.jobs.job import JobResult, JobSettings, run_job
+from nas_engine.jobs.job import JobResult, run_job
+from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings, run_recipe
 from nas_engine.options import command
 

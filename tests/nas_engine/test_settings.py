@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from nas_engine import HealingSettings, SearchSettings, TrainingSettings, heal, search, train
 from nas_engine.cli import app
 from nas_engine.errors import SearchError
-from nas_engine.jobs.job import JobSettings
+from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings
 from nas_engine.keywords import merged
 from nas_engine.options import command, described

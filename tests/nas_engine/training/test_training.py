@@ -129,7 +129,7 @@ def test_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path) -> N
     ("arguments", "message"),
     [
         ({"steps": 0}, "steps is 0"),
-        ({"strategy": "widest"}, "'widest'; choose one of uniform, sandwich, turns, largest"),
+        ({"strategy": "widest"}, "'widest'; choose one of uniform, sandwich, cycle, largest"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"warmup": 2.0}, "warmup is 2"),
         ({"distill": True}, 'distill needs strategy="sandwich"'),

@@ -1,0 +1,179 @@
+"""What a job compresses and how long it works at it, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators import (
+    Latency,
+)
+from evaluators.latency.machine import require_device
+from nas_engine.deploy import Weights
+from nas_engine.drivers.registry import HINTED
+from nas_engine.jobs.preparations import require_counts
+from nas_engine.loop import SearchSettings
+from nas_engine.training.settings import HealingSettings, TrainingSettings
+from nas_engine.training.strategies import Strategy
+
+PYTORCH = "pytorch"  # not a runtime of its own
+_HINTS = 64  # training questions
+_WORTH = "accuracy >= 0.6 * reference"  # below, no few steps heal it
+_FIT_TOKENS = 4096  # of a finalist, before its first step
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What to compress, and how long to work at it; the defaults are the quickstart's.
+
+    Args:
+        folder: run folder; start again with the same one to go on.
+        model: Hugging Face id or folder, or smollm2.
+        task: what to learn: family, chain_sum, a JSONL file or folder of questions, hf:<dataset>.
+        train: training questions at most.
+        validation: questions that guide the search.
+        selection: questions on which the finalists are compared.
+        test: held-out questions at most.
+        adapter: folder of a PEFT LoRA adapter of this model, to be the reference instead of a trained one.
+        lora_steps: steps of plain LoRA on the whole model: the reference, the teacher of all smaller ones, and their
+            start. With 0 and no adapter the model as it is given is the reference.
+        steps: in which sub-networks take turns; 0 leaves the super-network at what plain LoRA has learned.
+        heal_steps: of a finalist alone, after the search; 0 takes it as the super-network left it.
+        finalists: sub-networks of the front that are healed, by successive halving.
+        batch_size: questions of a training batch.
+        learning_rate: of all training, at its peak.
+        strategy: which sub-networks a step visits: uniform, sandwich, cycle or largest.
+        refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
+        driver: search algorithm, one of nas_engine.drivers.DRIVERS, such as auto, surrogate or nsga2.
+        evaluations: sub-networks to measure.
+        population: sub-networks of a generation.
+        sensitivity: training questions by which it is measured beforehand how much each gene matters, for the drivers
+            auto and surrogate; 0 does without, by default 64 with these drivers.
+        tolerance: accuracy that the chosen one may lose against the reference, as a fraction of 1.
+        ranks: adapter ranks to choose from.
+        widths: MLP widths to choose from, as fractions of the intermediate size.
+        heads: attention heads to choose from, as fractions, in whole KV groups.
+        skip: whole attention and MLP blocks may be left out too.
+        layers_per_gene: consecutive layers that share a gene.
+        tokens: prompt length at which prefill is timed, batch 1.
+        target: where the model will run, and is timed: pytorch, or llama.cpp, for which the chosen one is also written
+            as GGUF.
+        weights: what llama.cpp's weights are stored as: f32, f16, bf16, q8_0, q4_0.
+        seed: of everything random.
+        device: where all is computed, such as cuda, and timed unless that is in another runtime.
+    """
+
+    folder: Path = Path("runs/quickstart")
+    model: str = "smollm2"
+    task: str = "family"
+    train: int = 4000
+    validation: int = 128
+    selection: int = 240
+    test: int = 600
+    adapter: Path | None = None
+    lora_steps: int = 110
+    steps: int = 0
+    heal_steps: int = 40
+    finalists: int = 3
+    batch_size: int = 16
+    learning_rate: float = 7e-4
+    strategy: Strategy = "uniform"
+    refit: bool = True
+    driver: str = SearchSettings.driver  # type: ignore[assignment]  # a name here
+    evaluations: int = 20
+    population: int = 12
+    sensitivity: int | None = None
+    tolerance: float = 0.01
+    ranks: tuple[int, ...] = (32,)
+    widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3, 0.15)
+    heads: tuple[float, ...] = (1.0, 0.67, 0.33)
+    skip: bool = True
+    layers_per_gene: int = 1
+    tokens: int = 128
+    target: str = PYTORCH
+    weights: Weights = "q8_0"
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        # Checked here because the stages that use them come minutes later.
+        if min(self.lora_steps, self.steps) < 0:
+            raise ValueError(f"lora_steps and steps are {self.lora_steps} and {self.steps}; give at least 0.")
+        if self.adapter is not None and self.lora_steps != JobSettings.lora_steps and self.lora_steps:
+            raise ValueError("an adapter is given, so that none is trained; leave lora_steps out.")
+        require_counts(2, validation=self.validation, selection=self.selection, test=self.test)
+        if not 0 <= self.tolerance <= 1 or self.seed < 0:
+            raise ValueError(
+                f"tolerance is {self.tolerance} and seed is {self.seed}; give a fraction from 0 to 1 and at least 0."
+            )
+        # These check themselves.
+        _ = self._training(1, self.strategy), self.lora, self.training, self.healing, self.searching, self.latency
+        given = self.sensitivity or 0
+        if given < 0 or (given and self.driver not in HINTED):
+            raise ValueError(
+                f"sensitivity is {self.sensitivity} with the driver {self.driver!r}; give a number of questions with "
+                f"{' or '.join(HINTED)}, or 0."
+            )
+        require_device(self.device)
+
+    @property
+    def lora(self) -> TrainingSettings | None:
+        """Of plain LoRA on the whole model; None where it is given, or is not wanted."""
+        return self._training(self.lora_steps, "largest") if self.adapter is None else None
+
+    @property
+    def training(self) -> TrainingSettings | None:
+        """In which sub-networks take turns; None where none do."""
+        return self._training(self.steps, self.strategy)
+
+    @property
+    def healing(self) -> HealingSettings | None:
+        """How the finalists are healed; None leaves them."""
+        if self.heal_steps < 0 or self.finalists < 1:
+            raise ValueError(
+                f"heal_steps is {self.heal_steps} and finalists is {self.finalists}; give at least 0 and 1."
+            )
+        if not self.heal_steps:
+            return None
+        return HealingSettings(
+            steps=self.heal_steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            fit_tokens=_FIT_TOKENS,
+            seed=self.seed,
+        )
+
+    @property
+    def searching(self) -> SearchSettings:
+        """How the super-network is searched."""
+        return SearchSettings(
+            driver=self.driver,
+            evaluations=self.evaluations,
+            population=self.population,
+            seed=self.seed,
+            constraints=(_WORTH,),
+        )
+
+    def _training(self, steps: int, strategy: Strategy) -> TrainingSettings | None:
+        if not steps:
+            return None
+        return TrainingSettings(
+            steps=steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            strategy=strategy,
+            refit=self.refit and strategy != "largest",
+            seed=self.seed,
+        )
+
+    @property
+    def latency(self) -> Latency:
+        """How finalists are timed."""
+        if self.target == PYTORCH:
+            return Latency(tokens=self.tokens, repeats=20, warmup=3, device=self.device)
+        return Latency(tokens=self.tokens, repeats=20, warmup=3, runtime=self.target, dtype=self.weights)
+
+    @property
+    def hints(self) -> int:
+        """How many questions say beforehand which genes matter."""
+        return (_HINTS if self.driver in HINTED else 0) if self.sensitivity is None else self.sensitivity
