@@ -16,6 +16,7 @@ from evaluators.latency.machine import require_device
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import require_packable
 from nas_engine.jobs.preparations import require_answerable, require_counts, require_learnable, writable
+from nas_engine.jobs.recipe import Recipe, ShearsRecipe, SqftRecipe
 from nas_engine.jobs.recipes import Adapter, CompressedModel, SearchPlan, shears, sqft
 from nas_engine.models import load_model
 from nas_engine.progress import say
@@ -60,8 +61,8 @@ class RecipeSettings:
     heal_steps: int = 0
     drivers: tuple[str, ...] = ()
     evaluations: int = 30
-    sparsity: str = "0.5"
-    refit: bool = False
+    sparsity: str = str(Recipe.sparsity)
+    refit: bool = Recipe.refit
     seed: int = 0
     device: str = "cpu"
 
@@ -103,7 +104,7 @@ class ShearsSettings(RecipeSettings):
     """
 
     folder: Path = Path("runs/shears")
-    merge: bool = False
+    merge: bool = ShearsRecipe.merge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +119,10 @@ class SqftSettings(RecipeSettings):
     """
 
     folder: Path = Path("runs/sqft")
-    bits: int = 4
-    group_size: int = 64
-    symmetric: bool = False
-    adapter: Adapter = "qa-sparsepeft"
+    bits: int = SqftRecipe.bits
+    group_size: int = SqftRecipe.group_size
+    symmetric: bool = SqftRecipe.symmetric
+    adapter: Adapter = SqftRecipe.adapter
 
 
 def run_recipe(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +19,9 @@ from nas_engine.compression.quantization import Quantization, quantize_model, re
 from nas_engine.compression.sparsification import sparsify, sparsity_report
 from nas_engine.errors import CompressionError
 from nas_engine.jobs.preparations import require_driver
+from nas_engine.jobs.recipe import Adapter, Recipe, ShearsRecipe, SqftRecipe
 from nas_engine.jobs.sub_adapters import SearchPlan, compare_sub_adapters
+from nas_engine.keywords import merged, takes
 from nas_engine.models import load_model, moved
 from nas_engine.progress import say
 from nas_engine.supernet import Subnetwork, SuperNetwork
@@ -28,22 +30,24 @@ from nas_engine.texts.batches import Batch
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.texts.examples import TextPair
 from nas_engine.training import Healed, TrainingReport, heal, train
-from nas_engine.training.settings import HealingSettings, TrainingSettings
-from search_spaces import SearchSpace, SpaceTemplate, attention_heads, mlp_width
+from nas_engine.training.settings import HealingSettings
+from search_spaces import SpaceTemplate, attention_heads, mlp_width
 from search_spaces import shears as shears_space
 from search_spaces import sqft as sqft_space
 
 __all__ = [
     "Adapter",
     "CompressedModel",
+    "Recipe",
     "SearchPlan",
+    "ShearsRecipe",
+    "SqftRecipe",
     "compare_sub_adapters",
     "ordered",
     "shears",
     "sqft",
 ]
 
-Adapter = Literal["sqft", "sparsepeft", "qa-sparsepeft"]
 _COMBINATIONS: Mapping[str, str] = {"sqft": "plain", "sparsepeft": "masked", "qa-sparsepeft": "quantized"}
 
 
@@ -89,44 +93,28 @@ class CompressedModel:
         return folder
 
 
+@takes(ShearsRecipe)
 def shears(
     model: str | Path | PreTrainedModel,
     train_set: Sequence[TextPair],
     validation: Evaluator,
+    recipe: ShearsRecipe | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    sparsity: float | str = 0.5,
-    refit: bool = False,
-    merge: bool = False,
-    space: SpaceTemplate | SearchSpace | None = None,
-    training: TrainingSettings = TrainingSettings(),
-    healing: HealingSettings | None = None,
-    searching: SearchPlan = SearchPlan(),
-    calibration: int = 128,
-    seed: int = 0,
     device: str | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
+    **fields: Any,
 ) -> CompressedModel:
     """Shears (arXiv 2404.10934): Wanda's zeros, an elastic adapter on the frozen sparse base, a sub-adapter.
 
     Args:
         model: a Hugging Face id or folder, ``"smollm2"``, or a model, which is changed in place.
-        train_set: prompts with completions, which the adapter learns; the first `calibration` of them show Wanda what
-            each layer reads.
+        train_set: prompts with completions, which the adapter learns; the first of them show Wanda what each layer
+            reads.
         validation: what compares sub-adapters, such as ``MultipleChoiceAccuracy(questions)``.
+        recipe: how; or its fields by name, ``shears(…, sparsity=0.5)``.
         tokenizer: needed where `model` is an object.
-        sparsity: fraction of zeros, 0 for a dense base, or ``"2:4"`` or ``"4:8"``.
-        refit: let the kept weights make up for the zeros before training; see
-            `nas_engine.compression.sparsification`. The paper does not.
-        merge: train the adapter on the nonzeros alone (SparsePEFT), so that it merges and every zero stays; False
-            keeps it beside the base, as the paper does.
-        space: of the adapter; by default the paper's, ranks 32, 24 and 16.
-        training: of the super-adapter.
-        healing: of the chosen sub-adapter alone, zeros and grids kept, where it merges; None for none.
-        searching: what is searched; nothing by default.
-        calibration: examples.
-        seed: of everything random.
         device: where all is computed, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
         folder: for what an interrupted run goes on from.
         progress: show bars.
@@ -135,95 +123,57 @@ def shears(
         CompressionError: the model is quantized already, the training set is empty, or the pattern fits no layer.
         ValueError: the confirmation is no score like the validation's, or this machine has no such device.
     """
-    searching.require_score_of(validation)
-    _require_merging(healing, merge or not sparsity)
-    base, tokenizer = _loaded(model, tokenizer, device)
-    batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
-    if sparsity:
-        say(f"Making {sparsity} of the weights zero", enabled=progress)
-        sparsify(base, batches, sparsity, refit=refit)
+    recipe = merged(ShearsRecipe, recipe, fields)
+    recipe.searching.require_score_of(validation)
+    _require_merging(recipe.healing, recipe.merge or not recipe.sparsity)
+    base, tokenizer, _ = _sparse(recipe, model, tokenizer, train_set, device, progress)
+    combination = "masked" if recipe.merge else "plain"
     supernet = SuperNetwork.from_pretrained(
-        base, space or shears_space(), tokenizer, seed=seed, combination="masked" if merge else "plain"
+        base, recipe.space or shears_space(), tokenizer, seed=recipe.seed, combination=combination
     )
-    return _trained(supernet, train_set, validation, training, healing, searching, seed, folder, progress)
+    return _trained(supernet, train_set, validation, recipe, folder, progress)
 
 
+@takes(SqftRecipe)
 def sqft(
     model: str | Path | PreTrainedModel,
     train_set: Sequence[TextPair],
     validation: Evaluator,
+    recipe: SqftRecipe | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    sparsity: float | str = 0.5,
-    refit: bool = False,
-    bits: int = 4,
-    group_size: int = 64,
-    symmetric: bool = False,
-    adapter: Adapter = "qa-sparsepeft",
-    space: SpaceTemplate | SearchSpace | None = None,
-    training: TrainingSettings = TrainingSettings(),
-    healing: HealingSettings | None = None,
-    searching: SearchPlan = SearchPlan(),
-    calibration: int = 128,
-    seed: int = 0,
     device: str | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
+    **fields: Any,
 ) -> CompressedModel:
     """SQFT (arXiv 2410.03750): Wanda's zeros, GPTQ's integers, an elastic adapter, a sub-adapter.
 
     Args:
-        model: a Hugging Face id or folder, ``"smollm2"``, or a model, which is changed in place.
-        train_set: prompts with completions, which the adapter learns; the first `calibration` of them show Wanda and
-            GPTQ what each layer reads.
-        validation: what compares sub-adapters, such as ``MultipleChoiceAccuracy(questions)``.
-        tokenizer: needed where `model` is an object.
-        sparsity: fraction of zeros, 0 for a dense base, or ``"2:4"`` or ``"4:8"``.
-        refit: let the kept weights make up for the zeros before quantization; see
-            `nas_engine.compression.sparsification`. The paper does not.
-        bits: of the base, 4 or 8; with ``adapter="sparsepeft"`` the base stays in floating point.
-        group_size: inputs of an output that share a scale; it must divide the inputs of every projection.
-        symmetric: no zero points.
-        adapter: ``"qa-sparsepeft"`` trains on the base's grid and merges to the same kind of integers;
-            ``"sparsepeft"`` trains on the nonzeros of an unquantized base and merges to it; ``"sqft"`` keeps the
-            adapter beside the quantized base.
-        space: of the adapter; by default the paper's, ranks 32, 24 and 16 on q, k and v.
-        training: of the super-adapter.
-        healing: of the chosen sub-adapter alone, zeros and grids kept, where it merges; None for none.
-        searching: what is searched; nothing by default.
-        calibration: examples.
-        seed: of everything random.
-        device: where all is computed, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
-        folder: for what an interrupted run goes on from.
-        progress: show bars.
+        recipe: how; or its fields by name, ``sqft(…, bits=8)``. All else is as `shears` takes it.
 
     Raises:
         CompressionError: an unknown adapter, a model that is quantized already, a group size that does not divide, an
             empty training set, or a pattern that fits no layer.
         ValueError: the confirmation is no score like the validation's, or this machine has no such device.
     """
-    if adapter not in get_args(Adapter):
-        raise CompressionError(f"adapter is {adapter!r}; choose one of {', '.join(get_args(Adapter))}.")
-    searching.require_score_of(validation)
-    _require_merging(healing, adapter != "sqft")
-    base, tokenizer = _loaded(model, tokenizer, device)
-    batches = list(calibration_batches(train_set, tokenizer, calibration, base.device))
-    if sparsity:
-        say(f"Making {sparsity} of the weights zero", enabled=progress)
-        sparsify(base, batches, sparsity, refit=refit)
+    recipe = merged(SqftRecipe, recipe, fields)
+    recipe.searching.require_score_of(validation)
+    _require_merging(recipe.healing, recipe.adapter != "sqft")
+    base, tokenizer, batches = _sparse(recipe, model, tokenizer, train_set, device, progress)
     quantization: Quantization | None = None
-    if adapter != "sparsepeft":
-        say(f"Quantizing to {bits} bits in groups of {group_size}", enabled=progress)
-        quantization = quantize_model(base, batches, bits, group_size, symmetric)
+    if recipe.adapter != "sparsepeft":
+        say(f"Quantizing to {recipe.bits} bits in groups of {recipe.group_size}", enabled=progress)
+        quantization = quantize_model(base, batches, recipe.bits, recipe.group_size, recipe.symmetric)
     supernet = SuperNetwork.from_pretrained(
         base,
-        space or sqft_space(),
+        recipe.space or sqft_space(),
         tokenizer,
-        seed=seed,
-        combination=_COMBINATIONS[adapter],
+        seed=recipe.seed,
+        combination=_COMBINATIONS[recipe.adapter],
         quantization=quantization,
     )
-    return _trained(supernet, train_set, validation, training, healing, searching, seed, folder, progress)
+    return _trained(supernet, train_set, validation, recipe, folder, progress)
 
 
 def ordered(
@@ -271,39 +221,44 @@ def _require_merging(healing: HealingSettings | None, merges: bool) -> None:
         )
 
 
+def _sparse(
+    recipe: Recipe,
+    model: str | Path | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    train_set: Sequence[TextPair],
+    device: str | None,
+    progress: bool,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[Batch]]:
+    """The base with its zeros, its tokenizer, and calibration texts."""
+    base, tokenizer = _loaded(model, tokenizer, device)
+    batches = list(calibration_batches(train_set, tokenizer, recipe.calibration, base.device))
+    if recipe.sparsity:
+        say(f"Making {recipe.sparsity} of the weights zero", enabled=progress)
+        sparsify(base, batches, recipe.sparsity, refit=recipe.refit)
+    return base, tokenizer, batches
+
+
 def _trained(
     supernet: SuperNetwork,
     train_set: Sequence[TextPair],
     validation: Evaluator,
-    training: TrainingSettings,
-    healing: HealingSettings | None,
-    searching: SearchPlan,
-    seed: int,
+    recipe: Recipe,
     folder: str | Path | None,
     progress: bool,
 ) -> CompressedModel:
+    seed, searching, place = recipe.seed, recipe.searching, None if folder is None else Path(folder)
     for driver in searching.drivers:
         require_driver(driver, supernet.space, 2, searching.population, seed)
     report = train(
-        supernet,
-        train_set,
-        training,
-        seed=seed,
-        checkpoint=None if folder is None else Path(folder) / "training",
-        progress=progress,
+        supernet, train_set, recipe.training, seed=seed, checkpoint=place and place / "training", progress=progress
     )
     candidates = compare_sub_adapters(
-        supernet, report, validation, searching, seed, None if folder is None else Path(folder) / "search", progress
+        supernet, report, validation, searching, seed, place and place / "search", progress
     )
     chosen = supernet.subnetwork(candidates.loc[0, "configuration"])
-    if healing is None:
+    if recipe.healing is None:
         return CompressedModel(supernet, candidates, chosen, report)
     healed = heal(
-        chosen,
-        train_set,
-        healing,
-        seed=seed,
-        checkpoint=None if folder is None else Path(folder) / "healing",
-        progress=progress,
+        chosen, train_set, recipe.healing, seed=seed, checkpoint=place and place / "healing", progress=progress
     )
     return CompressedModel(supernet, candidates, chosen, report, healed)

@@ -199,21 +199,22 @@ class SuperNetwork(ElasticModel):
             CompressionError: `refit` is set, and the base is sparse or quantized (see `can_refit`).
         """
         if refit:
-            self.refit(batches, reorder=True)
-            return
+            self.require_refit()
         self.activate_genome(self.space.largest)
         self.model.eval()
-        sort_by_norms(self.model, self.units, batches)
+        if refit:
+            find_shares(self.model, self.units, batches, reorder=True)
+        else:
+            sort_by_norms(self.model, self.units, batches)
 
     @torch.no_grad()
-    def refit(self, batches: Iterable[Batch], reorder: bool = False) -> None:
+    def refit(self, batches: Iterable[Batch]) -> None:
         """Let kept heads and channels stand in for those left out as the network is now, adapters included.
 
         After training, narrow sub-networks follow what the largest has learned.
 
         Args:
             batches: as `order_by_importance` takes them, which says more.
-            reorder: also sort heads and channels anew.
 
         Raises:
             CompressionError: the base is sparse or quantized (see `can_refit`).
@@ -221,7 +222,7 @@ class SuperNetwork(ElasticModel):
         self.require_refit()
         self.activate_genome(self.space.largest)
         self.model.eval()
-        find_shares(self.model, self.units, batches, reorder)
+        find_shares(self.model, self.units, batches, reorder=False)
 
     def block_importance(self, batches: Sequence[Batch]) -> dict[str, float]:
         """How much the model's last hidden states change when a block is left out, by name: ``layers.3.attention``.

@@ -1,0 +1,73 @@
+"""A ledger refuses scores taken otherwise: whatever argument of an evaluator changes its score changes its settings."""
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from evaluators import (
+    HOROWITZ_45NM,
+    Energy,
+    ExactMatch,
+    KVCacheBytes,
+    Latency,
+    Macs,
+    MultipleChoiceAccuracy,
+    NonZeroParameters,
+    ParameterCount,
+    PeakMemory,
+    Perplexity,
+    Problem,
+    Question,
+    Racing,
+    Roofline,
+    Screening,
+    WeightBytes,
+)
+
+# What a score is called, and what it costs to take it.
+LABELS = {"name", "direction", "unit", "token_budget", "memory_bytes", "wait_seconds"}
+QUESTIONS = [Question(f"{i}?", ("0", "1"), i % 2) for i in range(4)]
+PROBLEMS = [Problem(f"{i}?", str(i)) for i in range(3)]
+PASS: dict[str, Any] = {"batch": 2, "tokens": 16, "phase": "decode"}
+OTHERWISE: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {  # how each is made, and what else each argument may be
+    MultipleChoiceAccuracy: (
+        {"questions": QUESTIONS},
+        {"questions": QUESTIONS[:2], "normalize": "characters", "racing": Racing(), "screening": Screening()},
+    ),
+    Perplexity: ({"texts": ["a b c", "d e f"]}, {"texts": ["a b c", "d e g"], "max_tokens": 8}),
+    ExactMatch: (
+        {"problems": PROBLEMS},
+        {
+            "problems": PROBLEMS[:2],
+            "pattern": r"(\d)",
+            "take": "first",
+            "max_new_tokens": 4,
+            "stop": (".",),
+            "template": "{question}",
+        },
+    ),
+    Latency: ({}, {**PASS, "repeats": 3, "warmup": 1, "threads": 1, "dtype": "bfloat16"}),
+    ParameterCount: ({}, {"merged": False}),
+    NonZeroParameters: ({}, {}),
+    Macs: ({}, {"batch": 2, "tokens": 16, "past": 4, "layer_weights_only": True}),
+    WeightBytes: ({}, {"sparse": True}),
+    KVCacheBytes: ({}, {"batch": 2, "tokens": 16, "bits": 8}),
+    PeakMemory: ({}, {**PASS, "fused_attention": False}),
+    Roofline: ({"device": "l4"}, {**PASS, "device": "rtx-4090"}),
+    Energy: ({}, {**PASS, "costs": replace(HOROWITZ_45NM, pj_per_byte=1.0)}),
+}
+# Latency's device and graphs need a GPU, its runtime and reference have tests of their own; so has energy's device,
+# which counts where something is drawn while idle.
+ELSEWHERE = {"device", "cuda_graphs", "runtime", "reference"}
+
+
+@pytest.mark.parametrize("kind", OTHERWISE, ids=lambda kind: kind.__name__)
+def test_whatever_changes_a_score_changes_the_settings(kind: type) -> None:
+    made, otherwise = OTHERWISE[kind]
+    assert set(inspect.signature(kind).parameters) - set(otherwise) <= LABELS | ELSEWHERE
+    plain = kind(**made).settings()
+    assert plain == kind(**made).settings()
+    for name, value in otherwise.items():
+        assert kind(**made | {name: value}).settings() != plain, name
