@@ -35,7 +35,7 @@ from nas_engine.jobs import heuristics
 from nas_engine.jobs.recipes import SearchPlan, shears, sqft
 from nas_engine.models import moved
 from nas_engine.supernet import Subnetwork
-from nas_engine.supernet.compressed_base import active_grids
+from nas_engine.supernet.stored_form import active_grids
 from nas_engine.tasks import chain_sum
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import TrainingReport

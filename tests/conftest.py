@@ -1,8 +1,16 @@
-"""The option ``--no-skips``: where everything is installed that a test may need, one that is skipped has failed."""
+"""What all tests share.
+
+Hypothesis draws the same examples at every run, so that a change is blamed for its own faults alone; `benchmarks.fuzz`
+draws new ones. With ``--no-skips``, where everything is installed that a test may need, one that is skipped has failed.
+"""
 
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -34,7 +34,7 @@ def measured_sensitivity(
         return kept
     found = supernet.sensitivity(calibration_batches(questions, supernet.tokenizer, count), progress)
     with replacing(file) as unfinished:
-        unfinished.write_text(json.dumps({"made_with": made_with, "genes": found}) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps({"made_with": made_with, "genes": dict(found)}) + "\n", encoding="utf-8")
     return dict(found)
 
 

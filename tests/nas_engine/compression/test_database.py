@@ -16,7 +16,7 @@ from nas_engine.compression.sparsity import pattern_of, wanda_mask
 from nas_engine.errors import CompressionError
 from nas_engine.jobs.recipes import ordered
 from nas_engine.supernet import SuperNetwork
-from nas_engine.supernet.compressed_base import active_grids
+from nas_engine.supernet.stored_form import active_grids
 from search_spaces import SpaceError, lora_rank, mlp_width, sparsity, weight_bits
 from tests.supernets import CALIBRATION, FAMILIES, logits, random_adapters
 from tests.tiny import tiny_llama, tiny_tokenizer

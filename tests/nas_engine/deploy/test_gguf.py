@@ -88,7 +88,8 @@ def test_any_configuration_computes_in_llama_cpp_what_it_computes_in_transformer
     made = subnet.export("gguf", tmp_path / "subnet.gguf", weights="f32", texts=TEXTS)
     assert made.check.exact < 1e-3
     assert made.check.same_text
-    assert made.architecture in (architecture, make().config.model_type)
+    even = "llama" if family == "mistral" else make().config.model_type  # where all layers are drawn alike
+    assert made.architecture in (architecture, even)
 
 
 def test_attention_before_an_mlp_that_is_left_out_is_not_lost(tmp_path):

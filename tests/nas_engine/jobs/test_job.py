@@ -116,7 +116,7 @@ def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_
         ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
         ("--width", "1.5", "widths are (1.5,); give fractions in (0, 1.0] as floats"),
         ("--folder", "/dev/null/run", "cannot be written"),
-        ("--sensitivity", "-4", "sensitivity is -4 with the driver 'surrogate'; give a number of questions with auto"),
+        ("--sensitivity", "-4", "sensitivity is -4 with the driver 'auto'; give a number of questions with auto"),
         ("--device", "abacus", "'abacus', which cannot be used here"),
         ("--test", "1", "test is 1; give 2 questions or more"),
         ("--selection", "1", "selection is 1; give 2 questions or more"),
