@@ -33,8 +33,14 @@ def takes(settings: type) -> Callable[[F], F]:
     return shown
 
 
-def merged(kind: type[S], settings: S | None, given: dict[str, Any]) -> S:
+def merged(kind: type[S], settings: S | Any | None, given: dict[str, Any], short: str = "") -> S:
     """`settings`, or the defaults of `kind`, with the fields that were `given` by name.
+
+    Args:
+        kind: of settings.
+        settings: of that kind; or the value of the field `short`, where there is one.
+        given: fields by name.
+        short: the field that is often the only one.
 
     Raises:
         TypeError: `settings` is something else, or a name is no field; the fields are listed.
@@ -45,6 +51,8 @@ def merged(kind: type[S], settings: S | None, given: dict[str, Any]) -> S:
         raise TypeError(f"{unknown[0]!r} is no setting here; the settings are {', '.join(known)}.")
     if settings is None:
         return kind(**given)
+    if short and not isinstance(settings, kind):
+        return kind(**{short: settings} | given)
     if not isinstance(settings, kind):
         raise TypeError(f"settings is {settings!r}; give {kind.__name__}(...), or its fields by name.")
     return replace(settings, **given)  # type: ignore[type-var]

@@ -75,7 +75,7 @@ class SearchSettings:
 def search(
     supernet: Searchable[S],
     evaluators: Sequence[Evaluator],
-    settings: SearchSettings | None = None,
+    settings: SearchSettings | str | DriverFactory | None = None,
     *,
     storage: str | Path | None = None,
     executor: Workplace | None = None,
@@ -92,7 +92,7 @@ def search(
         supernet: a trained super-network.
         evaluators: what measures; each gives one column, and is an objective unless `objectives` leaves it out.
         settings: which driver, how many evaluations, what is optimized and kept; or its fields by name,
-            ``search(…, evaluations=50)``.
+            ``search(…, evaluations=50)``; or the driver alone.
         storage: run folder for the ledger, an Optuna database URL, or None to keep it in memory.
         executor: where sub-networks are measured: ``WorkerPool(2)``, ``RayCluster(8)``; None measures in this process.
         sensitivity: what ``supernet.sensitivity(texts)`` gave, for the driver ``surrogate``, or ``auto`` where it takes
@@ -104,7 +104,7 @@ def search(
             first evaluations all failed (with the message of the first).
         LedgerError: the storage cannot be written, or belongs to another search.
     """
-    settings = merged(SearchSettings, settings, fields)
+    settings = merged(SearchSettings, settings, fields, "driver")
     _check(supernet.space, evaluators)
     goal = Goal.of(evaluators, settings.objectives, settings.constraints)
     space = supernet.space

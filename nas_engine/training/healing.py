@@ -138,7 +138,7 @@ class Healed:
 def heal(
     subnet: Subnetwork,
     train_set: Sequence[TextPair],
-    settings: HealingSettings | None = None,
+    settings: HealingSettings | int | None = None,
     *,
     teacher: Teacher | None = None,
     gradient_checkpointing: bool = False,
@@ -157,7 +157,8 @@ def heal(
     Args:
         subnet: of a super-network.
         train_set: prompts with completions; the loss is taken on the completions.
-        settings: how long and how fast the whole schedule is; or its fields by name, ``heal(…, steps=48)``.
+        settings: how long and how fast the whole schedule is; or its fields by name, ``heal(…, steps=48)``;
+            or the number of steps alone.
         teacher: whose distribution it learns beside the answers; None leaves the answers alone.
         gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
         until: stop after so many of the steps; the same call with a later one goes on from the checkpoint.
@@ -168,7 +169,7 @@ def heal(
         ExportError: ``adapters="fresh"`` where the super-network's do not merge.
         CheckpointError: the folder holds a checkpoint of another run.
     """
-    settings = merged(HealingSettings, settings, fields)
+    settings = merged(HealingSettings, settings, fields, "steps")
     steps = settings.steps
     last = steps if until is None else until
     if not 0 < last <= steps:

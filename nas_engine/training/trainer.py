@@ -55,7 +55,7 @@ class TrainingReport:
 def train(
     supernet: SuperNetwork,
     train_set: Sequence[TextPair],
-    settings: TrainingSettings | None = None,
+    settings: TrainingSettings | int | None = None,
     *,
     teacher: Teacher | None = None,
     gradient_checkpointing: bool = False,
@@ -71,7 +71,8 @@ def train(
 
     Args:
         train_set: prompts with completions, such as questions; the loss is taken on the completions.
-        settings: how long, how fast and which sub-networks; or its fields by name, ``train(…, steps=60)``.
+        settings: how long, how fast and which sub-networks; or its fields by name, ``train(…, steps=60)``; or
+            the number of steps alone.
         teacher: whose distribution every visited sub-network learns beside the answers, such as plain LoRA on the whole
             model: ``train(…, strategy="largest")``, then ``Teacher.of(supernet)``.
         gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
@@ -83,7 +84,7 @@ def train(
         CompressionError: `refit` on a sparse or quantized base.
         CheckpointError: the folder holds a checkpoint of another run.
     """
-    settings = merged(TrainingSettings, settings, fields)
+    settings = merged(TrainingSettings, settings, fields, "steps")
     if teacher is not None and settings.distill:
         raise ValueError("distill lets the largest sub-network teach, and there is a teacher already; give one.")
     if supernet.model.get_output_embeddings() is None:

@@ -66,6 +66,9 @@ def test_functions_show_their_settings_with_their_defaults(function, settings) -
 def test_settings_are_completed_by_name_and_checked() -> None:
     assert merged(TrainingSettings, None, {"steps": 7}) == TrainingSettings(steps=7)
     assert merged(TrainingSettings, TrainingSettings(steps=7), {"seed": 3}) == TrainingSettings(steps=7, seed=3)
+    assert merged(TrainingSettings, 7, {"seed": 3}, "steps") == TrainingSettings(steps=7, seed=3)
+    with pytest.raises(SearchError, match="driver is 7"):
+        merged(SearchSettings, 7, {}, "driver")
     with pytest.raises(TypeError, match="'stepz' is no setting here; the settings are steps, batch_size"):
         merged(TrainingSettings, None, {"stepz": 7})
     with pytest.raises(TypeError, match=r"settings is 7; give TrainingSettings\(...\), or its fields by name"):
