@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from evaluators import (
     HOROWITZ_45NM,
@@ -48,7 +49,7 @@ OTHERWISE: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {  # how each is 
             "template": "{question}",
         },
     ),
-    Latency: ({}, {**PASS, "repeats": 3, "warmup": 1, "threads": 1, "dtype": "bfloat16"}),
+    Latency: ({}, {**PASS, "repeats": 3, "warmup": 1, "threads": torch.get_num_threads() + 1, "dtype": "bfloat16"}),
     ParameterCount: ({}, {"merged": False}),
     NonZeroParameters: ({}, {}),
     Macs: ({}, {"batch": 2, "tokens": 16, "past": 4, "layer_weights_only": True}),

@@ -89,7 +89,15 @@ def searched(racing: Racing | None, **arguments):
     answers = asked.scores(supernet.largest.model, supernet.tokenizer).argmax(1).tolist()
     right = [replace(q, answer=answer) for q, answer in zip(asked.questions, answers, strict=True)]
     accuracy = MultipleChoiceAccuracy(right, racing=racing)
-    return search(supernet, [accuracy, ParameterCount()], evaluations=30, population=10, progress=False, **arguments)
+    return search(
+        supernet,
+        [accuracy, ParameterCount()],
+        driver="nsga2",
+        evaluations=20,
+        population=10,
+        progress=False,
+        **arguments,
+    )
 
 
 def test_search_that_races_drops_some_and_puts_none_of_them_on_the_front(tmp_path) -> None:

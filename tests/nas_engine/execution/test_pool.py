@@ -68,8 +68,8 @@ def test_supernetwork_gives_the_rows_of_one_process_and_timings_have_it_to_thems
         ]
 
     arguments = {"evaluations": 24, "population": 12, "progress": False}
-    alone = search(supernet, evaluators(tmp_path / "one"), **arguments)
-    together = search(supernet, evaluators(tmp_path / "two"), executor=WorkerPool(2), **arguments)
+    alone = search(supernet, evaluators(tmp_path / "one"), driver="nsga2", **arguments)
+    together = search(supernet, evaluators(tmp_path / "two"), driver="nsga2", executor=WorkerPool(2), **arguments)
     pd.testing.assert_frame_equal(together.frame, alone.frame)
     assert (alone.frame["error"] == "").all()
 

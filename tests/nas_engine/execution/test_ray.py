@@ -56,12 +56,14 @@ def test_lost_worker_is_replaced_and_the_rows_are_those_of_one_process(cluster, 
     smallest = supernet.space.configuration(supernet.space.smallest)
     evaluators = [Deadly(tmp_path, smallest), Alone(merged=False, name="alone")]
     arguments = {"evaluations": 24, "population": 12, "progress": False}
-    found = search(supernet, evaluators, executor=cluster, **arguments).frame
+    found = search(supernet, evaluators, driver="nsga2", executor=cluster, **arguments).frame
     assert len(list(tmp_path.glob("died-*"))) == 2
     processes = {file.name for file in tmp_path.iterdir()} - {"died-0", "died-1"}
     assert len(processes) >= 3  # both lost ones, and who measured the rest
     assert str(os.getpid()) not in processes
-    expected = search(supernet, [ParameterCount(), Alone(merged=False, name="alone")], **arguments).frame
+    expected = search(
+        supernet, [ParameterCount(), Alone(merged=False, name="alone")], driver="nsga2", **arguments
+    ).frame
     pd.testing.assert_frame_equal(found, expected)
 
 
@@ -76,7 +78,13 @@ def test_lost_worker_is_replaced_and_the_rows_are_those_of_one_process(cluster, 
 def test_cluster_that_cannot_be_reached_is_named(address: str, message: str) -> None:
     ray.shutdown()  # a cluster that the process is connected to would be used
     with pytest.raises(SearchError, match=message):
-        search(supernetwork(tiny_llama()), [ParameterCount()], progress=False, executor=RayCluster(2, address=address))
+        search(
+            supernetwork(tiny_llama()),
+            [ParameterCount()],
+            driver="nsga2",
+            progress=False,
+            executor=RayCluster(2, address=address),
+        )
 
 
 def test_supernetwork_on_a_gpu_is_not_given_to_workers_without_one() -> None:
@@ -85,7 +93,7 @@ def test_supernetwork_on_a_gpu_is_not_given_to_workers_without_one() -> None:
         model: torch.nn.Module = field(default_factory=lambda: SimpleNamespace(device=torch.device("cuda:0")))
 
     with pytest.raises(SearchError, match="workers are given none; set gpus="):
-        search(OnGpu(space_of()), EVALUATORS, progress=False, executor=RayCluster(2))
+        search(OnGpu(space_of()), EVALUATORS, driver="nsga2", progress=False, executor=RayCluster(2))
 
 
 @pytest.mark.parametrize("arguments", [{"workers": 0}, {"workers": 1, "cpus": 0}, {"workers": 1, "gpus": -1.0}])

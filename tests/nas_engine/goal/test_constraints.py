@@ -70,7 +70,7 @@ def test_violation_is_positive_exactly_where_the_constraint_is_missed(value, fac
 
 def test_front_holds_feasible_rows_alone_and_the_frame_says_which_they_are() -> None:
     texts = ["latency <= 0.6 * reference", "accuracy >= 0.7"]
-    result = search(Ordered(space_of()), EVALUATORS, evaluations=80, progress=False, constraints=texts)
+    result = search(Ordered(space_of()), EVALUATORS, driver="nsga2", evaluations=80, progress=False, constraints=texts)
     frame = result.frame
     expected = (frame["latency"] <= 0.6 * 8 * 32) & (frame["accuracy"] >= 0.7)
     assert frame["feasible"].equals(expected.rename("feasible"))
@@ -103,7 +103,9 @@ def test_one_objective_under_a_budget(driver: str, cost: Cost) -> None:
 
 
 def test_nothing_feasible_is_said() -> None:
-    result = search(Ordered(space_of()), EVALUATORS, evaluations=20, progress=False, constraints=["accuracy >= 2"])
+    result = search(
+        Ordered(space_of()), EVALUATORS, driver="nsga2", evaluations=20, progress=False, constraints=["accuracy >= 2"]
+    )
     assert result.front.empty
     with pytest.raises(SelectionError, match="no sub-network keeps accuracy >= 2"):
         result.best(maximize="accuracy")
@@ -112,7 +114,14 @@ def test_nothing_feasible_is_said() -> None:
 def test_reference_that_failed_is_said() -> None:
     broken = [Failing(raising, 32), Cost()]
     with pytest.raises(SearchError, match="largest sub-network, whose evaluation failed"):
-        search(Ordered(space_of()), broken, evaluations=20, progress=False, constraints=["accuracy >= 0.9 * reference"])
+        search(
+            Ordered(space_of()),
+            broken,
+            driver="nsga2",
+            evaluations=20,
+            progress=False,
+            constraints=["accuracy >= 0.9 * reference"],
+        )
 
 
 @pytest.mark.parametrize("names", [["energy"], []])

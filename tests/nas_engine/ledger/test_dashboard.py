@@ -36,7 +36,9 @@ def test_dashboard_shows_trials_genes_values_and_names(tmp_path, kind: str) -> N
     from optuna.storages.journal import JournalFileBackend
 
     ours = tmp_path if kind == "journal" else f"sqlite:///{tmp_path}/ledger.db"
-    result = search(Ordered(space_of()), EVALUATORS, evaluations=20, population=8, storage=ours, progress=False)
+    result = search(
+        Ordered(space_of()), EVALUATORS, driver="nsga2", evaluations=20, population=8, storage=ours, progress=False
+    )
     theirs = (
         optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "ledger.log")))
         if kind == "journal"

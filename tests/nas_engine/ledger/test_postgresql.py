@@ -115,5 +115,5 @@ def test_processes_with_the_same_seed_return_the_same_rows(server, tmp_path) -> 
 def test_server_that_does_not_answer_is_reported() -> None:
     storage = f"postgresql+psycopg://nobody:secret@127.0.0.1:{free_port()}/none"
     with pytest.raises(LedgerError, match="cannot be opened") as refused:
-        search(Ordered(space_of()), EVALUATORS, evaluations=2, storage=storage, progress=False)
+        search(Ordered(space_of()), EVALUATORS, driver="nsga2", evaluations=2, storage=storage, progress=False)
     assert "secret" not in str(refused.value)

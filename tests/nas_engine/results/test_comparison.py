@@ -89,7 +89,7 @@ def test_one_run_has_a_line_and_no_band(runs) -> None:
 
 
 def test_runs_of_other_objectives_are_refused(runs) -> None:
-    other = search(Ordered(space_of()), EVALUATORS[:1], evaluations=20, population=8, progress=False)
+    other = search(Ordered(space_of()), EVALUATORS[:1], driver="nsga2", evaluations=20, population=8, progress=False)
     with pytest.raises(SelectionError, match="other has the objectives accuracy, and a has accuracy, latency"):
         compare([runs[0], other], ["a", "other"])
     with pytest.raises(SelectionError, match="2 results and 1 labels"):

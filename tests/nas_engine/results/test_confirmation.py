@@ -42,7 +42,7 @@ class HeldOut(Quality):
 
 @pytest.fixture(scope="module")
 def result() -> SearchResult:
-    return search(Ordered(space_of()), EVALUATORS, evaluations=120, population=20, progress=False)
+    return search(Ordered(space_of()), EVALUATORS, driver="nsga2", evaluations=120, population=20, progress=False)
 
 
 def test_held_out_values_stand_beside_those_of_the_search(result) -> None:
@@ -86,18 +86,20 @@ def test_without_errors_dominance_beyond_them_is_plain_dominance(values: np.ndar
 def test_interrupted_confirmation_goes_on_where_it_was(tmp_path, kind: str) -> None:
     storage = tmp_path if kind == "journal" else f"sqlite:///{tmp_path}/ledger.db"
     arguments = {"evaluations": 60, "population": 10, "progress": False, "storage": storage}
-    stored = search(Ordered(space_of()), EVALUATORS, **arguments)
+    stored = search(Ordered(space_of()), EVALUATORS, driver="nsga2", **arguments)
     first, second = HeldOut(interrupt_at=5), HeldOut()
     with pytest.raises(KeyboardInterrupt):
         stored.confirm(first, progress=False)
     confirmed = stored.confirm(second, progress=False)
     assert len(first.calls) - 1 + len(second.calls) == len(stored.front)
-    unkept = search(Ordered(space_of()), EVALUATORS, evaluations=60, population=10, progress=False)
+    unkept = search(Ordered(space_of()), EVALUATORS, driver="nsga2", evaluations=60, population=10, progress=False)
     pd.testing.assert_frame_equal(confirmed.frame, unkept.confirm(HeldOut(), progress=False).frame)
     other = HeldOut(noise=0.01)  # other questions are another study
     stored.confirm(other, progress=False)
     assert len(other.calls) == len(stored.front)
-    again = search(Ordered(space_of()), EVALUATORS, **arguments)  # and the search's own study is as it was
+    again = search(
+        Ordered(space_of()), EVALUATORS, driver="nsga2", **arguments
+    )  # and the search's own study is as it was
     pd.testing.assert_frame_equal(again.frame, stored.frame)
 
 

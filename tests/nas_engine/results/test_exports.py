@@ -18,7 +18,9 @@ mpl.use("agg")
 def searched(storage=None) -> SearchResult:
     """Some of its evaluations fail."""
     evaluators = [Failing(raising), Cost()]
-    return search(Ordered(space_of()), evaluators, evaluations=40, population=10, storage=storage, progress=False)
+    return search(
+        Ordered(space_of()), evaluators, driver="nsga2", evaluations=40, population=10, storage=storage, progress=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,9 @@ def test_unknown_choice_of_rows_is_refused(result, tmp_path) -> None:
 
 
 def test_hypervolume_figure_states_its_reference_point() -> None:
-    result = search(Ordered(space_of()), [Quality(), Cost()], evaluations=30, population=10, progress=False)
+    result = search(
+        Ordered(space_of()), [Quality(), Cost()], driver="nsga2", evaluations=30, population=10, progress=False
+    )
     legend = result.plot_hypervolume().get_legend()
     assert legend is not None
     told = legend.get_title().get_text()
@@ -107,7 +111,7 @@ def test_hypervolume_figure_states_its_reference_point() -> None:
 def test_bounds_and_objectives_are_those_of_the_search(tmp_path, kind: str) -> None:
     goal = {"objectives": ["accuracy"], "constraints": ["latency <= 0.6 * reference"]}
     arguments = {"evaluations": 40, "population": 10, "storage": tmp_path, "progress": False}
-    result = search(Ordered(space_of()), [Failing(raising), Cost()], **arguments, **goal)
+    result = search(Ordered(space_of()), [Failing(raising), Cost()], driver="nsga2", **arguments, **goal)
     path = result.to_json(tmp_path / "result.json")
     opened = SearchResult.load(path) if kind == "json" else SearchResult.load(tmp_path, **goal)
     assert (opened.objectives, opened.constraints) == (result.objectives, result.constraints)

@@ -20,7 +20,7 @@ mpl.use("agg")
 
 @pytest.fixture(scope="module")
 def result():
-    return search(Ordered(space_of()), EVALUATORS, evaluations=60, population=10, progress=False)
+    return search(Ordered(space_of()), EVALUATORS, driver="nsga2", evaluations=60, population=10, progress=False)
 
 
 def dominates(a: np.ndarray, b: np.ndarray) -> bool:
@@ -62,7 +62,7 @@ def test_hypervolume_grows_and_equals_the_area_under_the_front(result) -> None:
 
 
 def test_reference_point_does_not_move_with_more_evaluations(result) -> None:
-    longer = search(Ordered(space_of()), EVALUATORS, evaluations=90, population=10, progress=False)
+    longer = search(Ordered(space_of()), EVALUATORS, driver="nsga2", evaluations=90, population=10, progress=False)
     assert longer.reference_point() == result.reference_point()
     pd.testing.assert_series_equal(longer.hypervolume().head(60), result.hypervolume())
 
@@ -96,7 +96,14 @@ def test_bad_selection_is_refused(result, arguments: dict, message: str) -> None
 
 
 def test_failed_reference_is_said_when_it_is_asked_for() -> None:
-    failing = search(Ordered(space_of()), [Failing(raising, 32), Cost()], evaluations=30, population=8, progress=False)
+    failing = search(
+        Ordered(space_of()),
+        [Failing(raising, 32), Cost()],
+        driver="nsga2",
+        evaluations=30,
+        population=8,
+        progress=False,
+    )
     with pytest.raises(SelectionError, match="largest sub-network failed: accuracy: RuntimeError"):
         _ = failing.reference
 
@@ -134,7 +141,7 @@ def test_reference_point_is_written_where_no_curve_is(result, rise: float) -> No
 
 def test_drawn_step_line_is_the_front_of_the_two_objectives() -> None:
     three = [Quality(), Cost(), Cost("parameters")]
-    result = search(Ordered(space_of()), three, evaluations=40, population=8, progress=False)
+    result = search(Ordered(space_of()), three, driver="nsga2", evaluations=40, population=8, progress=False)
     axes = result.plot("latency", "accuracy")
     x, y = axes.lines[0].get_data()
     points = result.frame[["latency", "accuracy"]].to_numpy()

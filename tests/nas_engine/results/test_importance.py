@@ -53,7 +53,7 @@ def test_evaluators_of_optuna_can_be_taken_instead() -> None:
 
 
 def test_too_few_rows_and_unknown_objectives_are_refused() -> None:
-    result = search(Ordered(space_of()), EVALUATORS, evaluations=8, population=8, progress=False)
+    result = search(Ordered(space_of()), EVALUATORS, driver="nsga2", evaluations=8, population=8, progress=False)
     with pytest.raises(SelectionError, match="10 measured rows or more; there are 8"):
         result.gene_importance("accuracy")
     with pytest.raises(SelectionError, match="'energy' is no objective; choose from accuracy, latency"):
