@@ -41,7 +41,7 @@ from search_spaces import SpaceTemplate, Value, attention_heads, layer_skip, lor
 RANK, TARGETS, LEARNING_RATE = 32, ("q", "k", "v", "o", "gate", "up", "down"), 7e-4
 WIDTHS = (1.0, 0.75, 0.5, 0.4375, 0.35, 0.25, 0.125)  # of an MLP, of which `ours` chooses
 HEADS = (1.0, 2 / 3, 1 / 3)  # of attention
-HINTS, FITTED = 64, 4096  # questions for the sensitivity, tokens of the fit to the teacher
+HINTS, FITTED = 64, 16384  # questions for the sensitivity, tokens of the fit to the teacher
 ANSWERS = Distillation(weight=0.0)  # healing learns these alone
 TRIES = 3  # at an architecture that is measured to be as fast as forecast
 

@@ -161,8 +161,8 @@ def generations(supernet: SuperNetwork, accuracy: MultipleChoiceAccuracy, count:
         records = [by_genome[tuple(genome.tolist())] for genome in genomes]
         everything += records
         driver.tell(np.array(genomes), objectives_of(records))
-        assert executor.lot is not None
-        reuse = executor.lot.sessions[accuracy.name].reuse  # type: ignore[attr-defined]
+        assert executor.batch is not None
+        reuse = executor.batch.sessions[accuracy.name].reuse  # type: ignore[attr-defined]
         yield Generation(genomes, records, seconds, (reuse.layers_run - run, reuse.layers_reused - reused))
         run, reused = reuse.layers_run, reuse.layers_reused
 
