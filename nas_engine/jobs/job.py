@@ -42,6 +42,11 @@ from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
+_FOLDERS = ("lora", "training", "reference", "supernet", "compressed")
+_FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
+          "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf")  # fmt: skip
+
+
 @dataclass(frozen=True)
 class JobResult:
     """What the job made.
@@ -70,7 +75,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
     started = time.perf_counter()
-    folder = writable(settings.folder)
+    folder = writable(settings.folder, _FOLDERS, _FILES)
     guiding = settings.validation + settings.selection
     splits = task_splits(settings.task, settings.train, guiding, settings.test, settings.seed)
     validation = MultipleChoiceAccuracy(splits.validation[: settings.validation], racing=Racing())

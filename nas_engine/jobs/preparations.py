@@ -28,11 +28,15 @@ from nas_engine.training.settings import TrainingSettings
 from search_spaces import SearchSpace
 
 
-def writable(folder: Path) -> Path:
+def writable(folder: Path, folders: Sequence[str] = (), files: Sequence[str] = ()) -> Path:
     """`folder`, made where it is not there.
 
+    Args:
+        folder: of a run.
+        folders: that will be made in it; likewise `files`.
+
     Raises:
-        LedgerError: it cannot be made or written.
+        LedgerError: it cannot be made or written, or something of another kind has one of those names.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +45,13 @@ def writable(folder: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise LedgerError(f"the run folder {folder} cannot be written: {error}. Choose another one.") from error
+    in_the_way = [name for name in folders if (folder / name).exists() and not (folder / name).is_dir()]
+    in_the_way += [name for name in files if (folder / name).is_dir()]
+    if in_the_way:
+        kind = "folder" if in_the_way[0] in folders else "file"
+        raise LedgerError(
+            f"{folder / in_the_way[0]} is no {kind}, as it will have to be; move it, or choose another run."
+        )
     return folder
 
 

@@ -137,7 +137,11 @@ def run_recipe(
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
     started = time.perf_counter()
-    writable(settings.folder)
+    writable(
+        settings.folder,
+        ("training", "search", "healing", "compressed"),
+        ("summary.json", "candidates.csv", "sparsity.csv"),
+    )
     splits = task_splits(
         settings.task, settings.train, settings.validation + settings.confirmation, settings.test, settings.seed
     )

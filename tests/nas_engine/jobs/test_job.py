@@ -137,6 +137,22 @@ def test_bad_option_ends_with_a_clear_message_and_no_traceback(
     assert not list(tmp_path.glob("run/*"))  # no stage has begun
 
 
+@pytest.mark.parametrize(("name", "folder"), [("compressed", False), ("lora", False), ("summary.json", True)])
+def test_what_is_in_the_way_of_a_later_stage_is_refused_before_the_first(
+    arguments: list[str], tmp_path, name: str, folder: bool
+) -> None:
+    (tmp_path / "run").mkdir(exist_ok=True)
+    place = tmp_path / "run" / name
+    if folder:
+        place.mkdir()
+    else:
+        place.write_text("mine")
+    done = run(arguments)
+    assert done.exit_code == 1
+    assert f"is no {'file' if folder else 'folder'}, as it will have to be" in done.output
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == [name]
+
+
 def test_folder_that_is_a_file_is_refused(arguments: list[str], tmp_path) -> None:
     (tmp_path / "run").write_text("mine")
     done = run(arguments)
