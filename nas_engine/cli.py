@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,14 +175,7 @@ def candidates_table(candidates: pd.DataFrame) -> Table:
 def _command(name: str, settings: type[Any], run: Callable[[Any], None], about: str = "") -> None:
     """Add a command whose options are `settings`; what they refuse is said as everything else is."""
     made = command(settings, run)
-
-    @wraps(made)
-    def said(**given: Any) -> None:
-        with _errors():
-            made(**given)
-
-    said.__signature__ = inspect.signature(made)  # type: ignore[attr-defined]
-    app.command(name, help=about or made.__doc__)(said)
+    app.command(name, help=about or made.__doc__)(_errors()(made))
 
 
 _command(

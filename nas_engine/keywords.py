@@ -23,10 +23,7 @@ def takes(settings: type) -> Callable[[F], F]:
     def shown(function: F) -> F:
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        named = [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=_default(f), annotation=f.type)
-            for f in fields(settings)
-        ]
+        named = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(settings).parameters.values()]
         function.__signature__ = signature.replace(parameters=[*own, *named])  # type: ignore[attr-defined]
         return function
 
@@ -51,14 +48,8 @@ def merged(kind: type[S], settings: S | Any | None, given: dict[str, Any], short
         raise TypeError(f"{unknown[0]!r} is no setting here; the settings are {', '.join(known)}.")
     if settings is None:
         return kind(**given)
-    if short and not isinstance(settings, kind):
-        return kind(**{short: settings} | given)
-    if not isinstance(settings, kind):
-        raise TypeError(f"settings is {settings!r}; give {kind.__name__}(...), or its fields by name.")
-    return replace(settings, **given)  # type: ignore[type-var]
-
-
-def _default(field: Any) -> Any:
-    if field.default_factory is not inspect.Parameter.empty and callable(field.default_factory):
-        return field.default_factory()
-    return field.default
+    if isinstance(settings, kind):
+        return replace(settings, **given)  # type: ignore[type-var]
+    if short:
+        return kind(**{short: settings}, **given)
+    raise TypeError(f"settings is {settings!r}; give {kind.__name__}(...), or its fields by name.")

@@ -28,7 +28,7 @@ def command(settings: type[S], run: Callable[[S], None]) -> Callable[..., None]:
     for field in fields(settings):  # type: ignore[arg-type]
         kind, default = _accepted(hints[field.name]), field.default
         assert default is not MISSING, f"{field.name} has no default"
-        names = [f"--{_flag(field.name.removesuffix('s'))}"] if get_origin(kind) is list else []
+        names = [f"--{field.name.removesuffix('s').replace('_', '-')}"] if get_origin(kind) is list else []
         option = typer.Option(*names, help=told[field.name])
         parameters.append(
             inspect.Parameter(
@@ -54,10 +54,6 @@ def described(settings: type) -> dict[str, str]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
 
 
 def _accepted(kind: Any) -> Any:

@@ -99,8 +99,9 @@ def choose(
     bound = reference.value - tolerance
     going = _in_order(_listed(result, whole, selection, count, latency, folder), bound)
     out: list[Finalist] = []
-    for i, until in enumerate(rungs(healing.steps) if healing else ()):
-        assert healing is not None
+    if healing is None:
+        return going
+    for i, until in enumerate(rungs(healing.steps)):
         if i:
             left = max(_LAST, (len(going) + 1) // 2)
             going, out = going[:left], going[left:] + out

@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evaluators import (
-    LatencyTable,
-    LatencyTableError,
-    Question,
-)
+from evaluators import LatencyTable, LatencyTableError, Question
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError

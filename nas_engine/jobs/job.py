@@ -16,13 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluators import (
-    Evaluator,
-    MultipleChoiceAccuracy,
-    ParameterCount,
-    Question,
-    Racing,
-)
+from evaluators import Evaluator, MultipleChoiceAccuracy, ParameterCount, Question, Racing
 from evaluators.text.generation import require_generable
 from evaluators.whole_file import replacing
 from nas_engine.jobs.finalists import choose, flips, table

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators import (
-    Latency,
-)
+from evaluators import Latency
 from evaluators.latency.machine import require_device
 from nas_engine.deploy import Weights
 from nas_engine.drivers.registry import HINTED
@@ -102,10 +100,8 @@ class JobSettings:
         if self.adapter is not None and self.lora_steps != JobSettings.lora_steps and self.lora_steps:
             raise ValueError("an adapter is given, so that none is trained; leave lora_steps out.")
         require_counts(2, validation=self.validation, selection=self.selection, test=self.test)
-        if not 0 <= self.tolerance <= 1 or self.seed < 0:
-            raise ValueError(
-                f"tolerance is {self.tolerance} and seed is {self.seed}; give a fraction from 0 to 1 and at least 0."
-            )
+        if not 0 <= self.tolerance <= 1:
+            raise ValueError(f"tolerance is {self.tolerance}; give a fraction from 0 to 1.")
         # These check themselves.
         _ = self._training(1, self.strategy), self.lora, self.training, self.healing, self.searching, self.latency
         given = self.sensitivity or 0
@@ -162,7 +158,6 @@ class JobSettings:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             strategy=strategy,
-            refit=self.refit and strategy != "largest",
             seed=self.seed,
         )
 

@@ -16,8 +16,8 @@ from evaluators.latency.machine import require_device
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import require_packable
 from nas_engine.jobs.preparations import require_answerable, require_counts, require_learnable, writable
-from nas_engine.jobs.recipe import Recipe, ShearsRecipe, SqftRecipe
-from nas_engine.jobs.recipes import Adapter, CompressedModel, SearchPlan, shears, sqft
+from nas_engine.jobs.recipe import Adapter, Recipe, ShearsRecipe, SqftRecipe
+from nas_engine.jobs.recipes import CompressedModel, SearchPlan, shears, sqft
 from nas_engine.models import load_model
 from nas_engine.progress import say
 from nas_engine.tasks import task_splits
@@ -70,15 +70,15 @@ class RecipeSettings:
         require_counts(2, validation=self.validation, test=self.test)
         if self.confirmation != 0:
             require_counts(2, confirmation=self.confirmation)
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; give at least 0.")
         _ = self.training, self.healing, self.searching  # they check themselves
         require_device(self.device)
 
     @property
     def training(self) -> TrainingSettings:
         """Of the super-adapter."""
-        return TrainingSettings(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        return TrainingSettings(
+            steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, seed=self.seed
+        )
 
     @property
     def healing(self) -> HealingSettings | None:

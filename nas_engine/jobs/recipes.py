@@ -19,7 +19,7 @@ from nas_engine.compression.quantization import Quantization, quantize_model, re
 from nas_engine.compression.sparsification import sparsify, sparsity_report
 from nas_engine.errors import CompressionError
 from nas_engine.jobs.preparations import require_driver
-from nas_engine.jobs.recipe import Adapter, Recipe, ShearsRecipe, SqftRecipe
+from nas_engine.jobs.recipe import Recipe, ShearsRecipe, SqftRecipe
 from nas_engine.jobs.sub_adapters import SearchPlan, compare_sub_adapters
 from nas_engine.keywords import merged, takes
 from nas_engine.models import load_model, moved
@@ -36,12 +36,8 @@ from search_spaces import shears as shears_space
 from search_spaces import sqft as sqft_space
 
 __all__ = [
-    "Adapter",
     "CompressedModel",
-    "Recipe",
     "SearchPlan",
-    "ShearsRecipe",
-    "SqftRecipe",
     "compare_sub_adapters",
     "ordered",
     "shears",

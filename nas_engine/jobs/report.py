@@ -10,11 +10,7 @@ import matplotlib
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators import (
-    Measurement,
-    MultipleChoiceAccuracy,
-    Question,
-)
+from evaluators import Measurement, MultipleChoiceAccuracy, Question
 from evaluators.text.generation import greedy
 from evaluators.whole_file import replacing
 from nas_engine import plots

@@ -33,12 +33,13 @@ class Column(Protocol):
     def direction(self) -> Direction: ...  # noqa: D102
 
 
-def finished(ax: Axes, x: str, y: str) -> Axes:
-    """`ax` with its labels, a faint grid and a margin."""
+def finished(ax: Axes, x: str, y: str, columns: int) -> Axes:
+    """`ax` with its labels, a faint grid, a margin, and a legend of so many columns."""
     ax.set_xlabel(x, fontsize=9)
     ax.set_ylabel(y, fontsize=9)
     ax.grid(alpha=0.25, linewidth=0.5)
     ax.margins(0.08)
+    legend_above(ax, columns)
     return ax
 
 

@@ -17,7 +17,6 @@ from nas_engine.plots.axes import (
     errors_of,
     finished,
     label_of,
-    legend_above,
     new_axes,
 )
 
@@ -64,6 +63,6 @@ def plot_confirmed(rows: pd.DataFrame, x: Column, y: Column, ax: Axes | None = N
                 zorder=4,
                 label=label,
             )
-    finished(ax, label_of(x), f"{label_of(y)}, held out" if f"{y.name}_search" in rows else label_of(y))
-    legend_above(ax, 2)
-    return ax
+    return finished(
+        ax, label_of(x), f"{label_of(y)}, held out" if f"{y.name}_search" in rows else label_of(y), columns=2
+    )

@@ -78,9 +78,7 @@ def plot_front(
             zorder=6,
             label="chosen",
         )
-    finished(ax, label_of(x), label_of(y))
-    legend_above(ax, 3 if len(missing) else 4)
-    return ax
+    return finished(ax, label_of(x), label_of(y), columns=3 if len(missing) else 4)
 
 
 def mark_reference(ax: Axes, x: float, y: float, label: str = "plain LoRA") -> Axes:

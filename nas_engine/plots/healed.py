@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nas_engine.plots.axes import (
-    CHOSEN,
-    DOMINATED,
-    FRONT,
-    finished,
-    legend_above,
-    new_axes,
-)
+from nas_engine.plots.axes import CHOSEN, DOMINATED, FRONT, finished, new_axes
 
 if TYPE_CHECKING:
     from evaluators import Measurement
@@ -43,6 +36,4 @@ def plot_healed(finalists: pd.DataFrame, reference: Measurement, ax: Axes | None
     chosen = finalists.iloc[0]
     ax.scatter(chosen["speedup"], chosen["accuracy"], s=75, facecolors="none", edgecolors=CHOSEN, linewidths=1.5,
                zorder=6, label="chosen")  # fmt: skip
-    finished(ax, "speed-up over the whole model", "accuracy")
-    legend_above(ax, 4)
-    return ax
+    return finished(ax, "speed-up over the whole model", "accuracy", columns=4)

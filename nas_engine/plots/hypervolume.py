@@ -8,11 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nas_engine.plots.axes import (
-    FRONT,
-    Column,
-    new_axes,
-)
+from nas_engine.plots.axes import FRONT, Column, new_axes
 
 _LINES = ("#1f4e79", "#c8502d", "#5a5a5a", "#7a9a3a", "#8a5aa0", "#111111")
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)), (0, (8, 2)))

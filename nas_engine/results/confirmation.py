@@ -18,7 +18,7 @@ from nas_engine.execution.measured import measured
 from nas_engine.execution.measuring import S, Searchable
 from nas_engine.ledger.ledger import Record, Storage
 from nas_engine.results.dominance import dominated_beyond_error, non_dominated
-from nas_engine.results.table import Objective
+from nas_engine.results.table import Objective, configuration_of
 from search_spaces import Genome
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class ConfirmedFront(Generic[S]):
 
     def subnetwork(self, row: pd.Series) -> S:
         """The sub-network of a row of `frame`."""
-        genes = self._found.supernet.space.genes
-        return self._found.supernet.subnetwork({g.name: g.values[g.values.index(row[g.name])] for g in genes})
+        supernet = self._found.supernet
+        return supernet.subnetwork(configuration_of(row, supernet.space))
 
     def plot(self, x: str, y: str, ax: Axes | None = None) -> Axes:
         """Draw objective `y` against `x` on the held-out data, with where the search had seen each row.

@@ -24,7 +24,7 @@ from nas_engine.results import exports
 from nas_engine.results.confirmation import ConfirmedFront, Front, confirm
 from nas_engine.results.hypervolume import hypervolumes
 from nas_engine.results.importance import gene_importance
-from nas_engine.results.table import Objective, evaluation_table, row_of
+from nas_engine.results.table import Objective, configuration_of, evaluation_table, row_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -228,8 +228,7 @@ class SearchResult(Generic[S]):
 
     def subnetwork(self, row: pd.Series) -> S:
         """The sub-network of a row of `frame` or `front`."""
-        genes = self.supernet.space.genes
-        return self.supernet.subnetwork({g.name: g.values[g.values.index(row[g.name])] for g in genes})
+        return self.supernet.subnetwork(configuration_of(row, self.supernet.space))
 
     def plot(self, x: str, y: str, ax: Axes | None = None, chosen: pd.Series | None = None) -> Axes:
         """Draw objective `y` against `x`; see `nas_engine.plots.plot_front`.

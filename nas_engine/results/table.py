@@ -14,7 +14,7 @@ from evaluators import Direction
 from nas_engine.goal.constraints import Constraint, violations
 from nas_engine.ledger.ledger import Record
 from nas_engine.results.dominance import non_dominated
-from search_spaces import SearchSpace
+from search_spaces import SearchSpace, Value
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ def row_of(frame: pd.DataFrame, space: SearchSpace, genome: npt.ArrayLike) -> pd
     """The rows of one genome: one, or none where it was not evaluated."""
     configuration = space.configuration(genome)
     return frame[(frame[list(configuration)] == pd.Series(configuration)).all(axis=1)]
+
+
+def configuration_of(row: pd.Series, space: SearchSpace) -> dict[str, Value]:
+    """The value of every gene in a row, as the space has it and not as a column's type does."""
+    return {gene.name: gene.values[gene.values.index(row[gene.name])] for gene in space.genes}
 
 
 def _keeps(

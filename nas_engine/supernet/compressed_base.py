@@ -1,4 +1,4 @@
-"""What must hold between a quantized base, the space and the adapters on it, and what its active part is stored as."""
+"""What must hold between a quantized base, the space and the adapters on it."""
 
 from __future__ import annotations
 
