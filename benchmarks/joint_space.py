@@ -181,7 +181,7 @@ def trained(
             copy.deepcopy(model),
             space,
             tokenizer,
-            combination="quantized",
+            adapter_mode="quantized",
             database=LayerDatabase(folder / "database"),
         )
         for name, space in templates.items()

@@ -22,7 +22,7 @@ from evaluators.multiple_choice.racing import Racing
 from evaluators.multiple_choice.screening import Screening
 from evaluators.operators.decoder import LayerSizes, decoder_operators
 from evaluators.operators.operator import Operator
-from evaluators.protocol import BatchEvaluator, Direction, Evaluator, Measurement, Session, Subnetwork
+from evaluators.protocol import BatchEvaluator, Direction, Evaluator, Measurement, Session, Subnetwork, sign_of
 from evaluators.registry import evaluator_names, load_evaluator
 from evaluators.text.exact_match import ExactMatch
 from evaluators.text.generation import greedy
@@ -88,5 +88,6 @@ __all__ = [
     "log_likelihoods",
     "model_metric",
     "save_questions",
+    "sign_of",
     "split",
 ]

@@ -84,6 +84,11 @@ class Subnetwork(Protocol):
         ...
 
 
+def sign_of(direction: Direction) -> float:
+    """What a score is multiplied with to be minimized: 1 or -1."""
+    return 1.0 if direction == "minimize" else -1.0
+
+
 @runtime_checkable
 class Evaluator(Protocol):
     """Scores sub-networks: a callable with a name, a direction and a unit.

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas_engine.deploy import FORMATS, export_folder, lines_of
+from nas_engine.errors import NasEngineError
 from nas_engine.jobs.job import JobResult, run_job
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings, run_recipe
@@ -31,7 +32,7 @@ def _errors(interrupted: str = "nothing was written") -> Iterator[None]:
     """Say what went wrong in a sentence, and end."""
     try:
         yield
-    except ValueError as error:  # every error of ours is one; its message is for the person
+    except (NasEngineError, ValueError) as error:  # of ours; the message is for the person
         Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:

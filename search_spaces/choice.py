@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from search_spaces.errors import ConfigurationError, SpaceError
+from search_spaces.module_name import ModuleName
 
 Value = int | float
-_MODULE = re.compile(r"layers\.[0-9]{1,6}\.\w+")
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Choice:
             ``weight_bits`` or ``density``.
 
     Raises:
-        SpaceError: no value, values out of order, or a value that is not a finite number.
+        SpaceError: no value, values out of order, a value that is not a finite number, or a module's name that is none.
     """
 
     name: str
@@ -44,6 +43,8 @@ class Choice:
             raise SpaceError(f"{self.name} has the values {self.values}; all must be finite numbers.")
         if any(a >= b for a, b in zip(self.values, self.values[1:], strict=False)):
             raise SpaceError(f"{self.name} has the values {self.values}; list them from small to large, each once.")
+        for module in self.modules:
+            ModuleName.parse(module)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -51,7 +52,12 @@ class Choice:
     @property
     def layer(self) -> int:
         """The first layer that the gene moves."""
-        return min(int(module.split(".")[1]) for module in self.modules)
+        return min(self.layers)
+
+    @property
+    def layers(self) -> frozenset[int]:
+        """The layers that the gene moves."""
+        return frozenset(ModuleName.parse(module).layer for module in self.modules)
 
     @property
     def median_index(self) -> int:
@@ -94,11 +100,8 @@ class Choice:
         name, values, modules, dimension = (data[key] for key in keys)
         if not isinstance(values, list) or not isinstance(modules, list):
             raise SpaceError(f"{str(name)[:80]} has the values {values!r} and modules {modules!r}; both are lists.")
-        if not isinstance(dimension, str) or not all(isinstance(m, str) and _MODULE.fullmatch(m) for m in modules):
-            raise SpaceError(
-                f"{str(name)[:80]} has the dimension {dimension!r} and modules {modules!r}; give a name, and modules "
-                "such as layers.3.up."
-            )
+        if not isinstance(dimension, str):
+            raise SpaceError(f"{str(name)[:80]} has the dimension {dimension!r}; give its name.")
         return cls(name, tuple(values), tuple(modules), dimension)
 
 

@@ -96,7 +96,7 @@ class SearchSpace:
 
     def genes_by_layer(self, layers: int) -> tuple[tuple[str, ...], ...]:
         """The names of the genes that move each of a model's first `layers` layers, in the genome's order."""
-        moved = [{int(module.split(".")[1]) for module in gene.modules} for gene in self.genes]
+        moved = [gene.layers for gene in self.genes]
         return tuple(
             tuple(gene.name for gene, where in zip(self.genes, moved, strict=True) if layer in where)
             for layer in range(layers)
@@ -105,10 +105,10 @@ class SearchSpace:
     @property
     def layer_groups(self) -> tuple[tuple[int, ...], ...]:
         """Positions of genes that move a layer in common, directly or through another gene."""
-        owner: dict[str, int] = {}
+        owner: dict[int, int] = {}
         group = list(range(len(self)))
         for i, gene in enumerate(self.genes):
-            for layer in {module.split(".")[1] for module in gene.modules}:
+            for layer in gene.layers:
                 first = group[owner.setdefault(layer, i)]
                 group = [first if g == group[i] else g for g in group] if first != group[i] else group
         return tuple(tuple(i for i, g in enumerate(group) if g == name) for name in dict.fromkeys(group))

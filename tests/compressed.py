@@ -27,7 +27,7 @@ def shears(space=SPACE) -> SuperNetwork:
 
 
 def sparse_peft(space=SPACE) -> SuperNetwork:
-    return random_adapters(supernetwork(sparse_model(), space, combination="masked"))
+    return random_adapters(supernetwork(sparse_model(), space, adapter_mode="masked"))
 
 
 def sqft(space=SPACE) -> SuperNetwork:
@@ -37,7 +37,7 @@ def sqft(space=SPACE) -> SuperNetwork:
 
 def qa_sparse_peft(space=SPACE, **grid) -> SuperNetwork:
     model, quantization = quantized_model(**grid)
-    return random_adapters(supernetwork(model, space, combination="quantized", quantization=quantization))
+    return random_adapters(supernetwork(model, space, adapter_mode="quantized", quantization=quantization))
 
 
 def zeros(model: torch.nn.Module) -> dict[str, int]:

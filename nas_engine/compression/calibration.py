@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from nas_engine.errors import CompressionError
 from nas_engine.families.family import Family, family_of
 from nas_engine.texts.batches import Batch, readable, token_count
+from search_spaces import ModuleName
 
 Observer = Callable[[str, Tensor], None]
 """Is given a projection's name in its layer, such as ``up``, and its inputs without padding, shape (tokens, inputs)."""
@@ -69,7 +70,7 @@ class CalibratedLayer:
 
     def name(self, projection: str) -> str:
         """The space's name of a projection, such as ``layers.3.up``."""
-        return f"layers.{self.index}.{projection}"
+        return str(ModuleName(self.index, projection))
 
     @torch.no_grad()
     def observe(self, *observers: Observer) -> None:

@@ -26,6 +26,7 @@ from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CompressionError
 from nas_engine.families.family import family_of
 from nas_engine.models import load_model
+from search_spaces import ModuleName
 
 FORMAT = "pack-quantized"
 _METHOD = "compressed-tensors"
@@ -93,7 +94,7 @@ def packed(weight: Tensor, grid: Grid, where: str = "a weight") -> dict[str, Ten
     if off:
         raise CompressionError(
             f"{where} has {off} of {weight.numel()} weights off its {grid.settings.bits}-bit grid, which "
-            "integers cannot express; merge its adapter with combination='quantized', or save the model unquantized."
+            "integers cannot express; merge its adapter with adapter_mode='quantized', or save the model unquantized."
         )
     tensors = {
         "weight_packed": pack_to_int32(integers, grid.settings.bits),
@@ -157,7 +158,7 @@ def require_packable(model: PreTrainedModel) -> None:
     family = family_of(model)
     for index in range(len(list(model.get_submodule(family.layers).children()))):
         for projection in family.projections:
-            path = family.path(f"layers.{index}.{projection}")
+            path = family.path(str(ModuleName(index, projection)))
             _require_linear(model.get_submodule(path), path)
 
 
@@ -191,7 +192,7 @@ def load_quantized(
     grids = {}
     for index in range(len(list(model.get_submodule(family.layers).children()))):
         for projection in family.projections:
-            name = f"layers.{index}.{projection}"
+            name = str(ModuleName(index, projection))
             path = family.path(name)
             if path in tensors:
                 try:

@@ -8,7 +8,6 @@ since a search may put any version of the others before it.
 from __future__ import annotations
 
 import json
-import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -35,9 +34,9 @@ from nas_engine.families.family import family_of
 from nas_engine.families.fingerprint import base_fingerprint
 from nas_engine.families.plain import require_plain
 from nas_engine.texts.batches import Batch
+from search_spaces import ModuleName, SpaceError
 
 _FORMAT = 1
-_MODULE = re.compile(r"layers\.[0-9]{1,6}\.\w+")
 FULL_BITS = 16
 _BUDGET_BYTES = 2**30
 
@@ -119,8 +118,10 @@ class LayerDatabase:
         described = read_document(file, _Description, CompressionError, f"{folder} holds no database of layers")
         if described.format != _FORMAT:
             raise CompressionError(f"{folder} has the format {described.format}; this version reads {_FORMAT}.")
-        if unknown := [module for module in described.modules if not _MODULE.fullmatch(module)]:
-            raise CompressionError(f"{file} names {unknown[0]!r}, which is no projection such as layers.3.up.")
+        try:
+            layers = {ModuleName.parse(module).layer for module in described.modules}
+        except SpaceError as error:
+            raise CompressionError(f"{file}: {error}") from error
         self.levels = tuple(described.levels)
         self.modules: tuple[str, ...] = tuple(described.modules)
         self.base_fingerprint = described.base_fingerprint
@@ -130,10 +131,10 @@ class LayerDatabase:
         self.budget_bytes = budget_bytes
         self._files: dict[int, Any] = {}
         self._kept: OrderedDict[tuple[str, Level, torch.dtype, torch.device], Version] = OrderedDict()
-        missing = {module.split(".")[1] for module in self.modules if not _layer_file(self.folder, module).is_file()}
+        missing = [layer for layer in sorted(layers) if not _layer_file(self.folder, layer).is_file()]
         if missing:
             raise CompressionError(
-                f"{folder} lacks layers {', '.join(sorted(missing, key=int))}; call build_database again to go on."
+                f"{folder} lacks layers {', '.join(map(str, missing))}; call build_database again to go on."
             )
 
     def version(
@@ -169,10 +170,10 @@ class LayerDatabase:
         return sum(version.weight.nbytes for version in self._kept.values())
 
     def _read(self, module: str, level: Level, dtype: torch.dtype, device: torch.device) -> Version:
-        index, projection = int(module.split(".")[1]), module.split(".")[2]
+        index, projection = ModuleName.parse(module)
         if index not in self._files:
             try:
-                self._files[index] = safe_open(_layer_file(self.folder, module), framework="pt")
+                self._files[index] = safe_open(_layer_file(self.folder, index), framework="pt")
             except (OSError, SafetensorError) as error:
                 raise self._damaged(module, error) from error
         file, prefix = self._files[index], f"{projection}/{level.key}"
@@ -193,7 +194,7 @@ class LayerDatabase:
         return Version(weight, Grid(settings, scale.to(dtype), zero_point).to(device))
 
     def _damaged(self, module: str, what: object) -> CompressionError:
-        file = _layer_file(self.folder, module)
+        file = _layer_file(self.folder, ModuleName.parse(module).layer)
         return CompressionError(f"{file} is damaged: {what}. Delete it, and call build_database again to go on.")
 
 
@@ -239,7 +240,7 @@ def build_database(
     folder = Path(folder)
     _describe(folder, model, levels, grid, refit)
     for layer in calibrated_layers(model, batches):
-        file = folder / f"layers.{layer.index}.safetensors"
+        file = _layer_file(folder, layer.index)
         for projection, linear in layer.projections.items():
             grid.require_dividing(matrix_of(linear).shape[1], layer.name(projection))
         if not file.exists():
@@ -294,7 +295,7 @@ def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], gri
         "levels": [asdict(level) for level in levels],
         "grid": {"group_size": grid.group_size, "symmetric": grid.symmetric},
         "refit": refit,
-        "modules": [f"layers.{i}.{name}" for i in layers for name in family.projections],
+        "modules": [str(ModuleName(i, name)) for i in layers for name in family.projections],
     }
     file = folder / "database.json"
     refusal = f"{folder} holds no database of layers"
@@ -304,5 +305,5 @@ def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], gri
         unfinished.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
-def _layer_file(folder: Path, module: str) -> Path:
-    return folder / f"layers.{module.split('.')[1]}.safetensors"
+def _layer_file(folder: Path, layer: int) -> Path:
+    return folder / f"layers.{layer}.safetensors"

@@ -22,6 +22,7 @@ from nas_engine.errors import CompressionError
 from nas_engine.families.family import family_of
 from nas_engine.families.plain import require_plain
 from nas_engine.texts.batches import Batch
+from search_spaces import ModuleName
 
 Method = Literal["gptq", "rtn"]
 
@@ -46,8 +47,8 @@ class Quantization:
         """One row a projection: `layer`, `projection`, `bits`, `group_size`, `symmetric`, `bytes` and `error`."""
         rows = [
             {
-                "layer": int(name.split(".")[1]),
-                "projection": name.split(".")[2],
+                "layer": ModuleName.parse(name).layer,
+                "projection": ModuleName.parse(name).name,
                 "bits": grid.settings.bits,
                 "group_size": grid.settings.group_size,
                 "symmetric": grid.settings.symmetric,
@@ -132,4 +133,4 @@ def _require_dividing(model: PreTrainedModel, settings: GridSettings) -> None:
     family = family_of(model)
     for index, layer in enumerate(model.get_submodule(family.layers).children()):
         for name, path in family.projections.items():
-            settings.require_dividing(matrix_of(layer.get_submodule(path)).shape[1], f"layers.{index}.{name}")
+            settings.require_dividing(matrix_of(layer.get_submodule(path)).shape[1], str(ModuleName(index, name)))

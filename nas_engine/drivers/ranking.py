@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from moocore import pareto_rank
 from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
-from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from nas_engine.drivers.driver import Objectives, Violations
 
@@ -25,8 +25,9 @@ def best(objectives: Objectives, violations: Violations, size: int) -> npt.NDArr
     chosen: list[npt.NDArray[np.int64]] = []
     left = min(size, len(objectives))
     if len(feasible):
-        for front in NonDominatedSorting().do(objectives[feasible], n_stop_if_ranked=min(left, len(feasible))):
-            rows = feasible[front]
+        ranks = pareto_rank(objectives[feasible])
+        for rank in range(ranks.max() + 1):
+            rows = feasible[ranks == rank]
             crowding = calc_crowding_distance(objectives[rows])
             chosen.append(rows[np.argsort(-crowding, kind="stable")[:left]])
             left -= len(chosen[-1])

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from evaluators import BatchEvaluator, BusyError, Evaluator, Measurement, Session, computing, depth_first
+from evaluators import BatchEvaluator, BusyError, Evaluator, Measurement, Session, computing, depth_first, sign_of
 from evaluators import Subnetwork as SubnetworkProtocol
 from nas_engine.drivers.driver import Objectives
 from nas_engine.errors import SearchError
@@ -195,7 +195,7 @@ def best_rival(
         return None
     ours = _minimized(evaluators, [measured.get(e.name) for e in evaluators])
     rivals = [record for record in front if (_minimized(evaluators, record.measurements)[others] <= ours[others]).all()]
-    sign = -1.0 if evaluator.direction == "maximize" else 1.0
+    sign = sign_of(evaluator.direction)
     best = min(rivals, key=lambda r: (sign * r.measurements[index].value, r.genome), default=None)
     return None if best is None else best.measurements[index]
 
@@ -207,7 +207,7 @@ def _races(evaluator: Evaluator) -> bool:
 def _minimized(evaluators: Sequence[Evaluator], measurements: Sequence[Measurement | None]) -> Objectives:
     return np.array(
         [
-            math.nan if m is None else m.value if e.direction == "minimize" else -m.value
+            math.nan if m is None else sign_of(e.direction) * m.value
             for e, m in zip(evaluators, measurements, strict=True)
         ]
     )

@@ -9,7 +9,7 @@ from typing import Literal
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from nas_engine.errors import FamilyError
-from search_spaces import ModelShape
+from search_spaces import ModelShape, ModuleName
 
 # The projections that a fused module holds, in the order of its outputs; any other module holds the one it is named by.
 _FUSED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
@@ -93,7 +93,7 @@ class Family:
 
     def path(self, module: str) -> str:
         """The path in the model of a space's module, such as ``layers.3.up``."""
-        _, layer, name = module.split(".")
+        layer, name = ModuleName.parse(module)
         return f"{self.layers}.{layer}.{self.projections[name]}"
 
     def held(self, module: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from nas_engine.errors import FamilyError
 from nas_engine.families.family import Family, family_of
+from search_spaces import ModuleName
 
 _PLAIN = (nn.Linear, Conv1D)
 
@@ -53,7 +54,7 @@ def require_plain(model: nn.Module, elastic: bool = False) -> Family:
     for index, layer in enumerate(model.get_submodule(family.layers).children()):
         modules = dict(layer.named_modules())
         for name, path in family.projections.items():
-            where = f"layers.{index}.{name}"
+            where = str(ModuleName(index, name))
             if path not in modules:
                 raise FamilyError(f"{where} is not there; a model with blocks left out is no base, give the whole one.")
             _require_plain_linear(modules[path], where, elastic)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluators import Evaluator
+from evaluators import Evaluator, sign_of
 from nas_engine.drivers.driver import DriverProblem, Objectives, Violations
 from nas_engine.errors import SearchError
 from nas_engine.goal.computed import LayerTables, Score, tabulate
@@ -85,7 +85,7 @@ class Goal:
     @property
     def signs(self) -> npt.NDArray[np.float64]:
         """What turns each evaluator's score into one to be minimized, shape (evaluators,)."""
-        return np.array([1.0 if e.direction == "minimize" else -1.0 for e in self.evaluators])
+        return np.array([sign_of(e.direction) for e in self.evaluators])
 
     def told(self, scores: Objectives, reference: Objectives | None) -> tuple[Objectives, Violations | None]:
         """What a driver is told of `scores`: objectives, and violations where there are constraints, none so large that

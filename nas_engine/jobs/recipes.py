@@ -44,7 +44,7 @@ __all__ = [
     "sqft",
 ]
 
-_COMBINATIONS: Mapping[str, str] = {"sqft": "plain", "sparsepeft": "masked", "qa-sparsepeft": "quantized"}
+_ADAPTER_MODES: Mapping[str, str] = {"sqft": "plain", "sparsepeft": "masked", "qa-sparsepeft": "quantized"}
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ def shears(
     recipe.searching.require_score_of(validation)
     _require_merging(recipe.healing, recipe.merge or not recipe.sparsity)
     base, tokenizer, _ = _sparse(recipe, model, tokenizer, train_set, device, progress)
-    combination = "masked" if recipe.merge else "plain"
+    adapter_mode = "masked" if recipe.merge else "plain"
     supernet = SuperNetwork.from_pretrained(
-        base, recipe.space or shears_space(), tokenizer, seed=recipe.seed, combination=combination
+        base, recipe.space or shears_space(), tokenizer, seed=recipe.seed, adapter_mode=adapter_mode
     )
     return _trained(supernet, train_set, validation, recipe, folder, progress)
 
@@ -166,7 +166,7 @@ def sqft(
         recipe.space or sqft_space(),
         tokenizer,
         seed=recipe.seed,
-        combination=_COMBINATIONS[recipe.adapter],
+        adapter_mode=_ADAPTER_MODES[recipe.adapter],
         quantization=quantization,
     )
     return _trained(supernet, train_set, validation, recipe, folder, progress)

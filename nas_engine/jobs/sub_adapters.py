@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evaluators import Evaluator, Measurement, ParameterCount
+from evaluators import Evaluator, Measurement, ParameterCount, sign_of
 from nas_engine.errors import SearchError
 from nas_engine.execution.measured import measured
 from nas_engine.jobs import heuristics
@@ -116,8 +116,7 @@ def compare_sub_adapters(
         }
         for name, measurement in measurements.items()
     ]
-    ascending = [validation.direction == "minimize", True]
-    frame = pd.DataFrame(rows).sort_values([validation.name, "adapter_parameters"], ascending=ascending)
+    frame = _best_first(pd.DataFrame(rows), validation.name, validation, "adapter_parameters")
     if searching.confirmation is None or len(frame) == 1:
         return frame.reset_index(drop=True)
     return _confirmed(supernet, frame, searching.confirmation, searching.finalists, place, progress)
@@ -141,8 +140,7 @@ def _searched(
         progress=progress,
     )
     table = result.frame[result.frame["error"] == ""]
-    ascending = [validation.direction == "minimize", True]
-    table = table.sort_values([validation.name, "adapted_parameters"], ascending=ascending).head(searching.best)
+    table = _best_first(table, validation.name, validation, "adapted_parameters").head(searching.best)
     best = {}
     for i, (_, row) in enumerate(table.iterrows(), start=1):
         measurement = Measurement(float(row[validation.name]), float(row[f"{validation.name}_stderr"]))
@@ -165,9 +163,13 @@ def _confirmed(
     measurements = _measured(supernet, again, frame.loc[final, "configuration"], folder, "Confirming", progress)
     frame.loc[final, "confirmed"] = [measurement.value for measurement in measurements]
     frame.loc[final, "confirmed_stderr"] = [measurement.stderr for measurement in measurements]
-    ascending = [again.direction == "minimize", True]
-    chosen = frame.loc[final].sort_values(["confirmed", "adapter_parameters"], ascending=ascending)
+    chosen = _best_first(frame.loc[final], "confirmed", again, "adapter_parameters")
     return pd.concat([chosen, frame.drop(final)], ignore_index=True)
+
+
+def _best_first(frame: pd.DataFrame, score: str, evaluator: Evaluator, parameters: str) -> pd.DataFrame:
+    """`frame` by a score of `evaluator`, equal ones from few parameters to many."""
+    return frame.sort_values([score, parameters], ascending=[sign_of(evaluator.direction) > 0, True])
 
 
 def _measured(

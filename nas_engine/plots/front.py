@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from evaluators.protocol import sign_of
 from nas_engine.plots.axes import (
     CHOSEN,
     DOMINATED,
@@ -51,7 +52,7 @@ def plot_front(
     if len(missing):
         ax.scatter(missing[x.name], missing[y.name], s=12, marker="x", color=DOMINATED, alpha=0.6, linewidths=0.7,
                    label="breaks a constraint")  # fmt: skip
-    where: Literal["post", "pre"] = "post" if x.direction == "minimize" else "pre"
+    where: Literal["post", "pre"] = "post" if sign_of(x.direction) > 0 else "pre"
     ax.step(front[x.name], front[y.name], where=where, color=FRONT, linewidth=1.2, zorder=3)
     ax.errorbar(
         front[x.name],
@@ -90,9 +91,7 @@ def mark_reference(ax: Axes, x: float, y: float, label: str = "plain LoRA") -> A
 
 def _front_of(rows: pd.DataFrame, x: Column, y: Column) -> pd.DataFrame:
     """The rows that no other dominates in these two objectives, from left to right."""
-    ordered = rows.sort_values(
-        [x.name, y.name], ascending=[x.direction == "minimize", y.direction == "minimize"], kind="stable"
-    )
-    signed = ordered[y.name].to_numpy() * (1 if y.direction == "minimize" else -1)
-    best_before = np.minimum.accumulate(np.concatenate([[np.inf], signed[:-1]]))
-    return ordered[signed < best_before].sort_values(x.name, kind="stable")
+    signed = rows[[x.name, y.name]] * [sign_of(x.direction), sign_of(y.direction)]
+    signed = signed.sort_values([x.name, y.name], kind="stable")
+    best_before = np.minimum.accumulate(np.concatenate([[np.inf], signed[y.name].to_numpy()[:-1]]))
+    return rows.loc[signed.index[signed[y.name] < best_before]].sort_values(x.name, kind="stable")

@@ -98,7 +98,7 @@ def _short(kinds: list[str]) -> list[str]:
 
 
 def _layers(gene: Choice) -> list[int]:
-    return sorted({int(module.split(".")[1]) for module in gene.modules})
+    return sorted(gene.layers)
 
 
 def _kind(gene: Choice) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+from moocore import is_nondominated
 
 Values = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -12,10 +12,9 @@ Mask = npt.NDArray[np.bool_]
 
 def non_dominated(values: Values) -> Mask:
     """Which rows no other row dominates, shape (rows,); `values` of shape (rows, objectives) are to be minimized."""
-    mask = np.zeros(len(values), dtype=bool)
-    if len(values):
-        mask[NonDominatedSorting().do(values, only_non_dominated_front=True)] = True
-    return mask
+    if not len(values):
+        return np.zeros(0, dtype=bool)
+    return np.asarray(is_nondominated(values, keep_weakly=True), dtype=bool)
 
 
 def dominated_beyond_error(values: Values, stderrs: Values, errors: float = 1.0) -> Mask:

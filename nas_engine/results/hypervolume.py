@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pymoo.indicators.hv import HV
+from moocore import hypervolume
 
 from nas_engine.magnitude import LARGEST
 from nas_engine.results.dominance import Mask, Values
@@ -19,7 +19,6 @@ def hypervolumes(values: Values, feasible: Mask, reference_point: Values) -> lis
         feasible: which rows count, shape (rows,).
         reference_point: shape (objectives,).
     """
-    indicator = HV(ref_point=reference_point)
     # What is beyond the point adds nothing; sides are cut so that their product is a number.
     longest = LARGEST ** (1 / len(reference_point)) / 2
     values = np.clip(values, reference_point - longest, reference_point)
@@ -27,6 +26,6 @@ def hypervolumes(values: Values, feasible: Mask, reference_point: Values) -> lis
     for row, counts in zip(values, feasible, strict=True):
         if counts and not (front <= row).all(axis=1).any():
             front = np.vstack([front[~(row <= front).all(axis=1)], row])
-            volume = float(indicator(front))
+            volume = float(hypervolume(front, ref=reference_point))
         volumes.append(volume)
     return volumes

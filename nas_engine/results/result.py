@@ -259,7 +259,7 @@ class SearchResult(Generic[S]):
         Raises:
             SelectionError: an unknown objective, or too few rows.
         """
-        maximize = self._objective(objective).direction == "maximize"
+        maximize = self._objective(objective).sign < 0
         return gene_importance(self.frame, self.supernet.space, objective, evaluator, maximize)
 
     def plot_importance(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from evaluators import Direction
+from evaluators import Direction, sign_of
 from nas_engine.goal.constraints import Constraint, violations
 from nas_engine.ledger.ledger import Record
 from nas_engine.results.dominance import non_dominated
@@ -29,7 +29,7 @@ class Objective:
     @property
     def sign(self) -> float:
         """What turns the column into one to be minimized."""
-        return 1.0 if self.direction == "minimize" else -1.0
+        return sign_of(self.direction)
 
 
 def evaluation_table(

@@ -10,6 +10,7 @@ from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.layer import BLOCKS
 from nas_engine.supernet.ordering import final_states
 from nas_engine.texts.batches import Batch
+from search_spaces import ModuleName
 
 
 @torch.no_grad()
@@ -27,5 +28,5 @@ def block_importance(supernet: ElasticModel, batches: Sequence[Batch]) -> dict[s
                 change = final_states(model, batches) - whole
             finally:
                 layer.set_kept(block, kept=True)
-            importance[f"layers.{layer.index}.{block}"] = (change.norm() / whole.norm()).item()
+            importance[str(ModuleName(layer.index, block))] = (change.norm() / whole.norm()).item()
     return importance

@@ -19,17 +19,17 @@ def prepare_base(
     model: PreTrainedModel,
     space: SearchSpace,
     ranks: Mapping[str, int],
-    combination: str,
+    adapter_mode: str,
     quantization: Quantization | None,
     database: LayerDatabase | None,
 ) -> None:
-    """Check that base, space and combination go together; put weights under adapters on a grid back to unrounded.
+    """Check that base, space and adapter mode go together; put weights under adapters on a grid back to unrounded.
 
     Args:
         model: not yet elastic.
         space: bound to it.
         ranks: the largest rank of each elastic module, 0 without an adapter.
-        combination: of the adapters.
+        adapter_mode: of the adapters.
         quantization: the grids of the model's weights, if it has any.
         database: the versions of its projections, if they vary.
 
@@ -39,13 +39,13 @@ def prepare_base(
     require_unquantized(model)
     if quantization is not None and database is not None:
         raise CompressionError("a quantized base has no other versions; give the database or the quantization.")
-    if combination == "quantized" and quantization is None and database is None:
+    if adapter_mode == "quantized" and quantization is None and database is None:
         raise CompressionError(
-            "combination='quantized' needs the grids of a quantized base; pass quantization=quantize_model(…)."
+            "adapter_mode='quantized' needs the grids of a quantized base; pass quantization=quantize_model(…)."
         )
-    if combination == "masked" and quantization is not None:
+    if adapter_mode == "masked" and quantization is not None:
         raise CompressionError(
-            "combination='masked' would take a quantized base off its grids; use combination='quantized', or an "
+            "adapter_mode='masked' would take a quantized base off its grids; use adapter_mode='quantized', or an "
             "unquantized base."
         )
     if database is not None:
@@ -54,7 +54,7 @@ def prepare_base(
         return
     sizes = {name: grid.settings.group_size for name, grid in quantization.grids.items()}
     _require_whole_groups(model, space, sizes)
-    if combination == "quantized":
+    if adapter_mode == "quantized":
         family = family_of(model)
         for module in (m for m, rank in ranks.items() if rank and m in quantization.unrounded):
             matrix_of(model.get_submodule(family.path(module))).copy_(quantization.unrounded[module])

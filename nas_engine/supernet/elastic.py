@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from nas_engine.compression.grid import Grid, dequantize, quantize
 from nas_engine.errors import ExportError
 from nas_engine.families.plain import ElasticProjection
-from nas_engine.supernet.combination import Combination, Plain
+from nas_engine.supernet.adapter_mode import AdapterMode, Plain
 
 # What a switch of sub-networks sets, thousands of times a search.
 _SIZES = frozenset({"active_in", "active_out", "active_parts", "active_rank", "_active_parts", "_rows"})
@@ -31,7 +31,7 @@ class ElasticLinear(ElasticProjection):
     The frozen layer keeps its parameters under their own names, so that a state dict without the adapter is the
     original layer's. Mode A moves the rank alone, Mode B inputs or outputs in step with the frozen weight's
     (LoNAS, section 3). A fused layer, whose outputs are several projections' one after the other, has a prefix of
-    each of them active. How weight and adapter combine on a sparse or quantized base is a `Combination`.
+    each of them active. How weight and adapter combine on a sparse or quantized base is a `AdapterMode`.
 
     Args:
         base: the layer to freeze and adapt; its parameters are taken over, not copied. GPT-2's Conv1D is one too.
@@ -40,7 +40,7 @@ class ElasticLinear(ElasticProjection):
         dropout: probability on the adapter's input, in training.
         generator: draws the initial `lora_A`; `lora_B` starts at zero.
         parts: outputs of each projection of a fused layer; None for a layer that is one projection.
-        combination: how the adapter acts on the frozen weight.
+        adapter_mode: how the adapter acts on the frozen weight.
         grid: the grid that the frozen weight is quantized on; None where it is in floating point.
 
     Raises:
@@ -59,16 +59,16 @@ class ElasticLinear(ElasticProjection):
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
         parts: tuple[int, ...] | None = None,
-        combination: Combination = Plain(),  # noqa: B008  # without state
+        adapter_mode: AdapterMode = Plain(),  # noqa: B008  # without state
         grid: Grid | None = None,
     ) -> None:
         super().__init__()
-        if dropout and not combination.beside:
+        if dropout and not adapter_mode.beside:
             raise ValueError(
-                f"dropout is {dropout}, but with combination={combination.name!r} weight and adapter are one: what "
+                f"dropout is {dropout}, but with adapter_mode={adapter_mode.name!r} weight and adapter are one: what "
                 "training computed would differ from what is merged; set dropout to 0."
             )
-        self.combination, self.grid = combination, grid
+        self.adapter_mode, self.grid = adapter_mode, grid
         self.transposed = isinstance(base, Conv1D)
         self.weight = base.weight  # (outputs, inputs); (inputs, outputs) where transposed
         self.register_parameter("bias", base.bias)
@@ -137,7 +137,7 @@ class ElasticLinear(ElasticProjection):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, active_in) to (…, active_out)."""
-        if self.lora_A is not None and not self.combination.beside:
+        if self.lora_A is not None and not self.adapter_mode.beside:
             return F.linear(x, self.combined_weight().to(x.dtype), self.active_bias)
         if self._merges(x):
             return F.linear(x, self._added_weight(), self.active_bias)
@@ -225,7 +225,7 @@ class ElasticLinear(ElasticProjection):
         if self.lora_A is None:
             return self.active_weight
         update = self.scaling * (self._active_lora_B @ self._active_lora_A)
-        return self.combination.weight(self.active_weight, update, self.active_grid)
+        return self.adapter_mode.weight(self.active_weight, update, self.active_grid)
 
     def set_weight(self, weight: Tensor, grid: Grid | None) -> None:
         """Put another frozen weight of shape (out_features, in_features) in place; nothing is copied."""
@@ -254,7 +254,7 @@ class ElasticLinear(ElasticProjection):
     @property
     def merges(self) -> bool:
         """Whether `merged` gives a layer that computes what this one computes, as sparse and on the same grid."""
-        return self.lora_A is None or self.combination.merges(self.sparsity, self.grid)
+        return self.lora_A is None or self.adapter_mode.merges(self.sparsity, self.grid)
 
     @property
     def sparsity(self) -> float:
@@ -312,14 +312,14 @@ class ElasticLinear(ElasticProjection):
         and its grid, from which it is not rounded yet.
 
         Raises:
-            ExportError: the adapter cannot become part of the weight (see `Combination.absorbed`), or as
+            ExportError: the adapter cannot become part of the weight (see `AdapterMode.absorbed`), or as
                 `require_finite`.
         """
         if self.lora_A is None:
             return self.unmerged()
         self.require_finite()
         update = self.scaling * (self._active_lora_B @ self._active_lora_A)
-        weight = self.combination.absorbed(self.active_weight, update, self.active_grid)
+        weight = self.adapter_mode.absorbed(self.active_weight, update, self.active_grid)
         layer = self._alone(weight, self.rank, generator)
         layer.scaling = self.scaling
         return layer
@@ -327,7 +327,7 @@ class ElasticLinear(ElasticProjection):
     def _alone(self, weight: Tensor, rank: int, generator: torch.Generator | None = None) -> ElasticLinear:
         """An elastic layer of the active size around `weight`, with a new adapter."""
         parts, grid = self.active_parts, self.active_grid
-        return ElasticLinear(self._plain(weight), rank, 1.0, self.dropout.p, generator, parts, self.combination, grid)
+        return ElasticLinear(self._plain(weight), rank, 1.0, self.dropout.p, generator, parts, self.adapter_mode, grid)
 
     def _plain(self, weight: Tensor) -> nn.Linear | Conv1D:
         """A layer of the active size and the original's class with a copy of `weight` (active_out, active_in)."""
@@ -392,7 +392,7 @@ class ElasticLinear(ElasticProjection):
         """Active and full sizes."""
         return (
             f"in={self.active_in}/{self.in_features}, out={self.active_out}/{self.out_features}, "
-            f"rank={self.active_rank}/{self.rank}, {self.combination.name}"
+            f"rank={self.active_rank}/{self.rank}, {self.adapter_mode.name}"
         )
 
 

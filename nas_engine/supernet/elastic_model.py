@@ -19,16 +19,16 @@ from nas_engine.errors import CompressionError
 from nas_engine.families.family import Family
 from nas_engine.families.fingerprint import base_fingerprint
 from nas_engine.families.plain import require_plain
-from nas_engine.supernet.combination import COMBINATIONS
+from nas_engine.supernet.adapter_mode import ADAPTER_MODES
 from nas_engine.supernet.compressed_base import prepare_base
+from nas_engine.supernet.compression_state import CompressionState
 from nas_engine.supernet.dimensions import BITS, DENSITY, RANK, SKIP
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_units import elastic_units
 from nas_engine.supernet.extraction import absent_layers, bypassed
 from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer
-from nas_engine.supernet.levels import Levels
 from nas_engine.supernet.resizing import resizers_of
-from search_spaces import Choice, Configuration, SearchSpace, SpaceError, Value
+from search_spaces import Choice, Configuration, ModuleName, SearchSpace, SpaceError, Value
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,21 @@ class AdapterSettings:
         alpha: LoRA's alpha; None takes twice each adapter's largest rank. The scale is alpha / r_max at every rank.
         dropout: probability on the adapter's input, in training.
         seed: of the initial `lora_A`.
-        combination: how they act on the frozen weights: ``plain``, ``masked`` (SparsePEFT) or ``quantized``
-            (QA-SparsePEFT); see `nas_engine.supernet.combination`.
+        mode: how they act on the frozen weights: ``plain``, ``masked`` (SparsePEFT) or ``quantized``
+            (QA-SparsePEFT); see `nas_engine.supernet.adapter_mode`.
 
     Raises:
-        ValueError: another combination, or dropout with one that acts on the weights.
+        ValueError: another adapter mode, or dropout with one that acts on the weights.
     """
 
     alpha: float | None = None
     dropout: float = 0.0
     seed: int = 0
-    combination: str = "plain"
+    mode: str = "plain"
 
     def __post_init__(self) -> None:
-        if self.combination not in COMBINATIONS:
-            raise ValueError(f"combination is {self.combination!r}; choose one of {', '.join(COMBINATIONS)}.")
+        if self.mode not in ADAPTER_MODES:
+            raise ValueError(f"adapter_mode is {self.mode!r}; choose one of {', '.join(ADAPTER_MODES)}.")
 
 
 class ElasticModel:
@@ -71,7 +71,7 @@ class ElasticModel:
         base_fingerprint: 16 hexadecimal digits of the original model's weights.
         quantization: the grids that the original model's weights lie on; None where they are in floating point.
         database: the versions of each projection that its bits and density choose from; None where they do not vary.
-        levels: the bits and density of each projection that are active.
+        compression_state: the bits and density of each projection that are active.
         base: name or folder of the original model; None where it was given as an object.
     """
 
@@ -91,8 +91,8 @@ class ElasticModel:
         self._require_known(space)
         self.quantization = quantization
         self.database = database
-        self.combination = COMBINATIONS[self.adapter.combination]
-        prepare_base(model, space, self._ranks(), self.adapter.combination, quantization, database)
+        self.adapter_mode = ADAPTER_MODES[self.adapter.mode]
+        prepare_base(model, space, self._ranks(), self.adapter.mode, quantization, database)
         self.base_fingerprint = base_fingerprint(model, self.family.head)
         model.requires_grad_(False)
         self.head = {path: model.get_submodule(path).requires_grad_(True) for path in self.family.head}
@@ -103,7 +103,7 @@ class ElasticModel:
         for of_layer in self.units.values():
             if of_layer.unit == "heads":
                 of_layer.layer.watch_head_bias()
-        self.levels = Levels(space, database, self.base_fingerprint, self.adapter.combination)
+        self.compression_state = CompressionState(space, database, self.base_fingerprint, self.adapter.mode)
         self._fix_orders()
         self._rigid_linears: dict[str, ElasticLinear] = {}  # views of the others, to be asked what they hold
         self._resizers = {c.name: resizers_of(c, self.layers, self.elastic_linears) for c in space.choices}
@@ -145,7 +145,7 @@ class ElasticModel:
         for gene, index, old in zip(self.space.genes, wanted, active, strict=True):
             if index != old:
                 self._apply(gene, gene.values[index])
-        self.levels.switch(self.elastic_linears)
+        self.compression_state.switch(self.elastic_linears)
         self._genome = wanted
 
     def active_parameters(self, adapters: bool = False) -> int:
@@ -169,10 +169,10 @@ class ElasticModel:
 
     def restore_base(self) -> None:
         """Put the original weights back where a database has switched them; `activate` switches again."""
-        if not self.levels:
+        if not self.compression_state:
             return
-        self.levels.reset()
-        self.levels.switch(self.elastic_linears)
+        self.compression_state.reset()
+        self.compression_state.switch(self.elastic_linears)
         self._genome = None
         for choice in self.space.fixed:
             self._apply(choice, choice.values[0])
@@ -185,9 +185,9 @@ class ElasticModel:
     @property
     def can_refit(self) -> bool:
         """Whether weights may be fitted to narrower widths: a sparse or quantized base would not stay one."""
-        plain = self.adapter.combination == "plain" and self.database is None
+        plain = self.adapter.mode == "plain" and self.database is None
         readers = [of_layer.reader for of_layer in self.units.values()]
-        return plain and all(reader.combination.merges(reader.sparsity, reader.grid) for reader in readers)
+        return plain and all(reader.adapter_mode.merges(reader.sparsity, reader.grid) for reader in readers)
 
     def require_refit(self) -> None:
         """Check that `can_refit`.
@@ -203,13 +203,13 @@ class ElasticModel:
 
     def original_outputs(self, module: str) -> Tensor | slice:
         """Index that brings the output channels of `module`, such as ``layers.3.up``, back to the original order."""
-        _, index, name = module.split(".")
-        return self.layers[int(index)].original_outputs(name)
+        index, name = ModuleName.parse(module)
+        return self.layers[index].original_outputs(name)
 
     def original_inputs(self, module: str) -> Tensor | slice:
         """Index that brings the input channels of `module` back to the original model's order."""
-        _, index, name = module.split(".")
-        return self.layers[int(index)].original_inputs(name)
+        index, name = ModuleName.parse(module)
+        return self.layers[index].original_inputs(name)
 
     def _fix_orders(self) -> None:
         """Inputs of a quantized layer are in groups, versions on disk in an order: the base's units keep theirs."""
@@ -224,8 +224,8 @@ class ElasticModel:
         for choice in space.choices:
             names = BLOCKS if choice.dimension == SKIP else self.family.projections
             for module in choice.modules:
-                _, index, name = module.split(".")
-                if int(index) >= layers or name not in names:
+                index, name = ModuleName.parse(module)
+                if index >= layers or name not in names:
                     raise SpaceError(
                         f"{choice.name} moves {module}, which this model does not have; it has {layers} layers with "
                         f"{', '.join(names)}."
@@ -247,19 +247,19 @@ class ElasticModel:
         generator = torch.Generator().manual_seed(self.adapter.seed)
         for module, rank in self._ranks().items():
             alpha = self.adapter.alpha if self.adapter.alpha is not None else 2.0 * rank
-            _, layer, name = module.split(".")
-            self.layers[int(layer)].make_elastic(
-                name, rank, alpha, self.adapter.dropout, generator, self.combination, grids.get(module)
+            layer, name = ModuleName.parse(module)
+            self.layers[layer].make_elastic(
+                name, rank, alpha, self.adapter.dropout, generator, self.adapter_mode, grids.get(module)
             )
         return {
-            f"layers.{i}.{name}": linear
+            str(ModuleName(i, name)): linear
             for i, layer in enumerate(self.layers)
             for name, linear in layer.linears.items()
         }
 
     def _apply(self, choice: Choice, value: Value) -> None:
         if choice.dimension in (BITS, DENSITY):
-            self.levels.set(choice, value)
+            self.compression_state.set(choice, value)
             return
         for resize in self._resizers[choice.name]:
             resize(int(value))

@@ -12,7 +12,7 @@ from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.layer import READERS, ElasticLayer, Unit
 from nas_engine.supernet.ordering import input_norms, order_of
 from nas_engine.texts.batches import Batch
-from search_spaces import SearchSpace
+from search_spaces import ModuleName, SearchSpace
 
 _DIMENSIONS: dict[Unit, str] = {"heads": HEADS, "channels": WIDTH}
 
@@ -52,7 +52,7 @@ def elastic_units(layers: Sequence[ElasticLayer], space: SearchSpace) -> dict[st
     found: dict[str, Units] = {}
     for layer in layers:
         for unit, dimension in _DIMENSIONS.items():
-            module = f"layers.{layer.index}.{READERS[unit]}"
+            module = str(ModuleName(layer.index, READERS[unit]))
             choices = [c for c in space.choices if c.dimension == dimension and module in c.modules]
             if choices:
                 each = layer.head_size if unit == "heads" else 1

@@ -24,6 +24,7 @@ from nas_engine.supernet.dimensions import HEADS, SKIP, WIDTH
 from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.layer import READERS
 from nas_engine.texts.batches import Batch
+from search_spaces import ModuleName
 
 if TYPE_CHECKING:
     from search_spaces import Choice
@@ -66,17 +67,17 @@ def _changed(gene: Choice) -> list[str]:
     speaks for the rest.
     """
     reader = {HEADS: READERS["heads"], WIDTH: READERS["channels"]}.get(gene.dimension)
-    return [module for module in gene.modules if reader in (None, module.rpartition(".")[2])]
+    return [module for module in gene.modules if reader in (None, ModuleName.parse(module).name)]
 
 
 def _module(supernet: ElasticModel, name: str) -> nn.Module:
     """A projection by its name, or the last module of a block before the residual stream."""
     if name in supernet.elastic_linears:
         return supernet.elastic_linears[name]
-    _, index, block = name.split(".")
+    index, block = ModuleName.parse(name)
     family = supernet.family
     path = family.norms_after.get(block) or family.projections[_LAST[block]]
-    return supernet.layers[int(index)].module.get_submodule(path)
+    return supernet.layers[index].module.get_submodule(path)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from evaluators import LayerSizes
 from nas_engine.compression.grid import Grid
 from nas_engine.families import modeling_subnetwork as runtime
 from nas_engine.families.family import Bypass, Family, attention_sizes, inputs_of
-from nas_engine.supernet.combination import Combination
+from nas_engine.supernet.adapter_mode import AdapterMode
 from nas_engine.supernet.elastic import ElasticLinear
 
 Block = Literal["attention", "mlp"]
@@ -93,7 +93,7 @@ class ElasticLayer:
         alpha: float,
         dropout: float,
         generator: torch.Generator,
-        combination: Combination,
+        adapter_mode: AdapterMode,
         grid: Grid | None = None,
     ) -> None:
         """Replace the projection `name` by an elastic one."""
@@ -108,7 +108,7 @@ class ElasticLayer:
             dropout,
             generator,
             parts,
-            combination,
+            adapter_mode,
             grid,
         )
         setattr(owner, attribute, self.linears[name])

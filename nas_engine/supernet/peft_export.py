@@ -21,10 +21,10 @@ def save_adapter(supernet: ElasticModel, folder: Path) -> Path:
         ExportError: an active width below the layer's own, a super-network without adapters, a combination of weight
             and adapter other than plain, or a weight that is not finite.
     """
-    if supernet.adapter.combination != "plain":
+    if supernet.adapter.mode != "plain":
         raise ExportError(
-            f"its adapters act on the weights as {supernet.adapter.combination!r}, which no PEFT adapter can express; "
-            "merge them with save_pretrained, or train with combination='plain'."
+            f"its adapters act on the weights as {supernet.adapter.mode!r}, which no PEFT adapter can express; "
+            "merge them with save_pretrained, or train with adapter_mode='plain'."
         )
     adapted = {name: layer for name, layer in supernet.elastic_linears.items() if layer.rank}
     _require_full_size(supernet)

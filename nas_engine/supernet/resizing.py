@@ -8,7 +8,7 @@ from functools import partial
 from nas_engine.supernet.dimensions import HEADS, RANK, SKIP, WIDTH
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.layer import ElasticLayer
-from search_spaces import Choice
+from search_spaces import Choice, ModuleName
 
 
 def resizers_of(
@@ -25,8 +25,8 @@ def resizers_of(
         return [linears[module].set_rank for module in choice.modules]
     resizers: list[Callable[[int], None]] = []
     for module in choice.modules:
-        _, index, name = module.split(".")
-        layer = layers[int(index)]
+        index, name = ModuleName.parse(module)
+        layer = layers[index]
         if choice.dimension == SKIP:
             resizers.append(partial(layer.set_kept, "attention" if name == "attention" else "mlp"))
         elif choice.dimension == HEADS and name == "o":

@@ -11,6 +11,7 @@ from torch import Tensor
 from nas_engine.errors import CheckpointError
 from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.layer import Unit
+from search_spaces import ModuleName
 
 _ORDER_KEYS: dict[str, Unit] = {"channel_order": "channels", "head_order": "heads"}
 _SHARE = ".share."  # between a module and a number of inputs
@@ -19,7 +20,7 @@ _SHARE = ".share."  # between a module and a number of inputs
 def adapter_tensors(supernet: ElasticModel) -> dict[str, Tensor]:
     """Every adapter tensor, order of heads and channels and share of inputs of `supernet`, by name."""
     tensors = {
-        f"layers.{layer.index}.{key}": layer.orders[unit]
+        str(ModuleName(layer.index, key)): layer.orders[unit]
         for layer in supernet.layers
         for key, unit in _ORDER_KEYS.items()
         if unit in layer.orders
@@ -43,8 +44,8 @@ def load_tensors(supernet: ElasticModel, tensors: Mapping[str, Tensor]) -> None:
     _require_fitting(supernet, tensors)
     for key, tensor in tensors.items():
         if key.endswith("_order"):
-            _, index, name = key.split(".")
-            layer, unit = supernet.layers[int(index)], _ORDER_KEYS[name]
+            index, name = ModuleName.parse(key)
+            layer, unit = supernet.layers[index], _ORDER_KEYS[name]
             current = layer.orders.get(unit, torch.arange(len(tensor)))
             # `current` and `tensor` both hold original indices; compose the way back with the way there.
             layer.permute(unit, current.argsort()[tensor.cpu()].to(supernet.model.device))
@@ -82,7 +83,7 @@ def _require_fitting(supernet: ElasticModel, tensors: Mapping[str, Tensor]) -> N
 def _fits_as_order(supernet: ElasticModel, name: str, tensor: Tensor) -> bool:
     for layer in supernet.layers:
         for key, unit in _ORDER_KEYS.items():
-            if name == f"layers.{layer.index}.{key}":
+            if name == str(ModuleName(layer.index, key)):
                 whole = torch.arange(layer.units(unit))
                 return tensor.dtype == whole.dtype and torch.equal(tensor.cpu().sort().values, whole)
     return False

@@ -26,7 +26,7 @@ from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.state import adapter_tensors
 from search_spaces import SearchSpace, SpaceError
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def fingerprint(supernet: ElasticModel) -> str:
     scales = {name: layer.scaling for name, layer in sorted(supernet.elastic_linears.items())}
     tokenizer = tokenizer_fingerprint(supernet.tokenizer)
     parts = [supernet.base_fingerprint, tokenizer, supernet.space.fingerprint(), json.dumps(scales)]
-    if supernet.quantization is not None or supernet.adapter.combination != "plain":
-        parts.append(supernet.adapter.combination)
+    if supernet.quantization is not None or supernet.adapter.mode != "plain":
+        parts.append(supernet.adapter.mode)
     if supernet.database is not None:
         parts.append(supernet.database.identity)
     return _digest(adapter_tensors(supernet), "\n".join(parts))

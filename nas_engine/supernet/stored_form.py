@@ -9,6 +9,7 @@ from evaluators import Operator
 from nas_engine.compression.grid import Grid
 from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.extraction import absent_layers, bypassed
+from search_spaces import ModuleName
 
 
 def as_stored(supernet: ElasticModel, operators: Sequence[Operator]) -> list[Operator]:
@@ -23,7 +24,7 @@ def as_stored(supernet: ElasticModel, operators: Sequence[Operator]) -> list[Ope
         where, _, name = operator.name.rpartition(".")
         if name in module_of:
             module = f"{where}.{module_of[name]}"
-            linear, level = supernet.linear(module), supernet.levels[module]
+            linear, level = supernet.linear(module), supernet.compression_state[module]
             grid = linear.grid
             bits = operator.weight_bits if grid is None else grid.settings.bits
             operator = replace(
@@ -48,7 +49,7 @@ def active_grids(supernet: ElasticModel) -> dict[str, Grid]:
     for new, old in enumerate(present):
         left_out = tuple(f"{bypass.module}." for _, bypass, _ in bypassed(supernet.layers[old]))
         for projection, path in supernet.family.projections.items():
-            grid = supernet.linear(f"layers.{old}.{projection}").active_grid
+            grid = supernet.linear(str(ModuleName(old, projection))).active_grid
             if grid is not None and not f"{path}.".startswith(left_out):
-                grids[supernet.family.path(f"layers.{new}.{projection}")] = grid
+                grids[supernet.family.path(str(ModuleName(new, projection)))] = grid
     return grids

@@ -109,7 +109,7 @@ class Subnetwork:
     def plain(self) -> bool:
         """Whether weights may become any others: in floating point, without zeros to keep, adapters merged."""
         supernet = self._supernet
-        return supernet.adapter.combination == "plain" and supernet.database is None and self.merges
+        return supernet.adapter.mode == "plain" and supernet.database is None and self.merges
 
     @property
     def family(self) -> Family:

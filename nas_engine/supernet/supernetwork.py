@@ -48,7 +48,7 @@ class SuperNetwork(ElasticModel):
         dropout: float = 0.0,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
-        combination: str = "plain",
+        adapter_mode: str = "plain",
         quantization: Quantization | None = None,
         database: LayerDatabase | None = None,
         device: str | torch.device | None = None,
@@ -64,12 +64,12 @@ class SuperNetwork(ElasticModel):
             dropout: on the adapters' inputs, in training.
             seed: of the adapters' start.
             dtype: to load a named model in.
-            combination: how adapters act on a sparse or quantized base: ``"plain"``, beside it; ``"masked"``, on its
+            adapter_mode: how adapters act on a sparse or quantized base: ``"plain"``, beside it; ``"masked"``, on its
                 nonzeros (SparsePEFT); ``"quantized"``, on its nonzeros and its grid (QA-SparsePEFT).
             quantization: what `nas_engine.compression.quantize_model` gave for `model`; a folder that
                 `nas_engine.compression.save_quantized` wrote brings its own.
             database: what `nas_engine.compression.database.build_database` made of `model`, for a space with
-                `weight_bits` or `sparsity`, which needs ``combination="quantized"``.
+                `weight_bits` or `sparsity`, which needs ``adapter_mode="quantized"``.
             device: where it computes, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
 
         Raises:
@@ -90,7 +90,7 @@ class SuperNetwork(ElasticModel):
             loaded = model
         shape = require_plain(loaded).shape(loaded)
         bound = space.bind(shape) if isinstance(space, SpaceTemplate) else space
-        settings = AdapterSettings(alpha, dropout, seed, combination)
+        settings = AdapterSettings(alpha, dropout, seed, adapter_mode)
         supernet = cls(loaded, tokenizer, bound, settings, base, quantization, database)
         return supernet.to(device)
 
@@ -117,7 +117,7 @@ class SuperNetwork(ElasticModel):
         """Save the frozen base alone with its tokenizer, for an adapter beside it; quantized weights as integers.
 
         Raises:
-            CompressionError: its weights are off their grids, because ``combination="quantized"`` trains on them.
+            CompressionError: its weights are off their grids, because ``adapter_mode="quantized"`` trains on them.
         """
         return save_base(self, Path(folder))
 

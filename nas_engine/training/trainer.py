@@ -129,7 +129,7 @@ class _Run(Run):
         identity = {
             "space": supernet.space.fingerprint(),
             "base": supernet.base_fingerprint,
-            "combination": supernet.adapter.combination,
+            "adapter_mode": supernet.adapter.mode,
             "teacher": teacher and teacher.fingerprint(),
         }
         parameters = supernet.adapter_parameters

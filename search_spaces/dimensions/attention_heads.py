@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from search_spaces.choice import Choice
 from search_spaces.errors import SpaceError
+from search_spaces.module_name import ModuleName
 from search_spaces.shape import ModelShape
 from search_spaces.template import SpaceTemplate, layer_blocks
 
@@ -30,7 +31,7 @@ class AttentionHeads:
             )
         full, kv_heads = sizes.pop()
         values = {_query_heads(value, full, full // kv_heads, prefix) for value in self.heads}
-        modules = tuple(f"layers.{layer}.{name}" for layer in block for name in shape.modules(("q", "k", "v", "o")))
+        modules = tuple(str(ModuleName(layer, name)) for layer in block for name in shape.modules(("q", "k", "v", "o")))
         return Choice(f"{prefix}.attention.heads", tuple(sorted(values)), modules, "attention_heads")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from search_spaces.choice import Choice
 from search_spaces.errors import SpaceError
+from search_spaces.module_name import ModuleName
 from search_spaces.shape import ModelShape
 from search_spaces.template import SpaceTemplate
 
@@ -23,7 +24,7 @@ class LayerSkip:
     def choices(self, shape: ModelShape) -> list[Choice]:
         """One choice for each block that may be skipped: 0 leaves it out, 1 keeps it."""
         layers = range(shape.layers) if self.layers is None else [_index(i, shape.layers) for i in self.layers]
-        names = [f"layers.{layer}.{block}" for layer in sorted(set(layers)) for block in self.blocks]
+        names = [str(ModuleName(layer, block)) for layer in sorted(set(layers)) for block in self.blocks]
         return [Choice(f"{name}.keep", (0, 1), (name,), "layer_skip") for name in names]
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from search_spaces.choice import Choice
 from search_spaces.errors import SpaceError
+from search_spaces.module_name import ModuleName
 from search_spaces.shape import ModelShape
 from search_spaces.template import SpaceTemplate, layer_blocks
 
@@ -31,7 +32,7 @@ class LoraRank:
             Choice(
                 f"{prefix}.{'_'.join(group)}.rank",
                 self.ranks,
-                tuple(f"layers.{layer}.{name}" for layer in block for name in shape.modules(group)),
+                tuple(str(ModuleName(layer, name)) for layer in block for name in shape.modules(group)),
                 "lora_rank",
             )
             for prefix, block in layer_blocks(shape.layers, self.layers_per_gene)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from search_spaces.choice import Choice
 from search_spaces.errors import SpaceError
+from search_spaces.module_name import ModuleName
 from search_spaces.shape import ModelShape
 from search_spaces.template import SpaceTemplate, layer_blocks
 
@@ -32,7 +33,7 @@ class MlpWidth:
         full = sizes.pop()
         channels = {_channels(width, full, self.multiple_of, prefix) for width in self.widths}
         held = shape.modules(name for name in ("gate", "up", "down") if name in shape.projections)
-        modules = tuple(f"layers.{layer}.{name}" for layer in block for name in held)
+        modules = tuple(str(ModuleName(layer, name)) for layer in block for name in held)
         return Choice(f"{prefix}.mlp.width", tuple(sorted(channels)), modules, "mlp_width")
 
 

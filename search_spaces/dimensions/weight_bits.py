@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from search_spaces.choice import Choice, Value
 from search_spaces.dimensions.lora_rank import Share, projection_groups
 from search_spaces.errors import SpaceError
+from search_spaces.module_name import ModuleName
 from search_spaces.shape import PROJECTIONS, ModelShape
 from search_spaces.template import SpaceTemplate, layer_blocks
 
@@ -31,7 +32,7 @@ class ByProjection:
             Choice(
                 f"{prefix}.{self.dimension}" if whole else f"{prefix}.{'_'.join(group)}.{self.dimension}",
                 self.values,
-                tuple(f"layers.{layer}.{name}" for layer in block for name in shape.modules(group)),
+                tuple(str(ModuleName(layer, name)) for layer in block for name in shape.modules(group)),
                 self.dimension,
             )
             for prefix, block in layer_blocks(shape.layers, self.layers_per_gene)

@@ -194,7 +194,7 @@ def test_quantized_there_merges_to_the_integers_that_training_used(tmp_path, act
     sparsify(model, CALIBRATION, 0.5)
     quantization = quantize_model(model, CALIBRATION, 4, 8, symmetric=False, act_order=act_order)
     supernet = SuperNetwork.from_pretrained(
-        model, lora_rank((4, 2)), tiny_tokenizer(), combination="quantized", quantization=quantization
+        model, lora_rank((4, 2)), tiny_tokenizer(), adapter_mode="quantized", quantization=quantization
     )
     subnet = random_adapters(supernet).largest
     expected = logits(subnet.model)
@@ -216,7 +216,7 @@ def test_joint_space_is_built_searched_and_saved_there(tmp_path) -> None:
     space = lora_rank((4, 2)) + mlp_width((1.0, 0.5), multiple_of=8) + weight_bits((16, 8, 4)) + sparsity((0.0, 0.5))
     database = LayerDatabase(tmp_path)
     supernet = random_adapters(
-        SuperNetwork.from_pretrained(model, space, tiny_tokenizer(), combination="quantized", database=database)
+        SuperNetwork.from_pretrained(model, space, tiny_tokenizer(), adapter_mode="quantized", database=database)
     )
     train(supernet, EXAMPLES, steps=4, batch_size=4, progress=False)
     for number, subnet in enumerate(some(supernet)):

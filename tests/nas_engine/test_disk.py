@@ -248,5 +248,5 @@ def test_two_processes_on_one_checkpoint_and_one_folder_both_end_right(tmp_path)
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     both = [subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment, text=True) for _ in range(2)]
     assert [process.communicate()[0].split()[-1] for process in both] == [expected] * 2
-    assert json.loads((tmp_path / "saved" / "supernet.json").read_text())["format"] == 3
+    assert json.loads((tmp_path / "saved" / "supernet.json").read_text())["format"] == 4
     assert not list(tmp_path.rglob(".unfinished-*"))

@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 def joint(folder, space=JOINT, model=None, **settings) -> SuperNetwork:
     database = LayerDatabase(folder, **settings)
     supernet = SuperNetwork.from_pretrained(
-        model or tiny_llama(), space, tiny_tokenizer(), combination="quantized", database=database
+        model or tiny_llama(), space, tiny_tokenizer(), adapter_mode="quantized", database=database
     )
     return random_adapters(supernet)
 
@@ -82,7 +82,7 @@ def test_refitted_versions_keep_the_masks_and_lie_closer_to_the_dense_outputs(fo
 def test_largest_subnetwork_without_adapters_is_the_base(folder) -> None:
     space = weight_bits((16, 8, 4)) + sparsity((0.0, 0.5))
     supernet = SuperNetwork.from_pretrained(
-        tiny_llama(), space, tiny_tokenizer(), combination="quantized", database=LayerDatabase(folder)
+        tiny_llama(), space, tiny_tokenizer(), adapter_mode="quantized", database=LayerDatabase(folder)
     )
     before = logits(tiny_llama())
     assert (logits(supernet.subnetwork(space_smallest(supernet)).model) - before).abs().max() > 1e-3

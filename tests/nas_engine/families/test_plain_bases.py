@@ -250,15 +250,17 @@ def test_compression_whose_texts_overflow_is_refused() -> None:
         quantize_model(model, CALIBRATION, group_size=16)
 
 
-@pytest.mark.parametrize("combination", ["plain", "masked", "quantized"])
+@pytest.mark.parametrize("adapter_mode", ["plain", "masked", "quantized"])
 @pytest.mark.parametrize("where", ["weight", "lora_A", "lora_B"])
-def test_merge_that_meets_a_weight_that_is_not_finite_is_refused(tmp_path, combination: str, where: str) -> None:
+def test_merge_that_meets_a_weight_that_is_not_finite_is_refused(tmp_path, adapter_mode: str, where: str) -> None:
     model, settings = tiny_llama(), {}
-    if combination != "plain":
+    if adapter_mode != "plain":
         sparsify(model, CALIBRATION, 0.5)
-    if combination == "quantized":
+    if adapter_mode == "quantized":
         settings["quantization"] = quantize_model(model, CALIBRATION, group_size=16)
-    supernet = random_adapters(supernetwork(model, lora_rank((4,), ("q", "down")), combination=combination, **settings))
+    supernet = random_adapters(
+        supernetwork(model, lora_rank((4,), ("q", "down")), adapter_mode=adapter_mode, **settings)
+    )
     with torch.no_grad():
         getattr(supernet.elastic_linears["layers.1.down"], where)[0, 0] = float("nan")
     message = r"layers.1.down cannot be merged: its (weight|adapter) has \d+ of \d+ numbers that are not finite"
@@ -269,7 +271,7 @@ def test_merge_that_meets_a_weight_that_is_not_finite_is_refused(tmp_path, combi
     ):
         with pytest.raises(ExportError, match=message):
             leave()
-    if combination == "plain":
+    if adapter_mode == "plain":
         with pytest.raises(ExportError, match=r"layers.1.down cannot be saved: its"):
             supernet.largest.save_adapter(tmp_path / "adapter")
     assert not list(tmp_path.iterdir())

@@ -133,7 +133,7 @@ def test_healing_fits_first_where_weights_are_free(tmp_path) -> None:
         heal(subnet, EXAMPLES, steps=1, fit_tokens=-1)
     gemma = random_adapters(supernetwork(FAMILIES["gemma2"](), SPACE))  # a norm follows each block
     assert not can_fit(smallest(gemma))
-    assert not can_fit(smallest(random_adapters(supernetwork(tiny_llama(), SPACE, combination="masked"))))
+    assert not can_fit(smallest(random_adapters(supernetwork(tiny_llama(), SPACE, adapter_mode="masked"))))
 
 
 def test_healing_moves_the_small_model_alone_and_what_is_saved_is_what_was_healed(tmp_path) -> None:
@@ -193,7 +193,7 @@ def test_a_part_of_the_steps_and_then_the_rest_is_all_of_them(tmp_path) -> None:
 def test_sparsepeft_keeps_its_zeros() -> None:
     model = tiny_llama()
     sparsify(model, list(calibration_batches(EXAMPLES, tiny_tokenizer(), 16)), 0.5)
-    supernet = SuperNetwork.from_pretrained(model, lora_rank((4, 2), TARGETS), tiny_tokenizer(), combination="masked")
+    supernet = SuperNetwork.from_pretrained(model, lora_rank((4, 2), TARGETS), tiny_tokenizer(), adapter_mode="masked")
     train(supernet, EXAMPLES, steps=4, batch_size=4, learning_rate=1e-2, progress=False)
     healed = heal(smallest(supernet), EXAMPLES, steps=4, learning_rate=1e-2, batch_size=4, progress=False)
     pruned = smallest(supernet).extract().state_dict()
@@ -209,7 +209,7 @@ def test_qa_sparsepeft_stays_on_its_grid() -> None:
     sparsify(model, batches, 0.5)
     quantization = quantize_model(model, batches, 4, 16, False)
     supernet = SuperNetwork.from_pretrained(
-        model, lora_rank((4, 2), TARGETS), tokenizer, combination="quantized", quantization=quantization
+        model, lora_rank((4, 2), TARGETS), tokenizer, adapter_mode="quantized", quantization=quantization
     )
     train(supernet, EXAMPLES, steps=4, batch_size=4, learning_rate=1e-2, progress=False)
     healed = heal(smallest(supernet), EXAMPLES, steps=6, learning_rate=2e-2, batch_size=4, progress=False)

@@ -40,16 +40,18 @@ def subnetworks(supernet: SuperNetwork, count: int = 4):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("combination", ["masked", "quantized"])
-def test_merged_model_computes_what_the_active_subnetwork_computes(family: str, combination: str) -> None:
+@pytest.mark.parametrize("adapter_mode", ["masked", "quantized"])
+def test_merged_model_computes_what_the_active_subnetwork_computes(family: str, adapter_mode: str) -> None:
     model = FAMILIES[family]()
     sparsify(model, CALIBRATION, 0.5)
-    quantization = quantize_model(model, CALIBRATION, 4, 4) if combination == "quantized" else None
+    quantization = quantize_model(model, CALIBRATION, 4, 4) if adapter_mode == "quantized" else None
     space = EVERY
     supernet = random_adapters(
-        SuperNetwork.from_pretrained(model, space, tiny_tokenizer(), combination=combination, quantization=quantization)
+        SuperNetwork.from_pretrained(
+            model, space, tiny_tokenizer(), adapter_mode=adapter_mode, quantization=quantization
+        )
     )
-    if combination == "masked":
+    if adapter_mode == "masked":
         supernet.order_by_importance(CALIBRATION)
     for subnet in subnetworks(supernet):
         extracted = subnet.extract(merge=True)
@@ -65,7 +67,9 @@ def test_masked_merge_keeps_every_zero_and_adds_none() -> None:
 
 
 def test_masked_adapter_on_a_dense_base_is_plain_lora() -> None:
-    plain, masked = (random_adapters(supernetwork(tiny_llama(), SPACE, combination=way)) for way in ("plain", "masked"))
+    plain, masked = (
+        random_adapters(supernetwork(tiny_llama(), SPACE, adapter_mode=way)) for way in ("plain", "masked")
+    )
     for ours, theirs in zip(subnetworks(masked), subnetworks(plain), strict=True):
         torch.testing.assert_close(logits(ours.model), logits(theirs.model), atol=1e-4, rtol=1e-4)
 
@@ -84,7 +88,7 @@ def test_fresh_quantized_adapter_starts_from_the_integers_that_gptq_found() -> N
     model, quantization = quantized_model()
     before = logits(model)
     supernet = SuperNetwork.from_pretrained(
-        model, RANKS, tiny_tokenizer(), combination="quantized", quantization=quantization
+        model, RANKS, tiny_tokenizer(), adapter_mode="quantized", quantization=quantization
     )
     assert not torch.equal(
         supernet.elastic_linears["layers.0.q"].weight,
@@ -199,7 +203,7 @@ def test_saved_supernetwork_loads_as_it_was(tmp_path, make) -> None:
 def test_folder_of_a_quantized_model_is_a_base(tmp_path) -> None:
     model, quantization = quantized_model()
     save_quantized(model, tiny_tokenizer(), quantization, tmp_path / "base")
-    supernet = random_adapters(SuperNetwork.from_pretrained(tmp_path / "base", RANKS, combination="quantized"))
+    supernet = random_adapters(SuperNetwork.from_pretrained(tmp_path / "base", RANKS, adapter_mode="quantized"))
     supernet.save(tmp_path / "supernet")
     loaded = SuperNetwork.load(tmp_path / "supernet")
     assert torch.equal(logits(loaded.largest.model), logits(supernet.largest.model))
@@ -251,7 +255,7 @@ def test_fused_adapter_beside_its_weight_counts_once() -> None:
 def test_merge_that_would_break_sparsity_or_the_grid_is_refused(tmp_path) -> None:
     with pytest.raises(ExportError, match=r"layers\.0\.q cannot be merged: .* would fill 512 of its 512 zeros"):
         shears(RANKS).largest.save_pretrained(tmp_path)
-    with pytest.raises(ExportError, match=r"its weight is on a 4-bit grid, .*combination='quantized'"):
+    with pytest.raises(ExportError, match=r"its weight is on a 4-bit grid, .*adapter_mode='quantized'"):
         sqft(RANKS).largest.extract(merge=True)
 
 
@@ -267,18 +271,18 @@ def test_shears_adapter_leaves_as_a_peft_adapter_and_masked_ones_are_refused(tmp
         sparse_peft(RANKS).largest.save_adapter(tmp_path)
 
 
-def test_bad_combinations_are_refused_with_what_to_do() -> None:
+def test_bad_adapter_modes_are_refused_with_what_to_do() -> None:
     model, quantization = quantized_model()
-    with pytest.raises(ValueError, match="combination is 'merged'; choose one of plain, masked, quantized"):
-        supernetwork(model, RANKS, combination="merged")
+    with pytest.raises(ValueError, match="adapter_mode is 'merged'; choose one of plain, masked, quantized"):
+        supernetwork(model, RANKS, adapter_mode="merged")
     with pytest.raises(CompressionError, match="needs the grids of a quantized base"):
-        supernetwork(model, RANKS, combination="quantized")
+        supernetwork(model, RANKS, adapter_mode="quantized")
     with pytest.raises(CompressionError, match="would take a quantized base off its grids"):
-        supernetwork(model, RANKS, combination="masked", quantization=quantization)
+        supernetwork(model, RANKS, adapter_mode="masked", quantization=quantization)
     with pytest.raises(CompressionError, match=r"layers\.0\.mlp\.width may be 36, which cuts a group of 8 inputs"):
         supernetwork(model, mlp_width((1.0, 0.75)), quantization=quantize_groups(model, 8))
-    with pytest.raises(ValueError, match="dropout is 0.1, but with combination='masked'"):
-        supernetwork(sparse_model(), RANKS, combination="masked", dropout=0.1)
+    with pytest.raises(ValueError, match="dropout is 0.1, but with adapter_mode='masked'"):
+        supernetwork(sparse_model(), RANKS, adapter_mode="masked", dropout=0.1)
     foreign = tiny_llama()
     foreign.config.quantization_config = {"quant_method": "gptq", "bits": 4}
     with pytest.raises(CompressionError, match="already quantized in the format 'gptq'"):

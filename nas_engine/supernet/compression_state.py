@@ -12,32 +12,32 @@ from nas_engine.supernet.elastic import ElasticLinear
 from search_spaces import Choice, SearchSpace, Value
 
 
-class Levels:
+class CompressionState:
     """The active level of every module that a space compresses; none where it compresses nothing.
 
     Args:
         space: of the super-network.
         database: its versions.
         base_fingerprint: of the super-network's base.
-        combination: of its adapters.
+        adapter_mode: of its adapters.
 
     Raises:
-        CompressionError: the space needs a database and another combination, or the database is of another model, or
+        CompressionError: the space needs a database and another adapter mode, or the database is of another model, or
             lacks a level that the space offers.
     """
 
     def __init__(
-        self, space: SearchSpace, database: LayerDatabase | None, base_fingerprint: str, combination: str
+        self, space: SearchSpace, database: LayerDatabase | None, base_fingerprint: str, adapter_mode: str
     ) -> None:
         offered: dict[str, dict[str, tuple[Value, ...]]] = {}
         for choice in space.choices:
             if choice.dimension in (BITS, DENSITY):
                 for module in choice.modules:
                     offered.setdefault(module, {})[choice.dimension] = choice.values
-        if offered and (database is None or combination != "quantized"):
+        if offered and (database is None or adapter_mode != "quantized"):
             raise CompressionError(
                 "a space of weight_bits or sparsity needs the versions of each layer and adapters that follow them; "
-                "pass database=build_database(…) and combination='quantized'."
+                "pass database=build_database(…) and adapter_mode='quantized'."
             )
         if database is not None and database.base_fingerprint != base_fingerprint:
             raise CompressionError(f"{database.folder} holds the layers of another model; build one for this.")

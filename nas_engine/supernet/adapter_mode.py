@@ -23,7 +23,7 @@ from nas_engine.errors import ExportError
 _SPARSE_FROM = 0.01  # fraction of zeros that nobody has by chance
 
 
-class Combination(Protocol):
+class AdapterMode(Protocol):
     """A way for a weight and an update of shape (outputs, inputs) to become one."""
 
     @property
@@ -65,11 +65,11 @@ class Plain:
     beside: ClassVar[bool] = True
 
     def weight(self, frozen: Tensor, update: Tensor, grid: Grid | None) -> Tensor:
-        """See `Combination.weight`."""
+        """See `AdapterMode.weight`."""
         if grid is not None:
             raise ExportError(
                 f"its weight is on a {grid.settings.bits}-bit grid, which a plain adapter would leave when merged; "
-                "train with combination='quantized', or keep the adapter beside it with save_adapter."
+                "train with adapter_mode='quantized', or keep the adapter beside it with save_adapter."
             )
         merged = (frozen.float() + update).to(frozen.dtype)
         zeros = frozen == 0
@@ -77,16 +77,16 @@ class Plain:
         if lost >= _SPARSE_FROM * frozen.numel():
             raise ExportError(
                 f"merging a plain adapter would fill {lost} of its {int(zeros.sum())} zeros; "
-                "train with combination='masked', or keep the adapter beside it with save_adapter."
+                "train with adapter_mode='masked', or keep the adapter beside it with save_adapter."
             )
         return merged
 
     def absorbed(self, frozen: Tensor, update: Tensor, grid: Grid | None) -> Tensor:
-        """See `Combination.absorbed`."""
+        """See `AdapterMode.absorbed`."""
         return self.weight(frozen, update, grid)
 
     def merges(self, sparsity: float, grid: Grid | None) -> bool:
-        """See `Combination.merges`."""
+        """See `AdapterMode.merges`."""
         return grid is None and sparsity < _SPARSE_FROM
 
 
@@ -98,15 +98,15 @@ class Masked:
     beside: ClassVar[bool] = False
 
     def weight(self, frozen: Tensor, update: Tensor, grid: Grid | None) -> Tensor:
-        """See `Combination.weight`."""
+        """See `AdapterMode.weight`."""
         return (frozen.float() + update.masked_fill(frozen == 0, 0.0)).to(frozen.dtype)
 
     def absorbed(self, frozen: Tensor, update: Tensor, grid: Grid | None) -> Tensor:
-        """See `Combination.absorbed`."""
+        """See `AdapterMode.absorbed`."""
         return self.weight(frozen, update, None)
 
     def merges(self, sparsity: float, grid: Grid | None) -> bool:
-        """See `Combination.merges`."""
+        """See `AdapterMode.merges`."""
         return True
 
 
@@ -117,7 +117,7 @@ class Quantized(Masked):
     name: ClassVar[str] = "quantized"
 
     def weight(self, frozen: Tensor, update: Tensor, grid: Grid | None) -> Tensor:
-        """See `Combination.weight`."""
+        """See `AdapterMode.weight`."""
         masked = super().weight(frozen, update, None)
         if grid is None:
             return masked
@@ -125,7 +125,7 @@ class Quantized(Masked):
         return on_grid
 
 
-COMBINATIONS: dict[str, Combination] = {way.name: way for way in (Plain(), Masked(), Quantized())}
+ADAPTER_MODES: dict[str, AdapterMode] = {way.name: way for way in (Plain(), Masked(), Quantized())}
 
 
 class _StraightThrough(torch.autograd.Function):
