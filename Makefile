@@ -26,7 +26,7 @@ $(VENV)/.stamp-all: $(VENV)/.stamp
 	@touch $@
 
 search: setup
-	$(BIN)/nas-engine search $(ARGS)
+	$(BIN)/nas-engine search examples/quickstart.yaml $(ARGS)
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not extras" $(ARGS)

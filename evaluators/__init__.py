@@ -1,5 +1,7 @@
 """What a sub-network is worth: evaluators, which see it through a Protocol. Never imports the engine."""
 
+from evaluators.behaviour.answers import Ended, FormatKept, Repetition
+from evaluators.behaviour.divergence import Divergence
 from evaluators.cost.device_sheet import Device, DeviceError, device_names, load_device
 from evaluators.cost.energy import HOROWITZ_45NM, Energy, EnergyCosts
 from evaluators.cost.footprint import KVCacheBytes, PeakMemory, WeightBytes
@@ -38,10 +40,13 @@ __all__ = [
     "Device",
     "DeviceError",
     "Direction",
+    "Divergence",
+    "Ended",
     "Energy",
     "EnergyCosts",
     "Evaluator",
     "ExactMatch",
+    "FormatKept",
     "HarnessTask",
     "KVCacheBytes",
     "Latency",
@@ -65,6 +70,7 @@ __all__ = [
     "Question",
     "QuestionFileError",
     "Racing",
+    "Repetition",
     "Roofline",
     "Screening",
     "Session",

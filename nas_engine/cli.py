@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from nas_engine.deploy import FORMATS, export_folder, lines_of
-from nas_engine.errors import NasEngineError
+from nas_engine.errors import NasEngineError, SettingsError
 from nas_engine.jobs.job import JobResult, run_job
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings, run_recipe
+from nas_engine.named import nearest
 from nas_engine.options import command
+from nas_engine.settings_file import schema
 
+_SETTINGS: dict[str, type[Any]] = {"search": JobSettings, "shears": ShearsSettings, "sqft": SqftSettings}
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 
 
@@ -48,31 +52,23 @@ def _search(settings: JobSettings) -> None:
 def report(job: JobResult, console: Console) -> None:
     """Print the front, the confirmed figures and where things are."""
     console.print(front_table(job))
-    reference, chosen = job.summary["reference"], job.summary["chosen"]
-    console.print("\nMeasured again on held-out questions, latencies in turns:")
-    entries = (("plain LoRA", reference), ("largest", job.summary["largest"]), ("chosen", chosen))
-    for title, entry in entries:
-        accuracy = entry["accuracy"]
+    quality, summary = job.summary["quality"], job.summary
+    console.print("\nMeasured again on held-out data, latencies in turns:")
+    entries = (("plain LoRA", "reference"), ("largest", "largest"), ("chosen", "chosen"))
+    for title, entry in ((title, summary[name]) for title, name in entries):
+        score = entry[quality]
         console.print(
-            f"  {title:10} accuracy {accuracy['value']:.3f} ± {accuracy['stderr']:.3f}   "
+            f"  {title:10} {quality.replace('_', ' ')} {score['value']:.3f} ± {score['stderr']:.3f}   "
             f"latency {entry['latency_ms']:.1f} ms   {entry['parameters'] / 1e6:.1f} M parameters",
             highlight=False,
         )
     console.print(
-        f"  speed-up {job.summary['speedup']:.2f} ×, accuracy drop {100 * job.summary['accuracy_drop']:.1f} points "
-        f"against plain LoRA on the whole model; "
-        f"{job.summary['evaluations']} evaluations, {job.summary['seconds']:.0f} s in all",
+        f"  speed-up {summary['speedup']:.2f} ×, {_loss(summary)} against plain LoRA on the whole model; "
+        f"{summary['evaluations']} evaluations, {summary['seconds']:.0f} s in all",
         highlight=False,
     )
-    exact = job.summary["exact_match"]
-    console.print(
-        f"\nThe chosen model in its own words, exactly right on {exact['chosen']['value']:.0%} of "
-        f"{exact['chosen']['n']} held-out questions (plain LoRA: {exact['reference']['value']:.0%}):",
-        highlight=False,
-    )
-    for answer in job.summary["answers"]:
-        mark = "" if answer["said"] == answer["right"] else f"   (right: {answer['right']})"
-        console.print(f"  {answer['question']} {answer['said']}{mark}", highlight=False, markup=False, soft_wrap=True)
+    if "answers" in summary:
+        _report_answers(summary, console)
     console.print(f"\nIn {job.folder}:", highlight=False)
     for name, content in (
         ("front.csv, front.png", "the Pareto front"),
@@ -83,8 +79,30 @@ def report(job: JobResult, console: Console) -> None:
         *([("compressed.gguf", "the chosen model for llama.cpp")] if "export" in job.summary else []),
         ("supernet/", "the trained super-network, for SuperNetwork.load"),
         ("summary.json", "the figures above"),
+        ("job.yaml", "the settings; nas-engine search FOLDER/job.yaml goes on from them"),
     ):
         console.print(f"  {name:25} {content}", highlight=False, soft_wrap=True)
+
+
+def _loss(summary: dict[str, Any]) -> str:
+    quality = str(summary["quality"])
+    said = quality.replace("_", " ")
+    if f"{quality}_drop" in summary:
+        return f"{said} drop {100 * summary[f'{quality}_drop']:.1f} points"
+    return f"{said} rise {summary[f'{quality}_rise']:.1%}"
+
+
+def _report_answers(summary: dict[str, Any], console: Console) -> None:
+    exact = summary["exact_match"]
+    console.print(
+        f"\nThe chosen model in its own words, exactly right on {exact['chosen']['value']:.0%} of "
+        f"{exact['chosen']['n']} held-out questions (plain LoRA: {exact['reference']['value']:.0%}; McNemar's p "
+        f"{exact['p_value']:.2g}), ended {summary['answers_ended']['chosen']['value']:.0%} of them:",
+        highlight=False,
+    )
+    for answer in summary["answers"]:
+        mark = "" if answer["said"] == answer["right"] else f"   (right: {answer['right']})"
+        console.print(f"  {answer['question']} {answer['said']}{mark}", highlight=False, markup=False, soft_wrap=True)
 
 
 def front_table(job: JobResult) -> Table:
@@ -187,3 +205,14 @@ _command(
 )
 _command("shears", ShearsSettings, _recipe)
 _command("sqft", SqftSettings, _recipe)
+
+
+@app.command("schema")
+def schema_command(
+    command: Annotated[str, typer.Argument(help=f"Whose settings: {', '.join(_SETTINGS)}.")] = "search",
+) -> None:
+    """Print a JSON schema of a command's YAML file, by which editors complete and check it."""
+    with _errors():
+        if command not in _SETTINGS:
+            raise SettingsError(f"there is no command {command!r} with settings; {nearest(command, _SETTINGS)}")
+        typer.echo(json.dumps(schema(_SETTINGS[command]), indent=1))

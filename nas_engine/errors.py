@@ -12,6 +12,7 @@ __all__ = [
     "NasEngineError",
     "SearchError",
     "SelectionError",
+    "SettingsError",
     "TaskError",
     "TimeLimitError",
 ]
@@ -55,3 +56,16 @@ class SelectionError(NasEngineError, ValueError):
 
 class TimeLimitError(NasEngineError):
     """What was asked took longer than it may."""
+
+
+class SettingsError(NasEngineError, ValueError):
+    """A setting is unknown, of another type or out of its range.
+
+    Args:
+        message: what is wrong, and what is allowed.
+        place: of it among the settings, such as ``("space", 1, "mlp_width")``.
+    """
+
+    def __init__(self, message: str, place: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.place = place

@@ -1,63 +1,77 @@
-"""A dataclass of settings as the options of a command: names, types, defaults and help are the dataclass's own."""
+"""A dataclass of settings as a command: a file of them, options over it, all with the dataclass's names and help."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
+from nas_engine.named import Named
+from nas_engine.settings_file import as_yaml, described, parsed_value, read_settings
+
 S = TypeVar("S")
-_ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", re.MULTILINE)
 
 
 def command(settings: type[S], run: Callable[[S], None]) -> Callable[..., None]:
-    """A function for typer that makes `settings` of options and calls `run` with them.
+    """A function for typer that makes `settings` of a file and of options, which count where both say something, and
+    calls `run` with them.
 
-    A tuple is an option that is repeated, without its plural: ``ranks`` is ``--rank 32 --rank 16``.
+    A tuple is an option that is repeated, without its plural: ``ranks`` is ``--rank 32 --rank 16``. What is named with
+    arguments is written as YAML: ``--evaluator '{energy: {device: jetson}}'``.
     """
     hints, told = get_type_hints(settings), described(settings)
 
-    def called(**given: Any) -> None:
-        run(settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}))
+    def called(file: Path | None, print_config: bool, **given: Any) -> None:
+        over = {name: _read(hints[name], value) for name, value in given.items() if value not in (None, [])}
+        made = settings(**over) if file is None else read_settings(file, settings, over)
+        if print_config:
+            typer.echo(as_yaml(made), nl=False)
+        else:
+            run(made)
 
-    parameters = []
+    about = "YAML file of settings; options count instead of what it says."
+    parameters = [
+        _parameter("file", Annotated[Path | None, typer.Argument(help=about, show_default=False)], None),
+        _parameter("print_config", Annotated[bool, typer.Option(help="Print all settings as such a file.")], False),
+    ]
     for field in fields(settings):  # type: ignore[arg-type]
         kind, default = _accepted(hints[field.name]), field.default
         assert default is not MISSING, f"{field.name} has no default"
         names = [f"--{field.name.removesuffix('s').replace('_', '-')}"] if get_origin(kind) is list else []
-        option = typer.Option(*names, help=told[field.name])
-        parameters.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=list(default) if isinstance(default, tuple) else default,
-                annotation=Annotated[kind, option],
-            )
-        )
+        option = typer.Option(*names, help=told[field.name], show_default=_shown(field.name, default))
+        parameters.append(_parameter(field.name, Annotated[kind | None, option], None))
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__doc__ = (inspect.getdoc(settings) or "").split("\n\n")[0]
     return called
 
 
-def described(settings: type) -> dict[str, str]:
-    """What the docstrings of `settings` and of what it inherits from say of each argument."""
-    found: dict[str, str] = {}
-    for kind in reversed(settings.__mro__):
-        text = inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2]
-        found |= {name: _sentence(" ".join(line.split())) for name, line in _ENTRY.findall(text)}
-    return found
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _shown(name: str, default: Any) -> str | bool:
+    """The default as the help shows it; nothing where there is none."""
+    if default is None or default == ():
+        return False
+    if isinstance(default, bool):
+        return name.replace("_", "-") if default else f"no-{name.replace('_', '-')}"
+    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _accepted(kind: Any) -> Any:
-    """The type that typer parses: tuples as lists; of names, which settings check themselves, texts."""
+    """The type that typer parses: tuples as lists; names and what is written as YAML as texts."""
     if get_origin(kind) is tuple:
-        return list[get_args(kind)[0]]  # type: ignore[misc]
-    return str if get_origin(kind) is Literal else kind
+        return list[_accepted(get_args(kind)[0])]  # type: ignore[misc]
+    named = kind == Named or kind == Named | None
+    return str if named or get_origin(kind) is Literal else kind
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """What typer parsed, as settings hold it."""
+    if isinstance(value, list):
+        return tuple(_read(get_args(kind)[0], item) for item in value)
+    return parsed_value(value) if kind in (Named, Named | None) else value

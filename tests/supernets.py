@@ -61,6 +61,11 @@ def random_adapters(supernet: SuperNetwork, seed: int = 0) -> SuperNetwork:
 
 
 @torch.inference_mode()
+def smallest(supernet: SuperNetwork):
+    """Its smallest sub-network."""
+    return supernet.subnetwork(supernet.space.configuration(supernet.space.smallest))
+
+
 def logits(model: nn.Module) -> Tensor:
     """What `model` computes on `TOKENS`, shape (rows, tokens, vocabulary)."""
     return model.eval()(TOKENS).logits.clone()

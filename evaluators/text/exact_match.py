@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least, require_one_of
 from evaluators.protocol import Direction, Measurement, Subnetwork
-from evaluators.text.generation import greedy, longest_row
+from evaluators.text.generation import greedy, longest_row, require_generable
 from evaluators.text.halving import Halving
 from evaluators.text.problems import Problem
 from evaluators.text.written_answers import NUMBER, Take, compiled, extracted, normalized
@@ -108,13 +108,25 @@ class ExactMatch:
         n = len(correct)
         return Measurement(value=correct.mean().item(), stderr=correct.std(correction=1).item() / math.sqrt(n), n=n)
 
+    def require_readable(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check that `model` can read every problem and write an answer to it.
+
+        Raises:
+            ValueError: it cannot (the problem is named).
+        """
+        require_generable(model, tokenizer, self._prompts, self.max_new_tokens)
+
+    @property
+    def _prompts(self) -> list[str]:
+        return [self.template.replace(_QUESTION, problem.question) for problem in self.problems]
+
     def texts(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """What `model` writes to each problem.
 
         Raises:
             ValueError, MemoryError: as `evaluators.text.generation.greedy`.
         """
-        prompts = [self.template.replace(_QUESTION, problem.question) for problem in self.problems]
+        prompts = self._prompts
         if self._budget is None:
             longest = longest_row(tokenizer, prompts, self.max_new_tokens)
             self._budget = Halving(max(self.token_budget, longest), least=longest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,21 @@ from evaluators.text.halving import Halving
 from evaluators.text.positions import most_positions, regime, switching_lengths
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Written:
+    """What a model added to a prompt.
+
+    Args:
+        text: without what ended it.
+        tokens: ids that it consists of.
+        ended: whether the model, or a stop text, ended it, and not the limit of new tokens.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    ended: bool
+
+
 def greedy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -24,6 +39,23 @@ def greedy(
     stop: Sequence[str] = (),
     budget: Halving | None = None,
 ) -> list[str]:
+    """The texts of `written`, with the same arguments.
+
+    Raises:
+        ValueError, MemoryError: as `written`.
+    """
+    return [found.text for found in written(model, tokenizer, prompts, max_new_tokens, stop, budget)]
+
+
+@torch.inference_mode()
+def written(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    budget: Halving | None = None,
+) -> list[Written]:
     """What `model` adds to each prompt when it always takes the likeliest token.
 
     Prompts of similar length share a batch, padded on the left. Whatever the model's own generation settings say of
@@ -48,23 +80,23 @@ def greedy(
     settings = _settings(model, tokenizer, max_new_tokens, stop)
     budget = budget or Halving(8192)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    texts = [""] * len(rows)
+    found: list[Written | None] = [None] * len(rows)
     company = _company(model, rows, max_new_tokens)
     done = 0
     while done < len(order):
 
-        def next_batch(tokens: int, start: int = done) -> tuple[list[int], list[str]]:
+        def next_batch(tokens: int, start: int = done) -> tuple[list[int], list[Written]]:
             longest = order[start]
             chosen = order[start : start + max(1, tokens // (len(rows[longest]) + max_new_tokens))]
             chosen = [i for i in chosen if company[i] == company[longest]]
             new = _generate(model, tokenizer, [rows[i] for i in chosen], settings)
-            return chosen, [_text(tokenizer, ids, settings.eos_token_id, stop) for ids in new.tolist()]
+            return chosen, [_written(tokenizer, ids, settings.eos_token_id, stop) for ids in new.tolist()]
 
-        chosen, batch_texts = budget.run(next_batch)
-        for i, text in zip(chosen, batch_texts, strict=True):
-            texts[i] = text
+        chosen, batch = budget.run(next_batch)
+        for i, text in zip(chosen, batch, strict=True):
+            found[i] = text
         done += len(chosen)
-    return texts
+    return [text for text in found if text is not None]
 
 
 def longest_row(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int) -> int:
@@ -134,11 +166,14 @@ def _settings(
     )
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], eos: int | list[int] | None, stop: Sequence[str]) -> str:
+def _written(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], eos: int | list[int] | None, stop: Sequence[str]
+) -> Written:
     ends = set(eos if isinstance(eos, list) else [eos])
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     text = str(tokenizer.decode(ids[:length], skip_special_tokens=True))
-    return text[: min((text.index(end) for end in stop if end in text), default=len(text))]
+    kept = text[: min((text.index(end) for end in stop if end in text), default=len(text))]
+    return Written(kept, tuple(ids[:length]), length < len(ids) or len(kept) < len(text))
 
 
 def require_generable(

@@ -96,6 +96,14 @@ class Perplexity:
         value = math.exp(mean.item())
         return Measurement(value=value, stderr=value * stderr.item(), n=n)
 
+    def require_readable(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check that `model` can read every text.
+
+        Raises:
+            ValueError: it cannot (the text is named), is in training mode or has no output head.
+        """
+        _require_readable(model, _tokenized(self.texts, tokenizer, self.max_tokens, encoding_state(tokenizer)))
+
 
 @torch.inference_mode()
 def text_losses(model: PreTrainedModel, rows: Sequence[Row], budget: Halving) -> Tensor:

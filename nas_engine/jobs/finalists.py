@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evaluators import Latency, Measurement, MultipleChoiceAccuracy
+from evaluators import Latency, Measurement, sign_of
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError
+from nas_engine.jobs.quality import Quality, lost
 from nas_engine.progress import say
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork
@@ -45,8 +46,8 @@ class Finalist:
         row: of the search's frame.
         subnet: its sub-network.
         speedup: over the whole model, timed in turns with it.
-        unhealed: accuracy as the super-network left it.
-        accuracy: now.
+        unhealed: score as the super-network left it.
+        score: now.
         steps: of healing so far.
         healed: the small model; None before the first step.
     """
@@ -55,7 +56,7 @@ class Finalist:
     subnet: Subnetwork
     speedup: float
     unhealed: Measurement
-    accuracy: Measurement
+    score: Measurement
     steps: int = 0
     healed: Healed | None = None
 
@@ -69,7 +70,7 @@ def choose(
     result: SearchResult[Subnetwork],
     whole: Subnetwork,
     reference: Measurement,
-    selection: MultipleChoiceAccuracy,
+    selection: Quality,
     train_set: Sequence[TextPair],
     teacher: Teacher | None,
     healing: HealingSettings | None,
@@ -79,25 +80,34 @@ def choose(
     folder: Path | None = None,
     progress: bool = True,
 ) -> list[Finalist]:
-    """The finalists of a front, the best first: the fastest that keeps the reference's accuracy less `tolerance`, and
-    where none does, the most accurate.
+    """The finalists of a front, the best first: the fastest that loses no more than `tolerance` against the reference,
+    and where none does, the one that loses least.
 
     Args:
-        result: with the objectives `accuracy` and `latency`.
+        result: with the objective `latency`, and one of the name of `selection`.
         whole: the sub-network that is as large as the reference, for the speed-ups.
-        reference: the reference's accuracy on `selection`.
-        selection: questions that the search did not use.
+        reference: the reference's score by `selection`.
+        selection: scores models on data that the search did not use.
         train_set: what healing learns from.
         teacher: see `nas_engine.heal`.
         healing: how those that go all the way are healed; None compares them as the super-network left them.
-        tolerance: accuracy that may be lost, as a fraction of 1.
+        tolerance: what may be lost; see `nas_engine.jobs.quality.lost`.
         latency: how their speed is measured.
         count: how many begin.
         folder: for checkpoints and answers, so that a killed call goes on where it was.
         progress: show bars.
     """
-    bound = reference.value - tolerance
-    going = _in_order(_listed(result, whole, selection, count, latency, folder), bound)
+
+    def in_order(finalists: list[Finalist]) -> list[Finalist]:
+        """Those that keep the tolerance from the fastest on, then the others from the best on."""
+
+        def place(finalist: Finalist) -> tuple[bool, float]:
+            loss = lost(selection, reference, finalist.score)
+            return loss > tolerance, -finalist.speedup if loss <= tolerance else loss
+
+        return sorted(finalists, key=place)
+
+    going = in_order(_listed(result, whole, selection, count, latency, folder))
     out: list[Finalist] = []
     if healing is None:
         return going
@@ -110,30 +120,35 @@ def choose(
             enabled=progress,
         )
         going = [_healed(f, selection, train_set, teacher, healing, until, folder, progress) for f in going]
-        going = _in_order(going, bound)
+        going = in_order(going)
     return going + out
 
 
 def flips(finalists: Sequence[Finalist]) -> tuple[int, int]:
-    """How many pairs of finalists healing put into another order of accuracy, and how many pairs there are.
+    """How many pairs of finalists healing put into another order of quality, and how many pairs there are.
 
     Those that were dropped earlier count as they were then.
     """
     pairs = list(combinations(finalists, 2))
-    changed = sum((a.unhealed.value - b.unhealed.value) * (a.accuracy.value - b.accuracy.value) < 0 for a, b in pairs)
+    changed = sum((a.unhealed.value - b.unhealed.value) * (a.score.value - b.score.value) < 0 for a, b in pairs)
     return changed, len(pairs)
 
 
-def table(finalists: Sequence[Finalist]) -> pd.DataFrame:
-    """One row a finalist in their order: `evaluation`, `speedup`, accuracies with `_stderr`, and steps of healing."""
+def table(finalists: Sequence[Finalist], name: str = "accuracy") -> pd.DataFrame:
+    """One row a finalist in their order: `evaluation`, `speedup`, scores with `_stderr`, and steps of healing.
+
+    Args:
+        finalists: as `choose` gives them.
+        name: of the score.
+    """
     return pd.DataFrame(
         {
             "evaluation": finalist.row.name,
             "speedup": finalist.speedup,
             "unhealed": finalist.unhealed.value,
             "unhealed_stderr": finalist.unhealed.stderr,
-            "accuracy": finalist.accuracy.value,
-            "accuracy_stderr": finalist.accuracy.stderr,
+            name: finalist.score.value,
+            f"{name}_stderr": finalist.score.stderr,
             "heal_steps": finalist.steps,
         }
         for finalist in finalists
@@ -143,7 +158,7 @@ def table(finalists: Sequence[Finalist]) -> pd.DataFrame:
 def _listed(
     result: SearchResult[Subnetwork],
     whole: Subnetwork,
-    selection: MultipleChoiceAccuracy,
+    selection: Quality,
     count: int,
     latency: Latency,
     folder: Path | None,
@@ -153,9 +168,10 @@ def _listed(
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
     smaller = rows[[s.configuration != whole.configuration and s.trains for s in subnets]]
     rows = smaller if len(smaller) else rows
-    # What lies far below cannot be healed in so few steps: the better half of the front in accuracy, at least.
+    # What lies far below cannot be healed in so few steps: the better half of the front, at least.
     enough = max(count, (len(rows) + 1) // 2)
-    rows = rows.nlargest(enough, "accuracy").sort_values("latency")
+    rows = rows.sort_values(selection.name, ascending=sign_of(selection.direction) > 0, kind="stable").head(enough)
+    rows = rows.sort_values("latency")
     places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
     rows = rows.iloc[places]
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
@@ -163,14 +179,14 @@ def _listed(
     speedups = remembered(folder, about, lambda: list(latency.compare([whole, *subnets]).speedups[1:]))
     found = []
     for (_, row), subnet, speedup in zip(rows.iterrows(), subnets, speedups, strict=True):
-        accuracy = _kept(folder, subnet, selection, 0, lambda subnet=subnet: selection(subnet))  # type: ignore[misc]
-        found.append(Finalist(row, subnet, speedup, accuracy, accuracy))
+        score = _kept(folder, subnet, selection, 0, lambda subnet=subnet: selection(subnet))  # type: ignore[misc]
+        found.append(Finalist(row, subnet, speedup, score, score))
     return found
 
 
 def _healed(
     finalist: Finalist,
-    selection: MultipleChoiceAccuracy,
+    selection: Quality,
     train_set: Sequence[TextPair],
     teacher: Teacher | None,
     healing: HealingSettings,
@@ -190,20 +206,8 @@ def _healed(
         checkpoint=None if folder is None else folder / f"healing-{_digest(subnet)}",
         progress=progress,
     )
-    accuracy = _kept(
-        folder, subnet, selection, until, lambda: selection.measure(healed.extract(True), healed.tokenizer)
-    )
-    return replace(finalist, accuracy=accuracy, steps=until, healed=healed)
-
-
-def _in_order(finalists: list[Finalist], bound: float) -> list[Finalist]:
-    """Those that keep the bound from the fastest on, then the others from the most accurate on."""
-
-    def place(finalist: Finalist) -> tuple[bool, float]:
-        accuracy = finalist.accuracy.value
-        return accuracy < bound, -finalist.speedup if accuracy >= bound else -accuracy
-
-    return sorted(finalists, key=place)
+    score = _kept(folder, subnet, selection, until, lambda: selection.measure(healed.extract(True), healed.tokenizer))
+    return replace(finalist, score=score, steps=until, healed=healed)
 
 
 def _digest(subnet: Subnetwork) -> str:
@@ -214,7 +218,7 @@ def _digest(subnet: Subnetwork) -> str:
 def _kept(
     folder: Path | None,
     subnet: Subnetwork,
-    selection: MultipleChoiceAccuracy,
+    selection: Quality,
     until: int,
     measure: Callable[[], Measurement],
 ) -> Measurement:

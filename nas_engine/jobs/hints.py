@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evaluators import LatencyTable, LatencyTableError, Question
+from evaluators import LatencyTable, LatencyTableError
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError
@@ -15,20 +15,21 @@ from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.progress import progress_bar, say
 from nas_engine.supernet import SuperNetwork
 from nas_engine.texts.calibration import calibration_batches
+from nas_engine.texts.examples import TextPair
 from search_spaces import SearchSpace
 
 
 def measured_sensitivity(
-    supernet: SuperNetwork, questions: Sequence[Question], count: int, folder: Path, progress: bool
+    supernet: SuperNetwork, examples: Sequence[TextPair], count: int, folder: Path, progress: bool
 ) -> dict[str, Sequence[float]] | None:
-    """What the first `count` questions say of the genes, kept in the run folder for a search that goes on."""
+    """What the first `count` examples say of the genes, kept in the run folder for a search that goes on."""
     if not count:
         return None
     file, made_with = folder / "sensitivity.json", (supernet.fingerprint(), count)
     kept = kept_sensitivity(file, made_with, supernet.space) if file.exists() else None
     if kept is not None:
         return kept
-    found = supernet.sensitivity(calibration_batches(questions, supernet.tokenizer, count), progress)
+    found = supernet.sensitivity(calibration_batches(examples, supernet.tokenizer, count), progress)
     with replacing(file) as unfinished:
         unfinished.write_text(json.dumps({"made_with": made_with, "genes": dict(found)}) + "\n", encoding="utf-8")
     return dict(found)

@@ -9,36 +9,37 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from evaluators import Evaluator, MultipleChoiceAccuracy, ParameterCount, Question, Racing
+from evaluators import Evaluator, ParameterCount
 from evaluators.text.generation import require_generable
 from evaluators.whole_file import replacing
+from nas_engine.data import DataSplits, load_data
+from nas_engine.errors import SettingsError
+from nas_engine.goal.constraints import parse_constraints
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
 from nas_engine.jobs.job_settings import PYTORCH, JobSettings
 from nas_engine.jobs.preparations import require_answerable, require_driver, require_learnable, writable
-from nas_engine.jobs.report import ASKED, NEW_TOKENS, SHOWN, accuracy_of, confirmed, in_words, rounded, write_figures
+from nas_engine.jobs.quality import Quality, worth
+from nas_engine.jobs.report import ASKED, NEW_TOKENS, SHOWN, confirmed, in_words, rounded, score_of, write_figures
 from nas_engine.loop import search
+from nas_engine.named import nearest
 from nas_engine.progress import say
 from nas_engine.results.result import SearchResult
+from nas_engine.settings_file import write_settings
 from nas_engine.supernet import Subnetwork, SuperNetwork
-from nas_engine.tasks import TaskSplits, task_splits
 from nas_engine.texts.calibration import calibration_batches
-from nas_engine.training import Healed, Teacher, train
-from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
-
-TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
-
+from nas_engine.training import Healed, Teacher, TextPair, train
 
 _FOLDERS = ("lora", "training", "reference", "supernet", "compressed")
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
-          "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf")  # fmt: skip
+          "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "job.yaml")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,38 +64,39 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
 
     Leaves in the run folder `front.csv`, `front.png`, `evaluations.csv`, `finalists.csv`, `healed.png`, `reference/`
     (plain LoRA, as PEFT's adapter), `compressed/`, with another target than PyTorch `compressed.gguf`, `supernet/`,
-    `summary.json`, the search's ledger and checkpoints.
+    `summary.json`, the search's ledger and checkpoints, and in `job.yaml` the settings, from which it starts again.
 
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
     started = time.perf_counter()
     folder = writable(settings.folder, _FOLDERS, _FILES)
-    guiding = settings.validation + settings.selection
-    splits = task_splits(settings.task, settings.train, guiding, settings.test, settings.seed)
-    validation = MultipleChoiceAccuracy(splits.validation[: settings.validation], racing=Racing())
-    selection = MultipleChoiceAccuracy(splits.validation[settings.validation :])
     say(f"Loading {settings.model}", enabled=progress)
-    supernet = _untrained(settings)
-    held_out = MultipleChoiceAccuracy(splits.test)
-    _require_possible(supernet, (validation, selection, held_out), splits, settings)
-    say(f"Scoring it untrained on {settings.validation} validation questions", enabled=progress)
+    supernet = SuperNetwork.from_pretrained(
+        settings.model, settings.template, seed=settings.seed, device=settings.device
+    )
+    data = _data(supernet, settings)
+    validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
+    _require_possible(supernet, (validation, selection, held_out), data, settings)
+    write_settings(settings, folder / "job.yaml")
+    data.write(folder)
+    say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
-    teacher = _reference(supernet, splits.train, settings, folder, progress)
+    teacher = _reference(supernet, data.train, settings, folder, progress)
     say("Scoring the reference, plain LoRA on the whole model", enabled=progress)
     reference = {
-        name: accuracy_of(teacher, asked) for name, asked in (("validation", validation), ("selection", selection))
+        name: score_of(teacher, asked) for name, asked in (("validation", validation), ("selection", selection))
     }
-    _train(supernet, splits.train, teacher, settings, folder, progress)
+    _train(supernet, data.train, teacher, settings, folder, progress)
     supernet.save(folder / "supernet")
-    hint = measured_sensitivity(supernet, splits.train, settings.hints, folder, progress)
+    hint = measured_sensitivity(supernet, data.train, settings.hints, folder, progress)
     result = _search(supernet, validation, settings, folder, hint, progress)
     finalists = choose(
         result,
         supernet.largest,
         reference["selection"],
         selection,
-        splits.train,
+        data.train,
         teacher,
         settings.healing,
         settings.tolerance,
@@ -104,17 +106,19 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         progress,
     )
     chosen = finalists[0]
-    write_figures(result, finalists, reference, folder)
+    write_figures(result, finalists, reference, folder, held_out.name)
     chosen.deployed.save_pretrained(folder / "compressed")
-    exported = _export(chosen.deployed, splits.test, settings, folder, progress)
-    say(f"Measuring reference, largest and chosen on {len(splits.test)} held-out questions", enabled=progress)
+    asked = data.prompts("test", ASKED)
+    exported = _export(chosen.deployed, asked, settings, folder, progress)
+    say("Measuring reference, largest and chosen on held-out data", enabled=progress)
     changed, pairs = flips(finalists)
     summary = confirmed(supernet, teacher, chosen, held_out, settings) | {
-        **in_words(teacher, chosen, splits.test),
+        **in_words(teacher, chosen, asked),
         **exported,
-        "finalists": json.loads(table(finalists).round(4).to_json(orient="records")),
+        "finalists": json.loads(table(finalists, held_out.name).round(4).to_json(orient="records")),
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
-        "untrained_validation_accuracy": rounded(untrained),
+        f"untrained_validation_{validation.name}": rounded(untrained),
+        "data": asdict(data.report),
         "front": int(result.frame["on_front"].sum()),
         "evaluations": len(result),
         "seconds": round(time.perf_counter() - started, 1),
@@ -130,16 +134,33 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     return JobResult(result, chosen.row, summary, folder)
 
 
+def _data(supernet: SuperNetwork, settings: JobSettings) -> DataSplits:
+    return load_data(
+        settings.task,
+        supernet.tokenizer,
+        train=settings.train,
+        validation=settings.validation,
+        selection=settings.selection,
+        test=settings.test,
+        seed=settings.seed,
+        kind=settings.kind,
+        metric=settings.metric,
+    )
+
+
 def _require_possible(
-    supernet: SuperNetwork, asked: Sequence[MultipleChoiceAccuracy], splits: TaskSplits, settings: JobSettings
+    supernet: SuperNetwork, asked: Sequence[Quality], data: DataSplits, settings: JobSettings
 ) -> None:
     """What the last stages need, known before the first begins; see `nas_engine.jobs.preparations`."""
     model, tokenizer = supernet.model, supernet.tokenizer
     require_answerable(model, tokenizer, asked)
-    require_generable(model, tokenizer, [question.prompt for question in splits.test[:ASKED]], NEW_TOKENS)
-    require_learnable(model, tokenizer, splits.train)
+    if prompts := [pair.prompt for pair in data.prompts("test", ASKED)]:
+        require_generable(model, tokenizer, prompts, NEW_TOKENS)
+    require_learnable(model, tokenizer, data.train)
     settings.latency.workload.require_readable(model)
-    require_driver(settings.driver, supernet.space, 3, settings.population, settings.seed)
+    require_driver(
+        settings.driver, supernet.space, len(_objectives(asked[0], settings)), settings.population, settings.seed
+    )
     if not supernet.largest.merges:
         raise ValueError(
             "the model is sparse or quantized: adapters merged into it would fill its zeros or leave its grid. Give "
@@ -149,46 +170,36 @@ def _require_possible(
         genome = supernet.space.sample(np.random.default_rng(settings.seed), 1)[0]
         subnet = supernet.subnetwork(supernet.space.configuration(genome))
         with tempfile.TemporaryDirectory() as unused:
-            _export(subnet, splits.test, settings, Path(unused), progress=False)
+            _export(subnet, data.prompts("test", SHOWN), settings, Path(unused), progress=False)
 
 
 def _export(
-    deployed: Subnetwork | Healed, questions: Sequence[Question], settings: JobSettings, folder: Path, progress: bool
+    deployed: Subnetwork | Healed, asked: Sequence[TextPair], settings: JobSettings, folder: Path, progress: bool
 ) -> dict[str, Any]:
     """The model as the file that the target loads, checked there on a few questions; nothing for PyTorch."""
     if settings.target == PYTORCH:
         return {}
     say(f"Writing the chosen model for {settings.target}, and comparing it there", enabled=progress)
-    texts = [question.prompt for question in questions[:SHOWN]]
+    texts = [pair.prompt for pair in asked[:SHOWN]]
     made = deployed.export("gguf", folder / "compressed.gguf", weights=settings.weights, texts=texts)
     return {"export": {**asdict(made), "file": made.file.name}}
 
 
-def _untrained(settings: JobSettings) -> SuperNetwork:
-    together = settings.layers_per_gene
-    space = lora_rank(settings.ranks, TARGETS, layers_per_gene=together)
-    space += mlp_width(settings.widths, multiple_of=32, layers_per_gene=together)
-    space += attention_heads(settings.heads, together)
-    if settings.skip:
-        space += layer_skip()
-    return SuperNetwork.from_pretrained(settings.model, space, seed=settings.seed, device=settings.device)
-
-
 def _reference(
-    supernet: SuperNetwork, questions: Sequence[Question], settings: JobSettings, folder: Path, progress: bool
+    supernet: SuperNetwork, examples: Sequence[TextPair], settings: JobSettings, folder: Path, progress: bool
 ) -> Teacher:
     """What a user would otherwise have: plain LoRA on the whole model, trained or given; also kept as PEFT's."""
     if settings.adapter is not None:
         supernet.load_adapter(settings.adapter)
     elif settings.lora is not None:
-        train(supernet, questions, settings.lora, checkpoint=folder / "lora", progress=progress)
+        train(supernet, examples, settings.lora, checkpoint=folder / "lora", progress=progress)
         supernet.largest.save_adapter(folder / "reference")
     return Teacher.of(supernet)
 
 
 def _train(
     supernet: SuperNetwork,
-    questions: Sequence[Question],
+    examples: Sequence[TextPair],
     teacher: Teacher,
     settings: JobSettings,
     folder: Path,
@@ -197,11 +208,11 @@ def _train(
     refit = settings.refit and supernet.can_refit
     if settings.training is None:
         say("Ordering heads and channels", enabled=progress)
-        supernet.order_by_importance(list(calibration_batches(questions, supernet.tokenizer, 512)), refit)
+        supernet.order_by_importance(list(calibration_batches(examples, supernet.tokenizer, 512)), refit)
         return
     train(
         supernet,
-        questions,
+        examples,
         settings.training,
         refit=refit,
         teacher=teacher,
@@ -212,7 +223,7 @@ def _train(
 
 def _search(
     supernet: SuperNetwork,
-    validation: MultipleChoiceAccuracy,
+    validation: Quality,
     settings: JobSettings,
     folder: Path,
     sensitivity: Mapping[str, Sequence[float]] | None,
@@ -222,12 +233,31 @@ def _search(
         validation,
         calibrated_latency(supernet, settings, folder, progress),
         ParameterCount(),
+        *settings.more_evaluators,
     ]
+    wanted = replace(settings.searching, constraints=(worth(validation), *settings.constraints))
     return search(
         supernet,
         evaluators,
-        settings.searching,
+        wanted,
         storage=folder,
+        executor=settings.workplace,
         progress=progress,
         sensitivity=sensitivity,
     )
+
+
+def _objectives(validation: Quality, settings: JobSettings) -> tuple[str, ...]:
+    """The names of what is optimized.
+
+    Raises:
+        SettingsError: the settings name what nothing measures, or say two things by one name.
+    """
+    names = [validation.name, "latency", ParameterCount().name, *(e.name for e in settings.more_evaluators)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SettingsError(f"two evaluators are named {min(twice)!r}; give one of them another name.", ("evaluators",))
+    goal = settings.objectives or tuple(names)
+    if unknown := [name for name in goal if name not in names]:
+        raise SettingsError(f"nothing measures {unknown[0]!r}; {nearest(unknown[0], names)}", ("objectives",))
+    parse_constraints(settings.constraints, names)
+    return goal

@@ -5,18 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators import Latency
+from evaluators import Evaluator, Latency
 from evaluators.latency.machine import require_device
 from nas_engine.deploy import Weights
 from nas_engine.drivers.registry import HINTED
+from nas_engine.errors import SettingsError
+from nas_engine.execution.executor import Workplace
+from nas_engine.jobs.parts import evaluators_of, space_of, workplace_of
 from nas_engine.jobs.preparations import require_counts
 from nas_engine.loop import SearchSettings
+from nas_engine.named import Named
 from nas_engine.training.settings import HealingSettings, TrainingSettings
 from nas_engine.training.strategies import Strategy
+from search_spaces import SpaceTemplate, attention_heads, layer_skip, lora_rank, mlp_width
 
 PYTORCH = "pytorch"  # not a runtime of its own
 _HINTS = 64  # training questions
-_WORTH = "accuracy >= 0.6 * reference"  # below, no few steps heal it
+TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 _FIT_TOKENS = 4096  # of a finalist, before its first step
 
 
@@ -27,32 +32,42 @@ class JobSettings:
     Args:
         folder: run folder; start again with the same one to go on.
         model: Hugging Face id or folder, or smollm2.
-        task: what to learn: family, chain_sum, a JSONL file or folder of questions, hf:<dataset>.
-        train: training questions at most.
-        validation: questions that guide the search.
-        selection: questions on which the finalists are compared.
-        test: held-out questions at most.
+        task: what to learn: family, chain_sum, a file or folder of data, hf:<dataset>.
+        kind: of the data: choices, completions, chat, text; auto tells by its columns.
+        metric: that is kept: accuracy, perplexity, exact_match; auto takes the one of the data's kind.
+        train: training examples at most.
+        validation: examples that guide the search.
+        selection: examples on which the finalists are compared.
+        test: held-out examples at most.
         adapter: folder of a PEFT LoRA adapter of this model, to be the reference instead of a trained one.
         lora_steps: steps of plain LoRA on the whole model: the reference, the teacher of all smaller ones, and their
             start. With 0 and no adapter the model as it is given is the reference.
         steps: in which sub-networks take turns; 0 leaves the super-network at what plain LoRA has learned.
         heal_steps: of a finalist alone, after the search; 0 takes it as the super-network left it.
         finalists: sub-networks of the front that are healed, by successive halving.
-        batch_size: questions of a training batch.
+        batch_size: examples of a training batch.
         learning_rate: of all training, at its peak.
         strategy: which sub-networks a step visits: uniform, sandwich, cycle or largest.
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
         driver: search algorithm, one of nas_engine.drivers.DRIVERS, such as auto, surrogate or nsga2.
         evaluations: sub-networks to measure.
         population: sub-networks of a generation.
-        sensitivity: training questions by which it is measured beforehand how much each gene matters, for the drivers
+        sensitivity: training examples by which it is measured beforehand how much each gene matters, for the drivers
             auto and surrogate; 0 does without, by default 64 with these drivers.
-        tolerance: accuracy that the chosen one may lose against the reference, as a fraction of 1.
+        tolerance: what the chosen one may lose against the reference: of accuracies as a fraction of 1, of perplexities
+            as a fraction of the reference's.
         ranks: adapter ranks to choose from.
         widths: MLP widths to choose from, as fractions of the intermediate size.
         heads: attention heads to choose from, as fractions, in whole KV groups.
         skip: whole attention and MLP blocks may be left out too.
         layers_per_gene: consecutive layers that share a gene.
+        space: the dimensions that are searched, instead of ranks, widths, heads, skip and layers_per_gene: lora_rank,
+            mlp_width, attention_heads, layer_skip, each with its arguments, or module:function.
+        evaluators: what else measures, beside the metric, latency and parameters: installed evaluators by name, or
+            module:function, with their arguments.
+        objectives: names of what is optimized, where others only bound; by default everything.
+        constraints: that a sub-network must keep, such as "latency <= 0.7 * reference".
+        executor: where sub-networks are measured, such as pool or ray with their arguments; by default in this process.
         tokens: prompt length at which prefill is timed, batch 1.
         target: where the model will run, and is timed: pytorch, or llama.cpp, for which the chosen one is also written
             as GGUF.
@@ -64,6 +79,8 @@ class JobSettings:
     folder: Path = Path("runs/quickstart")
     model: str = "smollm2"
     task: str = "family"
+    kind: str = "auto"
+    metric: str = "auto"
     train: int = 4000
     validation: int = 128
     selection: int = 240
@@ -87,6 +104,11 @@ class JobSettings:
     heads: tuple[float, ...] = (1.0, 0.67, 0.33)
     skip: bool = True
     layers_per_gene: int = 1
+    space: tuple[Named, ...] = ()
+    evaluators: tuple[Named, ...] = ()
+    objectives: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    executor: Named | None = None
     tokens: int = 128
     target: str = PYTORCH
     weights: Weights = "q8_0"
@@ -99,11 +121,16 @@ class JobSettings:
             raise ValueError(f"lora_steps and steps are {self.lora_steps} and {self.steps}; give at least 0.")
         if self.adapter is not None and self.lora_steps != JobSettings.lora_steps and self.lora_steps:
             raise ValueError("an adapter is given, so that none is trained; leave lora_steps out.")
+        if self.space:
+            for name in ("ranks", "widths", "heads", "skip", "layers_per_gene"):
+                if getattr(self, name) != getattr(JobSettings, name):
+                    raise SettingsError(f"space is given, so that {name} has no meaning; leave it out.", (name,))
         require_counts(2, validation=self.validation, selection=self.selection, test=self.test)
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance is {self.tolerance}; give a fraction from 0 to 1.")
         # These check themselves.
         _ = self._training(1, self.strategy), self.lora, self.training, self.healing, self.searching, self.latency
+        _ = self.template, self.more_evaluators, self.workplace
         given = self.sensitivity or 0
         if given < 0 or (given and self.driver not in HINTED):
             raise ValueError(
@@ -147,8 +174,30 @@ class JobSettings:
             evaluations=self.evaluations,
             population=self.population,
             seed=self.seed,
-            constraints=(_WORTH,),
+            constraints=self.constraints,
+            objectives=self.objectives or None,
         )
+
+    @property
+    def template(self) -> SpaceTemplate:
+        """The space before it meets the model."""
+        if not self.space:
+            together = self.layers_per_gene
+            whole = lora_rank(self.ranks, TARGETS, layers_per_gene=together)
+            whole += mlp_width(self.widths, multiple_of=32, layers_per_gene=together)
+            whole += attention_heads(self.heads, together)
+            return whole + layer_skip() if self.skip else whole
+        return space_of(self.space)
+
+    @property
+    def more_evaluators(self) -> list[Evaluator]:
+        """What measures beside the metric, latency and parameters."""
+        return evaluators_of(self.evaluators)
+
+    @property
+    def workplace(self) -> Workplace | None:
+        """Where sub-networks are measured; None in this process."""
+        return None if self.executor is None else workplace_of(self.executor)
 
     def _training(self, steps: int, strategy: Strategy) -> TrainingSettings | None:
         if not steps:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators import MultipleChoiceAccuracy
 from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.registry import make_driver
 from nas_engine.errors import LedgerError
+from nas_engine.jobs.quality import Quality
 from nas_engine.texts.examples import TextPair, tokenize
 from nas_engine.training.run import require_readable
 from nas_engine.training.settings import TrainingSettings
@@ -66,10 +66,8 @@ def require_counts(least: int, **questions: int) -> None:
             raise ValueError(f"{name} is {count}; give {least} questions or more, so that errors can be estimated.")
 
 
-def require_answerable(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[MultipleChoiceAccuracy]
-) -> None:
-    """Check that `model` can read every question of `asked`.
+def require_answerable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Quality]) -> None:
+    """Check that `model` can read all that the evaluators of `asked` ask, as far as they can tell.
 
     Raises:
         ValueError: it cannot (the question is named).

@@ -1,4 +1,4 @@
-"""What a job says of what it made: measured anew on questions that nothing saw, in words, as figures and tables."""
+"""What a job says of what it made: measured anew on data that nothing saw, in words, as figures and tables."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators import Measurement, MultipleChoiceAccuracy, Question
-from evaluators.text.generation import greedy
+from evaluators import Measurement, sign_of
+from evaluators.text.generation import Written, written
 from evaluators.whole_file import replacing
 from nas_engine import plots
 from nas_engine.jobs.finalists import Finalist, table
 from nas_engine.jobs.job_settings import JobSettings
+from nas_engine.jobs.quality import Quality, lost
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork, SuperNetwork
-from nas_engine.training import Teacher
+from nas_engine.training import Teacher, TextPair
 
 ASKED, SHOWN, NEW_TOKENS = 100, 5, 12  # held-out questions that are answered in a model's own words, of which a few
 # are shown, and tokens of an answer
@@ -28,13 +30,13 @@ def confirmed(
     supernet: SuperNetwork,
     teacher: Teacher,
     chosen: Finalist,
-    held_out: MultipleChoiceAccuracy,
+    held_out: Quality,
     settings: JobSettings,
 ) -> dict[str, Any]:
-    """Measure all anew: accuracy on questions that nothing saw yet, latency in turns, so that drift cancels."""
+    """Measure all anew: quality on data that nothing saw yet, latency in turns, so that drift cancels."""
     model = chosen.deployed.extract(share_embeddings=True)
-    reference = accuracy_of(teacher, held_out)
-    accuracies = {
+    reference = score_of(teacher, held_out)
+    scores = {
         "reference": reference,
         "chosen": held_out.measure(model, supernet.tokenizer),
         # Where no sub-networks took turns, it is what the teacher is.
@@ -48,38 +50,66 @@ def confirmed(
         "largest": (times.medians[0], whole),
     }
     figures: dict[str, Any] = {
-        name: {"accuracy": rounded(accuracy), "latency_ms": round(sizes[name][0], 3), "parameters": sizes[name][1]}
-        for name, accuracy in accuracies.items()
+        name: {held_out.name: rounded(score), "latency_ms": round(sizes[name][0], 3), "parameters": sizes[name][1]}
+        for name, score in scores.items()
     }
     figures["chosen"] |= {"configuration": dict(chosen.subnet.configuration), "heal_steps": chosen.steps}
     return figures | {
         "speedup": round(times.speedups[1], 4),
         "speedup_stderr": round(times.speedup_stderrs[1], 4),
-        "accuracy_drop": round(accuracies["reference"].value - accuracies["chosen"].value, 4),
+        "quality": held_out.name,
+        loss_key(held_out): round(lost(held_out, reference, scores["chosen"]), 4),
     }
 
 
-def in_words(teacher: Teacher, chosen: Finalist, questions: Sequence[Question]) -> dict[str, Any]:
-    """How often each writes exactly the right option and nothing after it, and what the chosen one writes to a few."""
-    asked = questions[:ASKED]
+def loss_key(quality: Quality) -> str:
+    """What `summary.json` calls how much was lost: ``accuracy_drop``, ``perplexity_rise``."""
+    return f"{quality.name}_{'drop' if sign_of(quality.direction) < 0 else 'rise'}"
+
+
+def in_words(teacher: Teacher, chosen: Finalist, asked: Sequence[TextPair]) -> dict[str, Any]:
+    """How often each writes exactly what is right and nothing after it, how often its answers end, and what the chosen
+    one writes to a few. Both answer the same questions: ``p_value`` is McNemar's, of a difference as large by chance.
+    """
+    if not asked:
+        return {}
     said = {"chosen": _said(chosen.deployed.extract(share_embeddings=True), chosen.subnet.tokenizer, asked)}
     with teacher.taught() as whole:
         said["reference"] = _said(whole.model, whole.tokenizer, asked)
+    right = {
+        name: [text.text.strip() == pair.completion.strip() for text, pair in zip(texts, asked, strict=True)]
+        for name, texts in said.items()
+    }
+    ended = {name: [text.ended for text in texts] for name, texts in said.items()}
     shown = [
-        {"question": q.question, "right": q.choices[q.answer], "said": text}
-        for q, text in zip(asked[:SHOWN], said["chosen"], strict=False)
+        {"question": question_of(pair), "right": pair.completion.strip(), "said": text.text.strip()}
+        for pair, text in zip(asked[:SHOWN], said["chosen"], strict=False)
     ]
-    return {"exact_match": {name: _exactly(texts, asked) for name, texts in said.items()}, "answers": shown}
+    return {"exact_match": _compared(right), "answers_ended": _compared(ended), "answers": shown}
 
 
-def _said(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Question]) -> list[str]:
-    texts = greedy(model, tokenizer, [question.prompt for question in asked], NEW_TOKENS, stop=("\n",))
-    return [text.strip() for text in texts]
+def _said(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[TextPair]) -> list[Written]:
+    return written(model, tokenizer, [pair.prompt for pair in asked], NEW_TOKENS, stop=("\n",))
 
 
-def _exactly(texts: Sequence[str], asked: Sequence[Question]) -> dict[str, float]:
-    right = np.array([text == question.choices[question.answer] for text, question in zip(texts, asked, strict=True)])
-    return rounded(Measurement(float(right.mean()), float(right.std(ddof=1) / len(right) ** 0.5), len(right)))
+def _compared(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
+    shares: dict[str, Any] = {name: rounded(_share(found)) for name, found in outcomes.items()}
+    return shares | {"p_value": round(mcnemar(*outcomes.values()), 4)}
+
+
+def _share(outcomes: Sequence[bool]) -> Measurement:
+    found, n = np.array(outcomes, dtype=float), len(outcomes)
+    return Measurement(float(found.mean()), float(found.std(ddof=1) / n**0.5) if n > 1 else 0.0, n)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """The exact two-sided p-value of McNemar's test (1947): whether one of two models is right more often on the same
+    questions, by those on which they differ.
+    """
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    differ = only_first + only_second
+    return float(binomtest(only_first, differ).pvalue) if differ else 1.0
 
 
 def rounded(measurement: Measurement) -> dict[str, float]:
@@ -87,7 +117,12 @@ def rounded(measurement: Measurement) -> dict[str, float]:
     return {"value": round(measurement.value, 4), "stderr": round(measurement.stderr, 4), "n": measurement.n}
 
 
-def accuracy_of(teacher: Teacher, asked: MultipleChoiceAccuracy) -> Measurement:
+def question_of(pair: TextPair) -> str:
+    """What was asked, without the words around it."""
+    return str(getattr(pair, "question", pair.prompt))
+
+
+def score_of(teacher: Teacher, asked: Quality) -> Measurement:
     """The reference's."""
     with teacher.taught() as supernet:
         return asked.measure(supernet.model, supernet.tokenizer)
@@ -98,17 +133,18 @@ def write_figures(
     finalists: Sequence[Finalist],
     reference: Mapping[str, Measurement],
     folder: Path,
+    quality: str = "accuracy",
 ) -> None:
     """Write `front.csv`, `evaluations.csv`, `finalists.csv` and the two figures into `folder`."""
     result.to_csv(folder / "front.csv")
     with replacing(folder / "evaluations.csv") as unfinished:
         result.frame.to_csv(unfinished)
-    healed = table(finalists)
+    healed = table(finalists, quality)
     with replacing(folder / "finalists.csv") as unfinished:
         healed.to_csv(unfinished, index=False)
     latency = float(result.reference["latency"])  # the reference's architecture is the largest's
     with matplotlib.rc_context({"backend": "agg"}):
-        axes = result.plot("latency", "accuracy", chosen=finalists[0].row)
+        axes = result.plot("latency", quality, chosen=finalists[0].row)
         plots.mark_reference(axes, latency, reference["validation"].value)
         plots.save(axes, folder / "front.png")
-        plots.save(plots.plot_healed(healed, reference["selection"]), folder / "healed.png")
+        plots.save(plots.plot_healed(healed, reference["selection"], score=quality), folder / "healed.png")

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from evaluators import Measurement
 
 
-def plot_healed(finalists: pd.DataFrame, reference: Measurement, ax: Axes | None = None) -> Axes:
-    """Accuracy over speed-up of finalists before and after healing, with the reference at a speed-up of 1.
+def plot_healed(
+    finalists: pd.DataFrame, reference: Measurement, ax: Axes | None = None, score: str = "accuracy"
+) -> Axes:
+    """A score over speed-up of finalists before and after healing, with the reference at a speed-up of 1.
 
     Args:
         finalists: as `nas_engine.jobs.finalists.table` gives it, the chosen one first.
-        reference: the accuracy of plain LoRA on the same questions.
+        reference: the score of plain LoRA on the same data.
         ax: where to draw; None makes a figure.
+        score: its column.
     """
     ax = ax or new_axes()
     ax.axhline(reference.value, color="black", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
@@ -28,12 +31,12 @@ def plot_healed(finalists: pd.DataFrame, reference: Measurement, ax: Axes | None
     ordered = finalists.sort_values("speedup")
     styles: tuple[tuple[str, dict[str, Any]], ...] = (
         ("unhealed", {"fmt": "o--", "markerfacecolor": "white", "color": DOMINATED, "label": "before healing"}),
-        ("accuracy", {"fmt": "o-", "color": FRONT, "label": "healed"}),
+        (score, {"fmt": "o-", "color": FRONT, "label": "healed"}),
     )
     for column, style in styles:
         ax.errorbar(ordered["speedup"], ordered[column], yerr=ordered[f"{column}_stderr"], markersize=4,
                     linewidth=1.1, elinewidth=0.6, capsize=1.5, **style)  # fmt: skip
     chosen = finalists.iloc[0]
-    ax.scatter(chosen["speedup"], chosen["accuracy"], s=75, facecolors="none", edgecolors=CHOSEN, linewidths=1.5,
+    ax.scatter(chosen["speedup"], chosen[score], s=75, facecolors="none", edgecolors=CHOSEN, linewidths=1.5,
                zorder=6, label="chosen")  # fmt: skip
-    return finished(ax, "speed-up over the whole model", "accuracy", columns=4)
+    return finished(ax, "speed-up over the whole model", score.replace("_", " "), columns=4)

@@ -9,8 +9,11 @@ import torch
 
 from evaluators import (
     HOROWITZ_45NM,
+    Divergence,
+    Ended,
     Energy,
     ExactMatch,
+    FormatKept,
     KVCacheBytes,
     Latency,
     Macs,
@@ -22,16 +25,27 @@ from evaluators import (
     Problem,
     Question,
     Racing,
+    Repetition,
     Roofline,
     Screening,
     WeightBytes,
 )
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 # What a score is called, and what it costs to take it.
 LABELS = {"name", "direction", "unit", "token_budget", "memory_bytes", "wait_seconds"}
 QUESTIONS = [Question(f"{i}?", ("0", "1"), i % 2) for i in range(4)]
 PROBLEMS = [Problem(f"{i}?", str(i)) for i in range(3)]
 PASS: dict[str, Any] = {"batch": 2, "tokens": 16, "phase": "decode"}
+
+
+def templated():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}on {{ m.content }}{% endfor %}"
+    return tokenizer
+
+
+WRITING: dict[str, Any] = {"prompts": ["a", "c"], "max_new_tokens": 3, "chat": True}
 OTHERWISE: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {  # how each is made, and what else each argument may be
     MultipleChoiceAccuracy: (
         {"questions": QUESTIONS},
@@ -49,6 +63,13 @@ OTHERWISE: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {  # how each is 
             "template": "{question}",
         },
     ),
+    Ended: ({"prompts": ["a", "b"]}, WRITING),
+    Repetition: ({"prompts": ["a", "b"]}, {**WRITING, "words": 2}),
+    FormatKept: ({"prompts": ["a", "b"]}, {**WRITING, "format": ".*"}),
+    Divergence: (
+        {"base": tiny_llama(), "tokenizer": templated(), "prompts": ["the cat", "a warm stone"]},
+        {"base": tiny_llama(seed=1), "prompts": ["the cat", "on"], "max_new_tokens": 3, "chat": True},
+    ),
     Latency: ({}, {**PASS, "repeats": 3, "warmup": 1, "threads": torch.get_num_threads() + 1, "dtype": "bfloat16"}),
     ParameterCount: ({}, {"merged": False}),
     NonZeroParameters: ({}, {}),
@@ -60,8 +81,8 @@ OTHERWISE: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {  # how each is 
     Energy: ({}, {**PASS, "costs": replace(HOROWITZ_45NM, pj_per_byte=1.0)}),
 }
 # Latency's device and graphs need a GPU, its runtime and reference have tests of their own; so has energy's device,
-# which counts where something is drawn while idle.
-ELSEWHERE = {"device", "cuda_graphs", "runtime", "reference"}
+# which counts where something is drawn while idle. A base's tokenizer is its sub-networks'.
+ELSEWHERE = {"tokenizer", "device", "cuda_graphs", "runtime", "reference"}
 
 
 @pytest.mark.parametrize("kind", OTHERWISE, ids=lambda kind: kind.__name__)

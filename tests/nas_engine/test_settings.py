@@ -15,7 +15,8 @@ from nas_engine.errors import SearchError
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings
 from nas_engine.keywords import merged
-from nas_engine.options import command, described
+from nas_engine.options import command
+from nas_engine.settings_file import described
 
 SETTINGS = (TrainingSettings, HealingSettings, SearchSettings, JobSettings, ShearsSettings, SqftSettings)
 

@@ -61,18 +61,18 @@ def test_two_are_healed_to_the_end_and_the_fastest_that_keeps_the_bound_comes_fi
 
 def test_where_none_keeps_the_bound_the_most_accurate_comes_first(searched) -> None:
     found = finalists(searched, reference=2.0, tolerance=0.0)
-    assert [f.accuracy.value for f in found[:2]] == sorted((f.accuracy.value for f in found[:2]), reverse=True)
+    assert [f.score.value for f in found[:2]] == sorted((f.score.value for f in found[:2]), reverse=True)
 
 
 def test_what_was_judged_is_what_is_handed_out(searched) -> None:
     best = finalists(searched, reference=0.0, tolerance=0.0)[0]
     again = MultipleChoiceAccuracy(QUESTIONS[130:]).measure(best.healed.extract(), best.healed.tokenizer)
-    assert again.value == best.accuracy.value
+    assert again.value == best.score.value
 
 
 def test_without_healing_finalists_are_as_the_supernetwork_left_them(searched) -> None:
     found = finalists(searched, reference=0.0, tolerance=0.0, healing=None, count=2)
-    assert all(f.healed is None and f.accuracy == f.unhealed and f.steps == 0 for f in found)
+    assert all(f.healed is None and f.score == f.unhealed and f.steps == 0 for f in found)
     assert flips(found) == (0, len(found) * (len(found) - 1) // 2)
 
 

@@ -1,6 +1,7 @@
 """The whole job on a tiny model, from the command line to a compressed model on disk."""
 
 import json
+import math
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from evaluators import Question, save_questions
 from nas_engine.cli import app
 from nas_engine.jobs.job import run_job
 from nas_engine.jobs.job_settings import JobSettings
+from nas_engine.jobs.report import mcnemar
 from nas_engine.supernet import SuperNetwork
 from nas_engine.tasks import chain_sum
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -68,7 +70,9 @@ def test_command_leaves_front_figure_model_and_summary(arguments: list[str], tmp
     assert summary["chosen"]["heal_steps"] == 4
     assert len(summary["finalists"]) <= 3
     assert len(summary["answers"]) == 5
-    assert {name: found["n"] for name, found in summary["exact_match"].items()} == {"chosen": 20, "reference": 20}
+    for name in ("exact_match", "answers_ended"):
+        assert (summary[name]["chosen"]["n"], summary[name]["reference"]["n"]) == (20, 20)
+        assert 0 <= summary[name]["p_value"] <= 1
     assert "plain LoRA" in done.output
     assert "in its own words" in done.output
     drop = summary["reference"]["accuracy"]["value"] - summary["chosen"]["accuracy"]["value"]
@@ -77,6 +81,8 @@ def test_command_leaves_front_figure_model_and_summary(arguments: list[str], tmp
     assert sum(p.numel() for p in model.parameters()) == summary["chosen"]["parameters"]
     assert "speed-up" in done.output
     assert "compressed/" in done.output
+    again = run(["search", str(folder / "job.yaml"), "--print-config"])
+    assert again.output == (folder / "job.yaml").read_text()
 
 
 def test_sensitivity_is_measured_once_and_kept(arguments: list[str], tmp_path) -> None:
@@ -249,3 +255,19 @@ def test_a_model_that_the_target_cannot_hold_is_refused_before_training(argument
     assert done.exit_code == 1
     assert "blocks of 32" in done.stderr
     assert not (tmp_path / "run" / "lora").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([True] * 5, [True] * 5), ([True, False] * 10, [False, True] * 10), ([True] * 9, [False] * 9)]
+)
+def test_mcnemar_is_the_exact_test_of_those_that_differ(first: list[bool], second: list[bool]) -> None:
+    table = [[0, 0], [0, 0]]
+    for a, b in zip(first, second, strict=True):
+        table[a][b] += 1
+    assert mcnemar(first, second) == pytest.approx(exact_p(table[1][0], table[0][1]))
+
+
+def exact_p(b: int, c: int) -> float:
+    """Twice the smaller tail of a fair coin's tosses, at most 1."""
+    n = b + c
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n)

@@ -16,7 +16,7 @@ from nas_engine.training import Example, Healed
 from nas_engine.training.answers import predictions
 from nas_engine.training.fitting import _least_squares, can_fit, fit_to_teacher
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
-from tests.supernets import DECODERS, FAMILIES, SPACE, random_adapters, supernetwork
+from tests.supernets import DECODERS, FAMILIES, SPACE, random_adapters, smallest, supernetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 EXAMPLES = [Example(f"{a} + {b} =", f" {a + b}") for a in range(6) for b in range(6)]
@@ -33,10 +33,6 @@ def tuned(space=None, steps: int = 4, **kwargs) -> SuperNetwork:
     supernet = SuperNetwork.from_pretrained(tiny_llama(), space, tiny_tokenizer(), **kwargs)
     train(supernet, EXAMPLES, steps=steps, batch_size=4, learning_rate=1e-2, strategy="largest", progress=False)
     return supernet
-
-
-def smallest(supernet: SuperNetwork):
-    return supernet.subnetwork(supernet.space.configuration(supernet.space.smallest))
 
 
 @torch.inference_mode()
