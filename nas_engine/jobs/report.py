@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Measurement, sign_of
@@ -106,6 +105,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """The exact two-sided p-value of McNemar's test (1947): whether one of two models is right more often on the same
     questions, by those on which they differ.
     """
+    from scipy.stats import binomtest  # takes a second to import
+
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     differ = only_first + only_second
