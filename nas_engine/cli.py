@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from nas_engine.deploy import FORMATS, export_folder, lines_of
-from nas_engine.errors import NasEngineError, SettingsError
+from nas_engine.errors import NasEngineError, ReportError, SettingsError
 from nas_engine.jobs.job import JobResult, run_job
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings, run_recipe
 from nas_engine.named import nearest
 from nas_engine.options import command
+from nas_engine.page.page import REPORT, write_page
+from nas_engine.page.server import PORT, serve
 from nas_engine.settings_file import schema
 
 _SETTINGS: dict[str, type[Any]] = {"search": JobSettings, "shears": ShearsSettings, "sqft": SqftSettings}
@@ -71,6 +73,11 @@ def report(job: JobResult, console: Console) -> None:
         _report_answers(summary, console)
     console.print(f"\nIn {job.folder}:", highlight=False)
     for name, content in (
+        *(
+            [("report.html", "all of this as a page, to be opened in a browser")]
+            if (job.folder / REPORT).exists()
+            else []
+        ),
         ("front.csv, front.png", "the Pareto front"),
         ("evaluations.csv", "every sub-network measured"),
         ("finalists.csv, healed.png", "the finalists before and after healing"),
@@ -157,6 +164,26 @@ def export_command(
             highlight=False,
             soft_wrap=True,
         )
+
+
+@app.command("report")
+def report_command(
+    run: Annotated[Path, typer.Argument(help="Run folder of search, shears or sqft, or the storage of a search.")],
+    to: Annotated[Path | None, typer.Option(help="File to write; by default report.html in the run folder.")] = None,
+    watch: Annotated[bool, typer.Option(help="Serve the page to this machine while the search goes on.")] = False,
+    port: Annotated[int, typer.Option(help="Of --watch; 0 takes any that is free.")] = PORT,
+) -> None:
+    """Write a run as one page to look at: its front, layers, hypervolume, what was confirmed, and its commands."""
+    console = Console()
+    with _errors():
+        if watch and to is not None:
+            raise ReportError("--to writes a file and --watch serves a page; give one of them.")
+        if not watch:
+            console.print(str(write_page(run, to)), highlight=False, soft_wrap=True)
+            return
+        serve(run, port, lambda address: console.print(
+            f"{run} is shown at {address} and follows what is written there; Ctrl-C ends this.",
+            highlight=False, soft_wrap=True))  # fmt: skip
 
 
 def _recipe(settings: ShearsSettings | SqftSettings) -> None:

@@ -10,6 +10,7 @@ __all__ = [
     "LedgerError",
     "ModelError",
     "NasEngineError",
+    "ReportError",
     "SearchError",
     "SelectionError",
     "SettingsError",
@@ -52,6 +53,10 @@ class LedgerError(NasEngineError, ValueError):
 
 class SelectionError(NasEngineError, ValueError):
     """No sub-network of a result is what was asked for."""
+
+
+class ReportError(NasEngineError, ValueError):
+    """A page cannot be made or served."""
 
 
 class TimeLimitError(NasEngineError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -47,6 +49,28 @@ def command(settings: type[S], run: Callable[[S], None]) -> Callable[..., None]:
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__doc__ = (inspect.getdoc(settings) or "").split("\n\n")[0]
     return called
+
+
+def command_line(name: str, settings: Any) -> str:
+    """The command that makes `settings` again: what is not its default, quoted for a shell."""
+    kinds = get_type_hints(type(settings))
+    words = ["nas-engine", name]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if value == field.default or value is None:
+            continue
+        option = f"--{field.name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{option[2:]}")
+        elif get_origin(kinds[field.name]) is tuple:
+            words += [word for entry in value for word in (option.removesuffix("s"), _said(entry))]
+        else:
+            words += [option, _said(value)]
+    return shlex.join(words)
+
+
+def _said(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

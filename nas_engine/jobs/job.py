@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluators import Evaluator, ParameterCount
+from evaluators import Evaluator, Measurement, ParameterCount
 from evaluators.text.generation import require_generable
 from evaluators.whole_file import replacing
 from nas_engine.data import DataSplits, load_data
@@ -27,9 +27,21 @@ from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
 from nas_engine.jobs.job_settings import PYTORCH, JobSettings
 from nas_engine.jobs.preparations import require_answerable, require_driver, require_learnable, writable
 from nas_engine.jobs.quality import Quality, worth
-from nas_engine.jobs.report import ASKED, NEW_TOKENS, SHOWN, confirmed, in_words, rounded, score_of, write_figures
+from nas_engine.jobs.report import (
+    ASKED,
+    NEW_TOKENS,
+    SHOWN,
+    confirmed,
+    in_words,
+    leave_page,
+    rounded,
+    score_of,
+    write_figures,
+)
 from nas_engine.loop import search
 from nas_engine.named import nearest
+from nas_engine.options import command_line
+from nas_engine.page.about import About, as_json, tell
 from nas_engine.progress import say
 from nas_engine.results.result import SearchResult
 from nas_engine.settings_file import write_settings
@@ -39,7 +51,8 @@ from nas_engine.training import Healed, Teacher, TextPair, train
 
 _FOLDERS = ("lora", "training", "reference", "supernet", "compressed")
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
-          "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "job.yaml")  # fmt: skip
+          "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "page.json", "report.html",
+          "job.yaml")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,9 +75,10 @@ class JobResult:
 def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     """Run the whole job.
 
-    Leaves in the run folder `front.csv`, `front.png`, `evaluations.csv`, `finalists.csv`, `healed.png`, `reference/`
-    (plain LoRA, as PEFT's adapter), `compressed/`, with another target than PyTorch `compressed.gguf`, `supernet/`,
-    `summary.json`, the search's ledger and checkpoints, and in `job.yaml` the settings, from which it starts again.
+    Leaves in the run folder `report.html`, `front.csv`, `front.png`, `evaluations.csv`, `finalists.csv`, `healed.png`,
+    `reference/` (plain LoRA, as PEFT's adapter), `compressed/`, with another target than PyTorch `compressed.gguf`,
+    `supernet/`, `summary.json`, the search's ledger and checkpoints, and in `job.yaml` the settings, from which it
+    starts again.
 
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
@@ -87,6 +101,8 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     reference = {
         name: score_of(teacher, asked) for name, asked in (("validation", validation), ("selection", selection))
     }
+    about = _about(settings, validation, reference)
+    tell(about, folder)
     _train(supernet, data.train, teacher, settings, folder, progress)
     supernet.save(folder / "supernet")
     hint = measured_sensitivity(supernet, data.train, settings.hints, folder, progress)
@@ -123,14 +139,11 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         "evaluations": len(result),
         "seconds": round(time.perf_counter() - started, 1),
         "processor_seconds": round(time.process_time(), 1),
-        "settings": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(settings).items()
-            if name != "folder"
-        },
+        "settings": about.settings,
     }
     with replacing(folder / "summary.json") as unfinished:
         unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    leave_page(about, folder, progress)
     return JobResult(result, chosen.row, summary, folder)
 
 
@@ -145,6 +158,18 @@ def _data(supernet: SuperNetwork, settings: JobSettings) -> DataSplits:
         seed=settings.seed,
         kind=settings.kind,
         metric=settings.metric,
+    )
+
+
+def _about(settings: JobSettings, validation: Quality, reference: Mapping[str, Measurement]) -> About:
+    name, selection = validation.name, reference["selection"]
+    return About(
+        job="search",
+        command=command_line("search", settings),
+        settings=as_json({name: value for name, value in asdict(settings).items() if name != "folder"}),
+        constraints=[worth(validation), *settings.constraints],
+        reference={name: reference["validation"].value},
+        selection={name: selection.value, f"{name}_stderr": selection.stderr},
     )
 
 

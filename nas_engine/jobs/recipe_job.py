@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import MultipleChoiceAccuracy, Question
@@ -18,7 +19,10 @@ from nas_engine.compression.checkpoint import require_packable
 from nas_engine.jobs.preparations import require_answerable, require_counts, require_learnable, writable
 from nas_engine.jobs.recipe import Adapter, Recipe, ShearsRecipe, SqftRecipe
 from nas_engine.jobs.recipes import CompressedModel, SearchPlan, shears, sqft
+from nas_engine.jobs.report import leave_page
 from nas_engine.models import load_model
+from nas_engine.options import command_line
+from nas_engine.page.about import About, Candidate, Compared, as_json, tell
 from nas_engine.progress import say
 from nas_engine.tasks import task_splits
 from nas_engine.training.settings import HealingSettings, TrainingSettings
@@ -128,7 +132,8 @@ class SqftSettings(RecipeSettings):
 def run_recipe(
     settings: ShearsSettings | SqftSettings, progress: bool = True
 ) -> tuple[CompressedModel, dict[str, Any]]:
-    """Run a recipe; leaves `compressed/`, `candidates.csv`, `sparsity.csv` and `summary.json` in the run folder.
+    """Run a recipe; leaves `report.html`, `compressed/`, `candidates.csv`, `sparsity.csv` and `summary.json` in the run
+    folder.
 
     Returns:
         what the recipe made, and the content of `summary.json`.
@@ -140,7 +145,7 @@ def run_recipe(
     writable(
         settings.folder,
         ("training", "search", "healing", "compressed"),
-        ("summary.json", "candidates.csv", "sparsity.csv"),
+        ("summary.json", "candidates.csv", "sparsity.csv", "page.json", "report.html"),
     )
     splits = task_splits(
         settings.task, settings.train, settings.validation + settings.confirmation, settings.test, settings.seed
@@ -158,6 +163,8 @@ def run_recipe(
     require_learnable(base, tokenizer, splits.train)
     if isinstance(settings, SqftSettings) and settings.adapter != "sparsepeft":
         require_packable(base)
+    about = _about(settings)
+    tell(about, settings.folder)
     made = _made(settings, base, tokenizer, splits.train, validation, searching, progress)
     made.save(settings.folder / "compressed")
     for name, frame in (("candidates.csv", made.candidates), ("sparsity.csv", made.sparsity)):
@@ -168,7 +175,7 @@ def run_recipe(
     accuracy = held_out.measure(model, made.supernet.tokenizer)
     report = made.sparsity
     summary = {
-        "recipe": "sqft" if isinstance(settings, SqftSettings) else "shears",
+        "recipe": about.job,
         "sub_adapter": made.candidates.loc[0, "sub_adapter"],
         "configuration": dict(made.chosen.configuration),
         "accuracy": {"value": accuracy.value, "stderr": accuracy.stderr, "n": accuracy.n},
@@ -183,7 +190,35 @@ def run_recipe(
     }
     with replacing(settings.folder / "summary.json") as unfinished:
         unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    leave_page(replace(about, compared=_compared(made, validation)), settings.folder, progress)
     return made, summary
+
+
+def _about(settings: ShearsSettings | SqftSettings) -> About:
+    job = "sqft" if isinstance(settings, SqftSettings) else "shears"
+    told = as_json({name: value for name, value in asdict(settings).items() if name != "folder"})
+    return About(job, command_line(job, settings), told)
+
+
+def _compared(made: CompressedModel, validation: MultipleChoiceAccuracy) -> Compared:
+    """The candidates as the page has them."""
+    space, again = made.supernet.space, "confirmed"
+    candidates = [
+        Candidate(
+            name=row["sub_adapter"],
+            genome=space.genome(row["configuration"]).tolist(),
+            values=[float(row[validation.name]), float(row["adapter_parameters"])],
+            stderrs=[float(row[f"{validation.name}_stderr"]), 0.0],
+            n=[len(validation.questions), 1],
+            confirmed=[float(row[again]), float(row[f"{again}_stderr"])] if pd.notna(row.get(again)) else [],
+        )
+        for _, row in made.candidates.iterrows()
+    ]
+    objectives = [
+        (validation.name, validation.direction, validation.unit),
+        ("adapter_parameters", "minimize", ""),
+    ]
+    return Compared(space.to_json(), list(objectives), candidates)
 
 
 def _made(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,13 @@ from evaluators import Measurement, sign_of
 from evaluators.text.generation import Written, written
 from evaluators.whole_file import replacing
 from nas_engine import plots
+from nas_engine.errors import NasEngineError
 from nas_engine.jobs.finalists import Finalist, table
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.quality import Quality, lost
+from nas_engine.page.about import About, tell
+from nas_engine.page.page import REPORT, write_page
+from nas_engine.progress import say
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.training import Teacher, TextPair
@@ -149,3 +155,13 @@ def write_figures(
         plots.mark_reference(axes, latency, reference["validation"].value)
         plots.save(axes, folder / "front.png")
         plots.save(plots.plot_healed(healed, reference["selection"], score=quality), folder / "healed.png")
+
+
+def leave_page(about: About, folder: Path, progress: bool) -> None:
+    """Write the page of a job that has come to its end; where that cannot be made, say so in a line and go on."""
+    tell(replace(about, finished=True), folder)
+    try:
+        write_page(folder)
+    except NasEngineError as error:
+        again = f"nas-engine report {shlex.quote(str(folder))}"
+        say(f"{REPORT} is left out: {error} Then it is made by {again}", enabled=progress)

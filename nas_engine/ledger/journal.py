@@ -51,18 +51,20 @@ class Journal(BaseJournalBackend):
     """The lines of a journal file, one JSON object each.
 
     Args:
-        path: of the file; it and its folder are made where they do not exist.
+        path: of the file.
+        make: make it and its folder where they do not exist; False is for who only reads, and changes nothing.
 
     Raises:
         OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, make: bool = True) -> None:
         self._path, self.lock = path, FlockLock(path.with_name(f"{path.name}.lock"))
         self._offsets = [0]  # where line i begins
-        with self.lock:
-            path.touch()
+        if make:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self.lock:
+                path.touch()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The operations from line `log_number_from` on; reading changes nothing.
@@ -113,14 +115,18 @@ class Journal(BaseJournalBackend):
         return operation
 
 
-def open_journal(path: Path) -> tuple[JournalStorage, FlockLock]:
+def open_journal(path: Path, make: bool = True) -> tuple[JournalStorage, FlockLock]:
     """The journal storage in `path`, made where it does not exist, its folder too; and its lock.
+
+    Args:
+        path: of the file.
+        make: False is for who only reads a file that exists: nothing is made, locked or touched.
 
     Raises:
         LedgerError: the folder cannot be written, or a line other than the last is damaged (the file is left as it is).
     """
     try:
-        journal = Journal(path)
+        journal = Journal(path, make)
     except OSError as error:
         raise LedgerError(f"the run folder {path.parent} cannot be written: {error}. Choose another one.") from error
     try:

@@ -174,7 +174,7 @@ def read_ledger(storage: Storage, study: str = SEARCH_STUDY) -> LedgerContents:
     """
     if _is_missing(storage):
         raise LedgerError(f"there is no ledger in {_shown(storage)}; give the storage= that a search was run with.")
-    opened, _ = _open(storage)
+    opened, _ = _open(storage, make=False)
     assert opened is not None, "what is in memory alone is missing, as said above"
     try:
         loaded = optuna.load_study(storage=opened, study_name=study)
@@ -236,13 +236,15 @@ def _record(trial: FrozenTrial, space: SearchSpace, objectives: int, where: Stor
         ) from error
 
 
-def _open(storage: Storage) -> tuple[optuna.storages.BaseStorage | str | None, AbstractContextManager[None]]:
+def _open(
+    storage: Storage, make: bool = True
+) -> tuple[optuna.storages.BaseStorage | str | None, AbstractContextManager[None]]:
     """What Optuna opens, and a lock under which nobody else writes to it (a database has its own)."""
     if storage is None:
         return None, nullcontext()
     if _is_url(storage):
         return str(storage), nullcontext()
-    return open_journal(Path(storage) / JOURNAL)
+    return open_journal(Path(storage) / JOURNAL, make)
 
 
 def _joined(

@@ -46,7 +46,7 @@ def plot_front(
     rows, reference = drawable(rows, x, y), drawable(reference, x, y)
     chosen = None if chosen is None else drawable(chosen, x, y)
     keeps = rows["feasible"] if "feasible" in rows else pd.Series(True, index=rows.index)
-    front = _front_of(rows[keeps], x, y)
+    front = front_of(rows[keeps], x, y)
     others, missing = rows[keeps].drop(front.index), rows[~keeps]
     ax.scatter(others[x.name], others[y.name], s=9, color=DOMINATED, alpha=0.5, linewidths=0, label="dominated")
     if len(missing):
@@ -89,7 +89,7 @@ def mark_reference(ax: Axes, x: float, y: float, label: str = "plain LoRA") -> A
     return ax
 
 
-def _front_of(rows: pd.DataFrame, x: Column, y: Column) -> pd.DataFrame:
+def front_of(rows: pd.DataFrame, x: Column, y: Column) -> pd.DataFrame:
     """The rows that no other dominates in these two objectives, from left to right."""
     signed = rows[[x.name, y.name]] * [sign_of(x.direction), sign_of(y.direction)]
     signed = signed.sort_values([x.name, y.name], kind="stable")

@@ -22,12 +22,12 @@ def layer_table(shares: pd.Series, space: SearchSpace) -> pd.DataFrame:
 
     A gene that moves several layers stands in each of them with its whole share.
     """
-    kinds = list(dict.fromkeys(_kind(gene) for gene in space.genes))
-    last = max(layer for gene in space.genes for layer in _layers(gene))
+    kinds = list(dict.fromkeys(kind_of(gene) for gene in space.genes))
+    last = max(layer for gene in space.genes for layer in layers_of(gene))
     table = pd.DataFrame(np.nan, index=kinds, columns=pd.RangeIndex(last + 1, name="layer"))
     for gene in space.genes:
-        for layer in _layers(gene):
-            table.loc[_kind(gene), layer] = shares[gene.name]
+        for layer in layers_of(gene):
+            table.loc[kind_of(gene), layer] = shares[gene.name]
     return table
 
 
@@ -97,10 +97,11 @@ def _short(kinds: list[str]) -> list[str]:
     return last if len(set(last)) == len(kinds) else kinds
 
 
-def _layers(gene: Choice) -> list[int]:
+def layers_of(gene: Choice) -> list[int]:
+    """The layers that a gene moves, ascending."""
     return sorted(gene.layers)
 
 
-def _kind(gene: Choice) -> str:
+def kind_of(gene: Choice) -> str:
     """The gene's name without its layers: ``layers.3.mlp.width`` and ``layers.0-2.mlp.width`` are ``mlp.width``."""
     return re.sub(r"^layers\.[^.]*\.?", "", gene.name) or gene.dimension

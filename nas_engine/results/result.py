@@ -20,13 +20,15 @@ from nas_engine.goal.constraints import Constraint, parse_constraints
 from nas_engine.goal.goal import positions_of
 from nas_engine.ledger.ledger import LedgerContents, Record, Storage, read_ledger
 from nas_engine.magnitude import LARGEST, relative
-from nas_engine.results import exports
+from nas_engine.plots.interactive_front import drawn
+from nas_engine.results import exports, interactive
 from nas_engine.results.confirmation import ConfirmedFront, Front, confirm
 from nas_engine.results.hypervolume import hypervolumes
 from nas_engine.results.importance import gene_importance
 from nas_engine.results.table import Objective, configuration_of, evaluation_table, row_of
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from matplotlib.axes import Axes
     from optuna.importance import BaseImportanceEvaluator
 
@@ -241,6 +243,19 @@ class SearchResult(Generic[S]):
         """
         rows = self.frame[self.frame["error"] == ""]
         return plots.plot_front(rows, self._objective(x), self._objective(y), self.reference, chosen, ax)
+
+    def show(self, chosen: pd.Series | None = None) -> go.Figure:
+        """The front as a figure that answers to the pointer, as a notebook shows it and `nas-engine report` draws it.
+
+        A menu chooses two of several objectives; a point says its configuration.
+
+        Args:
+            chosen: a row, such as `best` gives, to be labelled.
+
+        Raises:
+            SelectionError: plotly is not installed.
+        """
+        return drawn(interactive.figures_to_show(self, chosen))
 
     def plot_hypervolume(self, ax: Axes | None = None) -> Axes:
         """Draw the hypervolume over evaluations, measured from `reference_point`."""

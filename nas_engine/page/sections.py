@@ -1,0 +1,185 @@
+"""What a page says in words and tables: its status, key figures, what was confirmed, settings and commands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nas_engine.page.run import Found, Run
+from nas_engine.page.summary import Measured, RecipeSummary, Score, SearchSummary
+from nas_engine.plots.numbers import shown
+from nas_engine.results.interactive import measured_rows
+
+_MOST_FAILURES = 50  # that are listed
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A key figure: what it is, its value, and what to compare it with."""
+
+    label: str
+    value: str
+    beside: str = ""
+
+
+def status(run: Run) -> str:
+    """Where the job is."""
+    if run.finished:
+        return "finished"
+    searched = next((found for found in run.searches if found.label == "search"), None)
+    if run.about is None:
+        return f"{_counted(len(searched.result), 'evaluation')} so far" if searched else "nothing measured yet"
+    if searched is None:
+        return "the search has not begun"
+    return f"searching: {len(searched.result)} of {run.about.settings.get('evaluations', '?')} evaluations"
+
+
+def tiles(run: Run) -> list[Tile]:
+    """The figures to see first."""
+    if isinstance(run.summary, SearchSummary):
+        return _search_tiles(run.summary, run)
+    if isinstance(run.summary, RecipeSummary):
+        return _recipe_tiles(run.summary)
+    if not run.searches:
+        return []
+    found = run.searches[0]
+    rows = measured_rows(found.result)
+    made = [Tile("evaluations", f"{len(found.result):,}", _front_of(found))]
+    kept = rows[rows["feasible"]]
+    for objective in [o for o in found.result.objectives if o.optimized][:3] if len(kept) else ():
+        ordered = kept.sort_values(objective.name, ascending=objective.direction == "minimize", kind="stable")
+        best = ordered.iloc[0]
+        value = shown(best[objective.name], best[f"{objective.name}_stderr"], objective.unit)
+        made.append(Tile(f"best {objective.name}", value, f"evaluation {best.name}"))
+    return made
+
+
+def confirmed(run: Run) -> list[dict[str, str]]:
+    """Reference, chosen and largest on held-out questions, a row each."""
+    summary = run.summary
+    if not isinstance(summary, SearchSummary):
+        return []
+    models = (("plain LoRA", summary.reference), ("largest", summary.largest), ("chosen", summary.chosen))
+    return [
+        {
+            "model": name,
+            "accuracy": _score(model.accuracy),
+            "n": f"{model.accuracy.n:,}",
+            "latency": shown(model.latency_ms, 0.0, "ms"),
+            "parameters": shown(model.parameters),
+            "exact": _score(summary.exact_match[key]) if (key := _KEYS[name]) in summary.exact_match else "–",
+        }
+        for name, model in models
+    ]
+
+
+_KEYS = {"plain LoRA": "reference", "chosen": "chosen", "largest": "largest"}
+
+
+def finalists(run: Run) -> list[dict[str, str]]:
+    """The finalists before and after healing, the chosen one first."""
+    if not isinstance(run.summary, SearchSummary):
+        return []
+    return [
+        {
+            "evaluation": str(finalist.evaluation),
+            "speedup": f"{finalist.speedup:.2f} ×",
+            "unhealed": shown(finalist.unhealed, finalist.unhealed_stderr),
+            "accuracy": shown(finalist.accuracy, finalist.accuracy_stderr),
+            "steps": str(finalist.heal_steps),
+        }
+        for finalist in run.summary.finalists
+    ]
+
+
+def failures(run: Run) -> tuple[int, list[dict[str, str]]]:
+    """How many evaluations failed, and what the first of them said."""
+    found = [
+        {"search": search.label, "evaluation": str(number), "error": row["error"]}
+        for search in run.searches
+        for number, row in search.result.frame[search.result.frame["error"] != ""].iterrows()
+    ]
+    return len(found), found[:_MOST_FAILURES]
+
+
+def settings(run: Run) -> list[tuple[str, str]]:
+    """By name, as they would be given."""
+    known = run.about.settings if run.about is not None else getattr(run.summary, "settings", {})
+    return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in known.items()]
+
+
+def commands(run: Run) -> list[tuple[str, str]]:
+    """What each command does, and the command."""
+    folder, told = shlex.quote(str(run.folder)), []
+    if run.about is not None:
+        told.append(("Run it again, or go on from where it stopped", run.about.command))
+    told.append(("Write this page again", f"nas-engine report {folder}"))
+    told.append(("Follow the search while it runs", f"nas-engine report {folder} --watch"))
+    if (run.folder / "compressed" / "config.json").is_file():
+        told.append(("Take the chosen model to llama.cpp", f"nas-engine export {folder} --to chosen.gguf"))
+    return told
+
+
+def notes(run: Run) -> list[str]:
+    """What is missing, and why, a sentence each."""
+    said = list(run.problems)
+    if not run.searches:
+        said.append("No sub-network was measured yet; the front appears with the first ones.")
+    if run.about is None and run.searches:
+        said.append(
+            "This run does not say what it was for (it was made in Python, or by an older version): all that was "
+            "measured counts as an objective, and no constraint is shown."
+        )
+    return said
+
+
+def _search_tiles(summary: SearchSummary, run: Run) -> list[Tile]:
+    reference, chosen = summary.reference, summary.chosen
+    front = next((_front_of(found) for found in run.searches if found.label == "search"), "")
+    lasted = f"{summary.seconds / 60:.0f} min" if summary.seconds >= 90 else f"{summary.seconds:.0f} s"
+    share = f"{100 * chosen.parameters / reference.parameters:.0f} % of {shown(reference.parameters)}"
+    return [
+        Tile("accuracy of the chosen", _score(chosen.accuracy), f"plain LoRA {_score(reference.accuracy)}"),
+        Tile("speed-up", f"{shown(summary.speedup, summary.speedup_stderr)} ×", _latencies(reference, chosen)),
+        Tile("parameters", shown(chosen.parameters), share),
+        Tile("evaluations", f"{summary.evaluations:,}", ", ".join(filter(None, (front, f"{lasted} in all")))),
+    ]
+
+
+def _recipe_tiles(summary: RecipeSummary) -> list[Tile]:
+    merged = "merged" if summary.merged else "adapter beside its base"
+    return [
+        Tile("accuracy of the chosen", _score(summary.accuracy), f"{summary.accuracy.n:,} held-out questions"),
+        Tile("zeros", f"{100 * summary.sparsity:.0f} %", "of the weights"),
+        Tile("weights", f"{summary.bits} bits", merged),
+        Tile("on disk", shown(float(summary.bytes), 0.0, "B"), f"found by {summary.sub_adapter}"),
+    ]
+
+
+def _latencies(reference: Measured, chosen: Measured) -> str:
+    return f"{shown(chosen.latency_ms, 0.0, 'ms')} against {shown(reference.latency_ms, 0.0, 'ms')}"
+
+
+def _score(score: Score) -> str:
+    return shown(score.value, score.stderr) if score.stderr > 0 else f"{score.value:.3f}"
+
+
+def _front_of(found: Found) -> str:
+    return f"{int(found.result.frame['on_front'].sum()):,} on the front"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def versions(run: Run) -> Sequence[tuple[str, str]]:
+    """Of the packages that the job ran with."""
+    return list(run.about.versions.items()) if run.about is not None else []
+
+
+def answers(run: Run) -> Sequence[Any]:
+    """What the chosen model wrote to a few held-out questions."""
+    return run.summary.answers if isinstance(run.summary, SearchSummary) else []
