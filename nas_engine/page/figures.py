@@ -48,8 +48,13 @@ def hypervolume_figure(result: SearchResult[Any]) -> tuple[Figure | None, str]:
     return {"data": [trace], "layout": layout}, f"Measured from the point {told}."
 
 
-def sensitivity_figure(sensitivity: Mapping[str, Sequence[float]], space: SearchSpace) -> Figure:
-    """What each gene's smallest value changes of what the network says, by layer; shades are logarithmic."""
+def sensitivity_figure(
+    sensitivity: Mapping[str, Sequence[float]], space: SearchSpace
+) -> tuple[Figure, tuple[str, str]]:
+    """What each gene's smallest value changes of what the network says, by layer; and the ends of its scale, in nats.
+
+    Shades are logarithmic.
+    """
     table = layer_table(pd.Series({gene: values[0] for gene, values in sensitivity.items()}), space)
     values = table.to_numpy(dtype=float)  # (kinds, layers)
     most = float(np.nanmax(values))
@@ -57,7 +62,6 @@ def sensitivity_figure(sensitivity: Mapping[str, Sequence[float]], space: Search
     with np.errstate(divide="ignore", invalid="ignore"):
         shades = np.clip(np.log10(values), top - _DECADES, top)
     labels = kind_labels(space)
-    ticks = [top - decade for decade in range(_DECADES, -1, -1)]
     trace = {
         "type": "heatmap",
         "z": _rows(shades),
@@ -68,18 +72,15 @@ def sensitivity_figure(sensitivity: Mapping[str, Sequence[float]], space: Search
         "zmax": top,
         "xgap": 1,
         "ygap": 1,
-        "colorbar": {
-            "orientation": "h", "thickness": 10, "y": 1.02, "yanchor": "bottom", "len": 0.9, "tickvals": ticks,
-            "ticktext": [f"{10**tick:.2g}" for tick in ticks],
-            "title": {"text": "divergence when smallest (nats)", "side": "top"},
-        },
+        "showscale": False,
         "hovertemplate": "%{y}, layer %{x}: %{customdata:.3g} nats<extra></extra>",
         "meta": {"role": "heat"},
     }  # fmt: skip
     layout = _layout("layer", "", showlegend=False)
-    layout["yaxis"] |= {"autorange": "reversed", "ticks": ""}
-    layout["height"] = 190 + 34 * len(table)
-    return {"data": [trace], "layout": layout}
+    layout["xaxis"] |= {"zeroline": False, "showgrid": False}
+    layout["yaxis"] |= {"autorange": "reversed", "ticks": "", "showgrid": False}
+    layout["height"] = 60 + 38 * len(table)
+    return {"data": [trace], "layout": layout}, (f"{10 ** (top - _DECADES):.2g}", f"{10**top:.2g}")
 
 
 def healed_figure(summary: SearchSummary, reference: Mapping[str, float]) -> Figure | None:

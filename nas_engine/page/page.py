@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def page_html(run: Run, live: str = "") -> str:
     from plotly.offline import get_plotlyjs
 
     rendered = rendered_sections(run)
-    return _template("page.html").render(
+    page: str = _template("page.html").render(
         name=run.name,
         sections=[rendered[name] for name in _SECTIONS],
         live=bool(live),
@@ -72,6 +71,7 @@ def page_html(run: Run, live: str = "") -> str:
         scripts="\n".join(_asset(name) for name in _SCRIPTS),
         data=in_script(page_data(run) | {"state": live}),
     )
+    return page
 
 
 def page_data(run: Run) -> dict[str, Any]:
@@ -93,6 +93,7 @@ def rendered_sections(run: Run) -> dict[str, str]:
         "notes": sections.notes(run),
         "confirmed": sections.confirmed(run),
         "finalists": sections.finalists(run),
+        "candidates": sections.candidates(run),
         "answers": sections.answers(run),
         "settings": sections.settings(run),
         "versions": sections.versions(run),
@@ -101,11 +102,6 @@ def rendered_sections(run: Run) -> dict[str, str]:
         "failures": shown,
     }
     return {name: _template(f"{name}.html").render(context) for name in _SECTIONS}
-
-
-def section_names() -> Sequence[str]:
-    """Of the parts that a server sends anew."""
-    return _SECTIONS
 
 
 def _template(name: str) -> Any:

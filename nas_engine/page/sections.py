@@ -95,6 +95,22 @@ def finalists(run: Run) -> list[dict[str, str]]:
     ]
 
 
+def candidates(run: Run) -> list[dict[str, str]]:
+    """What a recipe compared, the chosen one first."""
+    compared = run.about.compared if run.about is not None and run.finished else None
+    if compared is None:
+        return []
+    return [
+        {
+            "name": candidate.name,
+            "accuracy": shown(candidate.values[0], candidate.stderrs[0]),
+            "confirmed": shown(*candidate.confirmed) if candidate.confirmed else "–",
+            "parameters": shown(candidate.values[1]),
+        }
+        for candidate in compared.candidates
+    ]
+
+
 def failures(run: Run) -> tuple[int, list[dict[str, str]]]:
     """How many evaluations failed, and what the first of them said."""
     found = [
@@ -143,7 +159,7 @@ def _search_tiles(summary: SearchSummary, run: Run) -> list[Tile]:
     share = f"{100 * chosen.parameters / reference.parameters:.0f} % of {shown(reference.parameters)}"
     return [
         Tile("accuracy of the chosen", _score(chosen.accuracy), f"plain LoRA {_score(reference.accuracy)}"),
-        Tile("speed-up", f"{shown(summary.speedup, summary.speedup_stderr)} ×", _latencies(reference, chosen)),
+        Tile("speed-up", f"{shown(summary.speedup, summary.speedup_stderr)}\u00a0×", _latencies(reference, chosen)),
         Tile("parameters", shown(chosen.parameters), share),
         Tile("evaluations", f"{summary.evaluations:,}", ", ".join(filter(None, (front, f"{lasted} in all")))),
     ]

@@ -68,7 +68,7 @@ def front_figure(
         _points(others[~elsewhere], x, y, texts, "dominated", "dominated", size=7, color=DOMINATED, opacity=0.55),
         _points(rows[~rows["feasible"]], x, y, texts, "infeasible", "breaks a constraint", size=8, symbol="x-thin",
                 color=DOMINATED, line={"width": 1.6, "color": DOMINATED}),
-        _points(others[elsewhere], x, y, texts, "elsewhere", "on the front of all objectives", size=8,
+        _points(others[elsewhere], x, y, texts, "elsewhere", "front of all", size=8,
                 symbol="circle-open", color=_PALE, line={"width": 1.6}),
         _step(front, x, y),
         _points(front, x, y, texts, "front", "Pareto front", size=9, color=FRONT, errors=True),

@@ -56,7 +56,7 @@ function layersFigure(search, shown) {
     }
   });
   layout.xaxis = {
-    title: { text: "layer" }, anchor: `y${kinds.length > 1 ? kinds.length : ""}`, fixedrange: true, showgrid: false,
+    title: { text: "layer" }, anchor: `y${kinds.length > 1 ? kinds.length : ""}`, fixedrange: true, showgrid: false, zeroline: false,
     automargin: true, range: [-0.6, Math.max(...kinds.map((kind) => kind.genes.length)) - 0.4],
   };
   return { data, layout: { ...layout, annotations } };

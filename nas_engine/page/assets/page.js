@@ -84,7 +84,7 @@ function drawFront() {
   for (const { slot, row } of shownRows()) {
     const [x, y] = place(row);
     data.push({
-      type: "scatter", mode: "markers+text", x: [x], y: [y], text: [slot.toUpperCase()], textposition: "bottom center",
+      type: "scatter", mode: "markers+text", x: [x], y: [y], text: [slot.toUpperCase()], textposition: "top right",
       textfont: { size: 13, color: colour("ink"), weight: 700 }, showlegend: false, hoverinfo: "skip", meta: { role: slot },
       marker: { symbol: "circle-open", size: 15, line: { width: 2.4 } },
     });
@@ -212,7 +212,10 @@ function drawRest() {
     if (volume.figure) draw(find("volume-figure"), volume.figure);
   }
   find("sensitivity").hidden = !now?.sensitivity;
-  if (now?.sensitivity) draw(find("sensitivity-figure"), now.sensitivity);
+  if (now?.sensitivity) {
+    draw(find("sensitivity-figure"), now.sensitivity.figure);
+    [find("least").textContent, find("most").textContent] = now.sensitivity.ends;
+  }
   find("healed").hidden = !run.healed;
   if (run.healed) draw(find("healed-figure"), run.healed);
 }

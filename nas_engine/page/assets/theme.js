@@ -28,7 +28,6 @@ function themedTrace(trace) {
   const role = trace.meta?.role;
   if (role === "heat") {
     trace.colorscale = [[0, colour("surface")], [1, colour("accent")]];
-    trace.colorbar.tickfont = trace.colorbar.title.font = { size: 11, color: colour("soft") };
   } else if (role in COLOURS) {
     const chosen = colour(COLOURS[role]);
     if (trace.marker) trace.marker = { ...trace.marker, color: chosen, line: { ...trace.marker.line, color: chosen } };
@@ -65,7 +64,7 @@ function draw(element, figure, more = {}) {
     ...layout,
     font: { family: font, size: 12, color: colour("ink") },
     legend: {
-      ...layout.legend, font: { size: 12, color: colour("soft") },
+      ...layout.legend, font: { size: NARROW.matches ? 10.5 : 12, color: colour("soft") },
       ...(NARROW.matches ? { entrywidthmode: "fraction", entrywidth: 0.48 } : {}),
     },
   }, { ...CONFIG, displayModeBar: NARROW.matches ? false : "hover" });
