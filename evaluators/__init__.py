@@ -2,6 +2,8 @@
 
 from evaluators.behaviour.answers import Ended, FormatKept, Repetition
 from evaluators.behaviour.divergence import Divergence
+from evaluators.classification.evaluators import Classification, Regression
+from evaluators.classification.labelled import Labelled
 from evaluators.cost.device_sheet import Device, DeviceError, device_names, load_device
 from evaluators.cost.energy import HOROWITZ_45NM, Energy, EnergyCosts
 from evaluators.cost.footprint import KVCacheBytes, PeakMemory, WeightBytes
@@ -36,6 +38,7 @@ __all__ = [
     "HOROWITZ_45NM",
     "BatchEvaluator",
     "BusyError",
+    "Classification",
     "CostModel",
     "Device",
     "DeviceError",
@@ -49,6 +52,7 @@ __all__ = [
     "FormatKept",
     "HarnessTask",
     "KVCacheBytes",
+    "Labelled",
     "Latency",
     "LatencyComparison",
     "LatencyReport",
@@ -70,6 +74,7 @@ __all__ = [
     "Question",
     "QuestionFileError",
     "Racing",
+    "Regression",
     "Repetition",
     "Roofline",
     "Screening",

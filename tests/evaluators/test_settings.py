@@ -9,12 +9,14 @@ import torch
 
 from evaluators import (
     HOROWITZ_45NM,
+    Classification,
     Divergence,
     Ended,
     Energy,
     ExactMatch,
     FormatKept,
     KVCacheBytes,
+    Labelled,
     Latency,
     Macs,
     MultipleChoiceAccuracy,
@@ -25,6 +27,7 @@ from evaluators import (
     Problem,
     Question,
     Racing,
+    Regression,
     Repetition,
     Roofline,
     Screening,
@@ -35,6 +38,7 @@ from tests.tiny import tiny_llama, tiny_tokenizer
 # What a score is called, and what it costs to take it.
 LABELS = {"name", "direction", "unit", "token_budget", "memory_bytes", "wait_seconds"}
 QUESTIONS = [Question(f"{i}?", ("0", "1"), i % 2) for i in range(4)]
+LABELLED = [Labelled(f"{i}?", i % 2) for i in range(4)]
 PROBLEMS = [Problem(f"{i}?", str(i)) for i in range(3)]
 PASS: dict[str, Any] = {"batch": 2, "tokens": 16, "phase": "decode"}
 
@@ -63,6 +67,11 @@ OTHERWISE: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {  # how each is 
             "template": "{question}",
         },
     ),
+    Classification: (
+        {"examples": LABELLED},
+        {"examples": LABELLED[:3], "metric": "matthews", "max_tokens": 8},
+    ),
+    Regression: ({"examples": LABELLED}, {"examples": [*LABELLED, LABELLED[0]], "metric": "spearman", "max_tokens": 8}),
     Ended: ({"prompts": ["a", "b"]}, WRITING),
     Repetition: ({"prompts": ["a", "b"]}, {**WRITING, "words": 2}),
     FormatKept: ({"prompts": ["a", "b"]}, {**WRITING, "format": ".*"}),

@@ -1,0 +1,1 @@
+"""Texts with labels: what sequence classifiers, encoders among them, are judged by."""
