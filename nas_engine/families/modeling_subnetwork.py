@@ -2,7 +2,8 @@
 
 This file is saved beside the weights of such a model, so that `from_pretrained(folder, trust_remote_code=True)` loads
 it anywhere transformers runs. It imports nothing else. `Subnetwork<Architecture>`, such as
-`SubnetworkLlamaForCausalLM`, is the stock architecture changed where `config.subnetwork` says so, by paths of modules:
+`SubnetworkLlamaForCausalLM`, is the stock architecture changed where `config.subnetwork` says so, by paths of modules;
+`SubnetworkLlamaModel`, the same without its output head, finds them under shorter ones:
 
 - ``linears``: outputs and inputs of linear layers that are smaller,
 - ``attributes``: sizes that attention modules keep,
@@ -84,7 +85,12 @@ class _Changed:
 
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
-        changes = config.subnetwork
+        # Paths are those in the model with its head; a model without one is what they begin with.
+        prefix = "" if hasattr(self, self.base_model_prefix) else f"{self.base_model_prefix}."
+        changes = {
+            kind: {path.removeprefix(prefix): value for path, value in by_path.items()}
+            for kind, by_path in config.subnetwork.items()
+        }
         for path, (outputs, inputs) in changes["linears"].items():
             _replace(self, path, _resized(self.get_submodule(path), outputs, inputs))
         for path, value in changes["attributes"].items():
@@ -95,10 +101,16 @@ class _Changed:
             self.get_submodule(path).register_forward_pre_hook(HeadBias(**arguments), with_kwargs=True)
 
 
+def _auto_class(name):
+    """What transformers loads an architecture of this name by."""
+    if "Classification" in name:
+        return "AutoModelForSequenceClassification"
+    return "AutoModelForCausalLM" if name.endswith(("ForCausalLM", "LMHeadModel")) else "AutoModel"
+
+
 def __getattr__(name):
     stock = getattr(transformers, name.removeprefix(_PREFIX), None) if name.startswith(_PREFIX) else None
     if stock is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    task = "AutoModelForSequenceClassification" if "Classification" in name else "AutoModelForCausalLM"
-    globals()[name] = type(name, (_Changed, stock), {"__module__": __name__, "_auto_class": task})
+    globals()[name] = type(name, (_Changed, stock), {"__module__": __name__, "_auto_class": _auto_class(name)})
     return globals()[name]

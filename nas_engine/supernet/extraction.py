@@ -60,6 +60,9 @@ def extract(
     left = [layer for layer in layers if layer.index not in gone]
     if not _describe_as_stock(extracted, family, left):
         extracted.config.subnetwork = _changes(family, left)
+        # What is saved names the class with its head by itself. Runtimes with a head of their own build the other one.
+        trunk = type(extracted.base_model).__name__
+        extracted.config.auto_map = {"AutoModel": f"{runtime.__name__.rpartition('.')[2]}.Subnetwork{trunk}"}
         extracted.__class__ = getattr(runtime, f"Subnetwork{type(model).__name__}")
     if not share_embeddings:
         extracted.requires_grad_(True)
@@ -120,28 +123,26 @@ def _drop_layers(model: PreTrainedModel, family: Family, gone: set[int]) -> None
 
 
 def _describe_as_stock(model: PreTrainedModel, family: Family, layers: Sequence[ElasticLayer]) -> bool:
-    """Put sizes that all layers share into the configuration; False where the stock architecture cannot have them."""
-    width, heads = {layer.width for layer in layers}, {layer.heads for layer in layers}
-    first = layers[0]
-    narrower, fewer = first.width < first.full_width, first.heads < first.full_heads
-    if (
-        not all(layer.kept["attention"] and layer.kept["mlp"] for layer in layers)
-        or len(width) > 1
-        or len(heads) > 1
-        or (narrower and family.width_key is None)
-        or (fewer and not family.stock_heads)
-        or any(_head_biases(layer) for layer in layers)
-    ):
-        return False
-    sizes: dict[str, int] = {}
-    if narrower:
-        sizes[str(family.width_key)] = first.width
-    if fewer:
-        sizes |= {
-            "head_dim": first.head_size,
-            "num_attention_heads": first.heads,
-            "num_key_value_heads": first.heads // first.group,
-        }
+    """Put sizes that all layers share into the configuration; False where that does not describe the whole model."""
+    with_mlp = [layer for layer in layers if layer.kept["mlp"]]
+    with_attention = [layer for layer in layers if layer.kept["attention"]]
+    described = len(with_mlp) == len(with_attention) == len(layers) and not any(map(_head_biases, layers))
+    widths, heads = {layer.width for layer in with_mlp}, {layer.heads for layer in with_attention}
+    if widths != {layers[0].full_width}:
+        described &= len(widths) == 1 and family.width_key is not None
+        if len(widths) == 1 and family.width_key is not None:
+            described &= _described(model, {family.width_key: min(widths)})
+    if heads != {layers[0].full_heads}:
+        described &= len(heads) == 1 and family.stock_heads
+        if len(heads) == 1 and family.stock_heads:
+            first = with_attention[0]
+            sizes = {"head_dim": first.head_size, "num_attention_heads": first.heads}
+            described &= _described(model, sizes | {"num_key_value_heads": first.heads // first.group})
+    return described
+
+
+def _described(model: PreTrainedModel, sizes: Mapping[str, int]) -> bool:
+    """Put `sizes` into the configuration; False where transformers would not load it with them."""
     if not _configurable(model.config, sizes):
         return False
     for name, size in sizes.items():
@@ -151,8 +152,6 @@ def _describe_as_stock(model: PreTrainedModel, family: Family, layers: Sequence[
 
 def _configurable(config: PreTrainedConfig, sizes: Mapping[str, int]) -> bool:
     """Whether transformers would load `config` with these sizes: some heads fit no check of a family's."""
-    if not sizes:
-        return True
     try:
         type(config).from_dict(config.to_dict() | dict(sizes))
     except (StrictDataclassError, ValueError):
