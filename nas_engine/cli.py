@@ -130,11 +130,13 @@ def front_table(job: JobResult) -> Table:
 @app.command("export")
 def export_command(
     folder: Annotated[Path, typer.Argument(help="Run folder, or one that save_pretrained wrote.")],
-    to: Annotated[Path, typer.Option(help="File to write.")],
+    to: Annotated[Path, typer.Option(help="File to write; a folder for vllm.")],
     format: Annotated[str, typer.Option(help=f"For which runtime: {', '.join(FORMATS)}.")] = "gguf",
     weights: Annotated[
         str | None,
-        typer.Option(help="f32, f16, bf16, q8_0, q4_0; by default a quantized model's own integers, else f16."),
+        typer.Option(
+            help="f32, f16, bf16, and of GGUF q8_0, q4_0; by default a quantized model's own integers, else f16."
+        ),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="GGUF file of the same base model, to copy the tokenizer from.")

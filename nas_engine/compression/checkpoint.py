@@ -7,7 +7,6 @@ exactly what was measured.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -183,24 +182,24 @@ def load_quantized(
     by_target = {
         target: _settings_of(group, folder) for group in config.config_groups.values() for target in group.targets
     }
-    with warnings.catch_warnings():
-        # transformers says that the folder's own settings are used beside the one given: as they should be.
-        warnings.filterwarnings("ignore", "You passed `quantization_config`")
-        model, tokenizer = load_model(str(folder), dtype, dequantize=True)
+    state, tensors = _quantized_tensors(folder)
+    by_path: dict[str, Grid] = {}
+    # Not left to transformers 5.23, which unpacks all layers by the first group's bits.
+    for path, packed_tensors in tensors.items():
+        try:
+            integers, grid = unpacked(packed_tensors, by_target.get(path) or by_target["Linear"])
+            state[f"{path}.weight"] = dequantize(integers, grid).to(dtype)
+        except Exception as error:  # whatever compressed-tensors and torch say to a damaged file
+            raise CompressionError(f"{folder} holds {path}, which cannot be unpacked: {error!r}.") from error
+        by_path[path] = Grid(grid.settings, grid.scale.to(dtype), grid.zero_point)
+    model, tokenizer = load_model(str(folder), dtype, state)
     family = family_of(model)
-    tensors = _quantized_tensors(folder)
-    grids = {}
-    for index in range(len(list(model.get_submodule(family.layers).children()))):
-        for projection in family.projections:
-            name = str(ModuleName(index, projection))
-            path = family.path(name)
-            if path in tensors:
-                try:
-                    _, grid = unpacked(tensors[path], by_target.get(path) or by_target["Linear"])
-                except Exception as error:  # whatever compressed-tensors and torch say to a damaged file
-                    raise CompressionError(f"{folder} holds {path}, which cannot be unpacked: {error!r}.") from error
-                grids[name] = Grid(grid.settings, grid.scale.to(dtype), grid.zero_point)
-    return model, tokenizer, Quantization(grids)
+    names = (
+        str(ModuleName(index, projection))
+        for index in range(len(list(model.get_submodule(family.layers).children())))
+        for projection in family.projections
+    )
+    return model, tokenizer, Quantization({n: by_path[family.path(n)] for n in names if family.path(n) in by_path})
 
 
 def load_base(
@@ -291,17 +290,19 @@ def _settings_of(group: _Group, folder: Path) -> GridSettings:
     return GridSettings(weights.num_bits, weights.group_size, weights.symmetric)
 
 
-def _quantized_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of every packed layer, by its path and their names in it."""
-    found: dict[str, dict[str, Tensor]] = {}
+def _quantized_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Ordinary weights, and the tensors of every packed layer by its path and their names in it."""
+    state: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            packed_layers = {key.rpartition(".")[0] for key in opened.keys() if key.endswith(".weight_packed")}  # noqa: SIM118
-        for key, tensor in load_file(file).items():
-            path, _, name = key.rpartition(".")
-            if path in packed_layers:
-                found.setdefault(path, {})[name] = tensor
-    return found
+        state |= load_file(file)
+    found: dict[str, dict[str, Tensor]] = {
+        key.removesuffix(".weight_packed"): {} for key in state if key.endswith(".weight_packed")
+    }
+    for key in list(state):
+        path, _, name = key.rpartition(".")
+        if path in found and name != "bias":
+            found[path][name] = state.pop(key)
+    return state, found
 
 
 def _require_linear(module: nn.Module, path: str) -> None:

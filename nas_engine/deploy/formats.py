@@ -20,7 +20,7 @@ from nas_engine.errors import ExportError
 if TYPE_CHECKING:
     from nas_engine.compression.grid import Grid
 
-FORMATS = ("gguf",)
+FORMATS = ("gguf", "vllm")
 TEXTS = (
     "The capital of France is Paris, and the river that runs through it is the",
     "In 2024, 3 x 17 = 51 and 1234567 + 89 =",
@@ -41,18 +41,21 @@ def export(
     texts: Sequence[str] = TEXTS,
     check: bool = True,
 ) -> Export:
-    """Write `model` for llama.cpp, and compare what llama.cpp computes with what transformers does.
+    """Write `model` for a runtime, and compare what that computes with what transformers does.
 
     Layers that differ in width or heads, or lack a block, leave too where llama.cpp has an architecture for them: in
-    Llama, Mistral, SmolLM2 and Qwen2, and in Qwen3 with a tied output.
+    Llama, Mistral, SmolLM2 and Qwen2, and in Qwen3 with a tied output. vLLM takes widths that differ in nearly all
+    families, and blocks left out in Llama, Mistral, SmolLM2 and Qwen2.
 
     Args:
         model: an extracted sub-network, or any of a known family.
         tokenizer: its own.
-        file: to write; it appears once it is whole and checked.
-        format: ``"gguf"``.
+        file: to write, a folder for vLLM; it appears once it is whole and checked.
+        format: ``"gguf"`` for llama.cpp; ``"vllm"``, a folder that ``vllm serve`` takes, which is checked by loading it
+            again in transformers, for vLLM lives in an environment of its own.
         weights: ``"f32"``, ``"f16"``, ``"bf16"``, ``"q8_0"`` or ``"q4_0"`` of matrices; with ``"q4_0"`` embeddings and
-            the output head have 8 bits. None keeps the integers of quantized matrices, and is f16 elsewhere.
+            the output head have 8 bits. None keeps the integers of quantized matrices, and the rest is f16; for vLLM,
+            which has no other way to integers, the rest stays as it is.
         grids: of quantized matrices, by path in `model`.
         tokenizer_file: GGUF file of the same base model, to copy the tokenizer from; needed where the tokenizer is no
             byte-level BPE.
@@ -61,7 +64,8 @@ def export(
         check: False leaves that out, and needs no llama.cpp.
 
     Raises:
-        ExportError: llama.cpp cannot express the model, is not installed, or computes something else; no file is left.
+        ExportError: the runtime cannot express the model, is not installed, or computes something else; no file is
+            left.
     """
     if format not in FORMATS:
         raise ExportError(f"format is {format!r}; choose one of {', '.join(FORMATS)}.")
@@ -69,6 +73,10 @@ def export(
         raise ExportError(f"weights is {weights!r}; choose one of {', '.join(get_args(Weights))}.")
     if check and not any(text.strip() for text in texts):
         raise ExportError("texts is empty; give at least one, or check=False.")
+    if format == "vllm":
+        from nas_engine.deploy.vllm_folder import export_vllm  # it needs all of compression
+
+        return export_vllm(model, tokenizer, Path(file), weights, grids or {}, texts, check)
     if find_spec("gguf") is None:
         raise ExportError("the package gguf is not installed; install it with: pip install 'nas-engine[llamacpp]'.")
     from nas_engine.deploy.gguf_export import export_gguf  # the package is an extra

@@ -12,25 +12,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from nas_engine.deploy.blocks import Block
 from nas_engine.errors import ExportError
-from nas_engine.families.family import Family, attention_sizes, inputs_of
+from nas_engine.families.family import attention_sizes
 
 Metadata = dict[str, Any]  # values by the part of their key behind the architecture's name
-
-
-@dataclass(frozen=True)
-class Block:
-    """The sizes of one layer that is left.
-
-    Args:
-        heads: query heads, 0 where attention is left out.
-        kv_heads: KV heads, 0 where attention is left out.
-        width: channels of the MLP, 0 where it is left out.
-    """
-
-    heads: int
-    kv_heads: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -165,18 +151,6 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     if getattr(config, "use_sliding_window", False):
         raise ExportError(f"llama.cpp's {known.name} has no sliding window; set config.use_sliding_window to False.")
     return known
-
-
-def blocks_of(model: PreTrainedModel, family: Family) -> tuple[Block, ...]:
-    """The sizes of every layer, as the modules have them."""
-    heads, kv_heads, size = attention_sizes(model.config)
-    blocks = []
-    for layer in model.get_submodule(family.layers).children():
-        modules = dict(layer.named_modules())
-        o, down = (modules.get(family.projections[name]) for name in ("o", "down"))
-        active = inputs_of(o) // size if o is not None else 0
-        blocks.append(Block(active, active * kv_heads // heads, inputs_of(down) if down is not None else 0))
-    return tuple(blocks)
 
 
 def built_as(model: PreTrainedModel, known: Architecture, blocks: Sequence[Block]) -> str:

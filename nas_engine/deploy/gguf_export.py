@@ -10,8 +10,9 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.compression.grid import Grid
+from nas_engine.deploy.blocks import blocks_of
 from nas_engine.deploy.exported import Check, Weights
-from nas_engine.deploy.gguf_architecture import architecture_of, blocks_of, built_as
+from nas_engine.deploy.gguf_architecture import architecture_of, built_as
 from nas_engine.deploy.gguf_check import as_stored, require_exact
 from nas_engine.deploy.gguf_file import write_gguf
 from nas_engine.deploy.gguf_tensors import Source

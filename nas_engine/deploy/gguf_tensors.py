@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from nas_engine.compression.grid import Grid
 from nas_engine.compression.sparsification import matrix_of
+from nas_engine.deploy.blocks import Block
 from nas_engine.deploy.exported import Weights
-from nas_engine.deploy.gguf_architecture import Architecture, Block
+from nas_engine.deploy.gguf_architecture import Architecture
 from nas_engine.deploy.gguf_encoding import BLOCK, Encoded, encoded, on_grid, require_blocks
 from nas_engine.errors import ExportError
 from nas_engine.families.family import Family, attention_sizes

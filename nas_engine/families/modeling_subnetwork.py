@@ -9,6 +9,8 @@ it anywhere transformers runs. It imports nothing else. `Subnetwork<Architecture
 - ``attributes``: sizes that attention modules keep,
 - ``bypasses``: modules that are left out, and what stands in for them,
 - ``head_biases``: attention modules that get a bias for each head, of which some are left.
+
+`DeciLMForCausalLM` is a Llama whose layers differ as `block_configs` say, in the words of vLLM's `nemotron_nas`.
 """
 
 import copy
@@ -106,6 +108,52 @@ def _auto_class(name):
     if "Classification" in name:
         return "AutoModelForSequenceClassification"
     return "AutoModelForCausalLM" if name.endswith(("ForCausalLM", "LMHeadModel")) else "AutoModel"
+
+
+class Part(dict):
+    """A part of a configuration: JSON that is read by attributes, as vLLM reads it. What is not there has none."""
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class DeciLMConfig(transformers.LlamaConfig):
+    """Of a Llama, and of each layer in `block_configs` what of attention and MLP is there, and how wide the MLP is."""
+
+    model_type = "nemotron-nas"
+    _auto_class = "AutoConfig"
+
+    def __init__(self, block_configs=(), **kwargs):
+        super().__init__(**kwargs)
+        self.block_configs = [Part({name: Part(part) for name, part in block.items()}) for block in block_configs]
+
+    @property
+    def subnetwork(self):
+        """What is changed in the stock architecture. A block that is not there has no norm before it either."""
+        changes = {"linears": {}, "attributes": {}, "bypasses": {}, "head_biases": {}}
+        for index, block in enumerate(self.block_configs):
+            layer = f"model.layers.{index}."
+            if block.attention.no_op:
+                changes["bypasses"][f"{layer}input_layernorm"] = {"gives": "first"}
+                changes["bypasses"][f"{layer}self_attn"] = {"gives": "zeros", "pair": True, "layer_idx": index}
+            if block.ffn.no_op:
+                changes["bypasses"][f"{layer}post_attention_layernorm"] = {"gives": "first"}
+                changes["bypasses"][f"{layer}mlp"] = {"gives": "zeros"}
+            else:
+                width, hidden = block.ffn.intermediate_size, self.hidden_size
+                changes["linears"] |= {f"{layer}mlp.{name}": (width, hidden) for name in ("gate_proj", "up_proj")}
+                changes["linears"][f"{layer}mlp.down_proj"] = (hidden, width)
+        return changes
+
+
+class DeciLMForCausalLM(_Changed, transformers.LlamaForCausalLM):
+    """A Llama whose layers differ, named as vLLM names it."""
+
+    config_class = DeciLMConfig
+    _auto_class = "AutoModelForCausalLM"
 
 
 def __getattr__(name):

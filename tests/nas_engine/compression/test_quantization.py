@@ -24,8 +24,10 @@ from nas_engine.compression import (
     sparsify,
 )
 from nas_engine.compression.checkpoint import packed, unpacked
+from nas_engine.compression.quantization import Quantization
 from nas_engine.compression.rounding import output_error
 from nas_engine.errors import CompressionError
+from nas_engine.families.family import family_of
 from tests.supernets import CALIBRATION, FAMILIES, logits
 from tests.tiny import tiny_llama, tiny_tokenizer
 
@@ -238,3 +240,22 @@ def test_base_that_compressed_tensors_quantized_is_not_quantized_again(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     with pytest.raises(CompressionError, match="read this one with nas_engine.compression.load_quantized"):
         quantize_model(loaded, CALIBRATION, 4, group_size=16)
+
+
+def test_layers_of_different_bits_load_in_transformers_and_here(tmp_path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = tiny_llama()
+    quantization = quantize_model(model, CALIBRATION, 4, group_size=16)
+    eight = quantize_model(tiny_llama(), CALIBRATION, 8, group_size=8, symmetric=False)
+    grids = dict(quantization.grids)
+    for name, grid in eight.grids.items():
+        if name.startswith("layers.0."):
+            grids[name] = grid
+            weight = model.get_submodule(family_of(model).path(name)).weight
+            weight.data.copy_(dequantize(quantize(weight.detach(), grid), grid))
+    save_quantized(model, tiny_tokenizer(), Quantization(grids), tmp_path)
+    again, _, read = load_quantized(tmp_path)
+    assert torch.equal(logits(again), logits(model))
+    assert {name: grid.settings for name, grid in read.grids.items()} == {n: g.settings for n, g in grids.items()}
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))
