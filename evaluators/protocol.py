@@ -96,7 +96,9 @@ class Evaluator(Protocol):
     An evaluator may also say, by attributes that count as False where they are missing:
 
     - ``computed``: the score follows from sizes alone, without data or a clock; drivers may ask for many of them.
-    - ``alone``: nothing else may run on the machine while it measures.
+    - ``alone``: nothing else may run on the machine while it measures;
+    - ``rewards_zeros``: zeros among the weights improve the score. A super-network for a target that multiplies by
+      zeros as by any number is not searched by it.
     """
 
     @property

@@ -14,6 +14,7 @@ from typing import Any, Generic
 import numpy as np
 
 from evaluators import Evaluator
+from nas_engine.deploy.targets import TARGETS
 from nas_engine.drivers.driver import Driver, Objectives
 from nas_engine.drivers.registry import DriverFactory, make_driver, require_driver_name
 from nas_engine.errors import SearchError
@@ -107,6 +108,7 @@ def search(
     settings = merged(SearchSettings, settings, fields, "driver")
     _check(supernet.space, evaluators)
     goal = Goal.of(evaluators, settings.objectives, settings.constraints)
+    _require_paying(getattr(supernet, "target", None), [evaluators[i] for i in goal.optimized])
     space = supernet.space
 
     def score(evaluator: Evaluator, genome: Genome) -> float:
@@ -228,6 +230,18 @@ class _Run(Generic[S]):
             raise SearchError(
                 f"the first {_FAILURES_TO_GIVE_UP} evaluations all failed, the first with: {errors[0]}. "
                 "Mend the evaluator and use another run folder: failures are kept in the ledger too."
+            )
+
+
+def _require_paying(target: str | None, objectives: Sequence[Evaluator]) -> None:
+    """What saves nothing where the sub-networks will run is no objective."""
+    if target is None or TARGETS[target].zeros:
+        return
+    for evaluator in objectives:
+        if getattr(evaluator, "rewards_zeros", False):
+            raise SearchError(
+                f"{evaluator.name} rewards zeros, which save nothing in {target}; take one that counts them, such as "
+                "ParameterCount() or WeightBytes(), or leave it out of objectives."
             )
 
 

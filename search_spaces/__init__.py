@@ -8,6 +8,7 @@ from search_spaces.dimensions.mlp_width import mlp_width
 from search_spaces.dimensions.sparsity import sparsity
 from search_spaces.dimensions.weight_bits import weight_bits
 from search_spaces.errors import ConfigurationError, NasEngineError, SpaceError
+from search_spaces.limits import Limits
 from search_spaces.module_name import ModuleName
 from search_spaces.presets import lonas, shears, sqft
 from search_spaces.shape import ModelShape
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigurationError",
     "Dimension",
     "Genome",
+    "Limits",
     "ModelShape",
     "ModuleName",
     "NasEngineError",

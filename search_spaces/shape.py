@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from search_spaces.errors import SpaceError
+from search_spaces.limits import Limits
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -20,12 +21,14 @@ class ModelShape:
         kv_heads: heads of keys and values of each layer; each serves ``heads / kv_heads`` query heads.
         projections: the module of a layer that holds each projection, of q, k, v, o, gate, up and down. Fused ones
             share a module: q, k and v may all be in ``"qkv"``.
+        limits: of where its sub-networks will run.
     """
 
     intermediate_sizes: tuple[int, ...]
     heads: tuple[int, ...] = ()
     kv_heads: tuple[int, ...] = ()
     projections: Mapping[str, str] = field(default_factory=lambda: {name: name for name in PROJECTIONS})
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def layers(self) -> int:

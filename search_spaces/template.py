@@ -7,6 +7,7 @@ from typing import Protocol
 
 from search_spaces.choice import Choice
 from search_spaces.errors import SpaceError
+from search_spaces.narrowing import require_within
 from search_spaces.shape import ModelShape
 from search_spaces.space import SearchSpace
 
@@ -31,10 +32,12 @@ class SpaceTemplate:
     def bind(self, shape: ModelShape) -> SearchSpace:
         """The search space of a model of `shape`, its genes ordered from the first layer to the last.
 
-        Layer order keeps genes that act together side by side, which is what crossover wants.
+        Layer order keeps genes that act together side by side, which is what crossover wants. Under the limits of a
+        target, fractions become sizes that it can run, and layers or projections share genes where they have to.
 
         Raises:
-            SpaceError: a dimension does not fit the model, or two dimensions claim the same gene or module.
+            SpaceError: a dimension does not fit the model, two dimensions claim the same gene or module, or a size that
+                is given as a whole number is none that the target can run.
         """
         choices = [choice for dimension in self.dimensions for choice in dimension.choices(shape)]
         owners: dict[tuple[str, str], str] = {}
@@ -45,17 +48,26 @@ class SpaceTemplate:
                     raise SpaceError(
                         f"{choice.name} and {other} both set the {choice.dimension} of {module}; keep one."
                     )
+        require_within(choices, shape)
         return SearchSpace.of(sorted(choices, key=lambda choice: choice.layer))
 
 
-def layer_blocks(layers: int, layers_per_gene: int) -> list[tuple[str, range]]:
+def layer_blocks(shape: ModelShape, layers_per_gene: int, dimension: str = "") -> list[tuple[str, range]]:
     """Consecutive layers that share one gene, each with its name: ``layers.3``, or ``layers.0-4``.
+
+    Args:
+        shape: of the model.
+        layers_per_gene: how many; all, where the limits of `shape` want `dimension` alike in all layers.
+        dimension: of the gene.
 
     Raises:
         SpaceError: `layers_per_gene` is not at least 1.
     """
     if layers_per_gene < 1:
         raise SpaceError(f"layers_per_gene is {layers_per_gene}; it must be at least 1.")
+    layers = shape.layers
+    if dimension in shape.limits.alike:
+        layers_per_gene = layers
     blocks = [range(i, min(i + layers_per_gene, layers)) for i in range(0, layers, layers_per_gene)]
     return [(f"layers.{_span(block)}", block) for block in blocks]
 

@@ -105,6 +105,11 @@ class Energy:
                 f"idle_watts is {self.costs.idle_watts}, but without a device no time is known; give device=."
             )
 
+    @property
+    def rewards_zeros(self) -> bool:
+        """Whether zeros lower the score."""
+        return bool(self.costs.idle_watts) and isinstance(self.device, Device) and self.device.skips_zeros
+
     def settings(self) -> Mapping[str, Any]:
         """The workload, the costs, and the device where time matters."""
         return {

@@ -29,6 +29,11 @@ class WeightBytes:
 
     computed: ClassVar[bool] = True
 
+    @property
+    def rewards_zeros(self) -> bool:
+        """Whether zeros lower the score."""
+        return self.sparse
+
     def settings(self) -> Mapping[str, Any]:
         """Whether zeros are left out."""
         return {"sparse": self.sparse}

@@ -50,6 +50,7 @@ class NonZeroParameters:
     unit: str = ""
 
     computed: ClassVar[bool] = True
+    rewards_zeros: ClassVar[bool] = True
 
     def settings(self) -> Mapping[str, Any]:
         """Nothing changes the score."""

@@ -49,6 +49,11 @@ class Roofline:
         require_workload(self.batch, self.tokens, self.phase)
         object.__setattr__(self, "device", as_device(self.device))
 
+    @property
+    def rewards_zeros(self) -> bool:
+        """Whether zeros lower the score."""
+        return isinstance(self.device, Device) and self.device.skips_zeros
+
     def settings(self) -> Mapping[str, Any]:
         """The workload and the figures of the device."""
         assert isinstance(self.device, Device)

@@ -2,5 +2,6 @@
 
 from nas_engine.deploy.exported import Export, Weights
 from nas_engine.deploy.formats import FORMATS, export, export_folder, lines_of
+from nas_engine.deploy.targets import TARGETS, Target
 
-__all__ = ["FORMATS", "Export", "Weights", "export", "export_folder", "lines_of"]
+__all__ = ["FORMATS", "TARGETS", "Export", "Target", "Weights", "export", "export_folder", "lines_of"]

@@ -172,13 +172,18 @@ def built_as(model: PreTrainedModel, known: Architecture, blocks: Sequence[Block
             + ", ".join(sorted(name for name, a in ARCHITECTURES.items() if a.uneven))
             + "."
         )
-    untied = model.get_output_embeddings().weight is not model.get_input_embeddings().weight
-    if known.uneven == "openelm" and untied:
+    if not builds_uneven(model, known):
         raise ExportError(
             "llama.cpp builds layers of different sizes with norms on queries and keys only where the output is tied "
             "to the embeddings; give all layers the same sizes, or choose another format."
         )
     return known.uneven
+
+
+def builds_uneven(model: PreTrainedModel, known: Architecture) -> bool:
+    """Whether llama.cpp can build layers of different sizes of `model`; ``openelm`` has no output of its own."""
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return known.uneven is not None and (known.uneven != "openelm" or tied)
 
 
 def context_length(config: PreTrainedConfig) -> int:

@@ -34,7 +34,7 @@ def form_of(model: PreTrainedModel) -> Form:
         ExportError: vLLM builds it in none; why, and what can be changed.
     """
     config, blocks = model.config, blocks_of(model, family_of(model))
-    _require_known(config)
+    require_known(config)
     if getattr(config, "subnetwork", None) is None and _head_sizes_fit(config):
         return "native"
     without = {"transformers": _not_by_transformers(config, blocks), "nemotron_nas": _not_by_nemotron(config, blocks)}
@@ -49,7 +49,12 @@ def form_of(model: PreTrainedModel) -> Form:
     )
 
 
-def _require_known(config: PreTrainedConfig) -> None:
+def require_known(config: PreTrainedConfig) -> None:
+    """Check that vLLM has the family of `config`.
+
+    Raises:
+        ExportError: it has not, or with another activation alone.
+    """
     if config.model_type not in NATIVE:
         raise ExportError(f"models of type {config.model_type!r} are not written for vLLM; {', '.join(NATIVE)} are.")
     if config.model_type in _SILU and config.hidden_act != "silu":
@@ -74,15 +79,19 @@ def _not_by_transformers(config: PreTrainedConfig, blocks: Sequence[Block]) -> s
 def _not_by_nemotron(config: PreTrainedConfig, blocks: Sequence[Block]) -> str | None:
     if config.model_type not in LIKE_LLAMA:
         return f"it is made like Llama, and {config.model_type} is not"
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) and window is not None:
-        return f"it has no sliding window, and this model's is {window}"
+    if has_window(config):
+        return f"it has no sliding window, and this model's is {config.sliding_window}"
     if not blocks[0].heads:
         return "its first layer needs attention, and this model's has none; keep it"
     reason = _heads_differ(config, blocks)
     if reason is None and config.hidden_size % blocks[0].heads:
         reason = f"{blocks[0].heads} heads do not divide the hidden size of {config.hidden_size}; choose a divisor"
     return reason
+
+
+def has_window(config: PreTrainedConfig) -> bool:
+    """Whether attention sees a window of the last tokens alone."""
+    return bool(getattr(config, "use_sliding_window", True)) and getattr(config, "sliding_window", None) is not None
 
 
 def _heads_differ(config: PreTrainedConfig, blocks: Sequence[Block]) -> str | None:

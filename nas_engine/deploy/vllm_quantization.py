@@ -14,7 +14,7 @@ from nas_engine.families.family import Family
 
 FUSED = (("q", "k", "v"), ("gate", "up"))  # projections that vLLM multiplies by as one
 GROUP_SIZES = (32, 64, 128)
-OUTPUTS, INPUTS = 64, 128  # of a tile of Marlin
+OUTPUTS, INPUTS = 64, 128  # of a tile of Marlin, vLLM's kernel for integers
 
 
 def require_servable(model: PreTrainedModel, family: Family, grids: Mapping[str, Grid]) -> None:

@@ -20,11 +20,12 @@ from evaluators import Evaluator, Measurement, ParameterCount
 from evaluators.text.generation import require_generable
 from evaluators.whole_file import replacing
 from nas_engine.data import DataSplits, load_data
+from nas_engine.deploy.targets import target_named
 from nas_engine.errors import SettingsError
 from nas_engine.goal.constraints import parse_constraints
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
-from nas_engine.jobs.job_settings import PYTORCH, JobSettings
+from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.preparations import require_answerable, require_driver, require_learnable, writable
 from nas_engine.jobs.quality import Quality, worth
 from nas_engine.jobs.report import (
@@ -49,7 +50,7 @@ from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import Healed, Teacher, TextPair, train
 
-_FOLDERS = ("lora", "training", "reference", "supernet", "compressed")
+_FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compressed-vllm")
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
           "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "page.json", "report.html",
           "job.yaml")  # fmt: skip
@@ -76,9 +77,9 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     """Run the whole job.
 
     Leaves in the run folder `report.html`, `front.csv`, `front.png`, `evaluations.csv`, `finalists.csv`, `healed.png`,
-    `reference/` (plain LoRA, as PEFT's adapter), `compressed/`, with another target than PyTorch `compressed.gguf`,
-    `supernet/`, `summary.json`, the search's ledger and checkpoints, and in `job.yaml` the settings, from which it
-    starts again.
+    `reference/` (plain LoRA, as PEFT's adapter), `compressed/`, for another target `compressed.gguf` or
+    `compressed-vllm/`, `supernet/`, `summary.json`, the search's ledger and checkpoints, and in `job.yaml` the
+    settings, from which it starts again.
 
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
@@ -87,7 +88,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     folder = writable(settings.folder, _FOLDERS, _FILES)
     say(f"Loading {settings.model}", enabled=progress)
     supernet = SuperNetwork.from_pretrained(
-        settings.model, settings.template, seed=settings.seed, device=settings.device
+        settings.model, settings.template, seed=settings.seed, device=settings.device, target=settings.target
     )
     data = _data(supernet, settings)
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
@@ -191,22 +192,31 @@ def _require_possible(
             "the model is sparse or quantized: adapters merged into it would fill its zeros or leave its grid. Give "
             "the dense model, or compress it with nas-engine shears or sqft."
         )
-    if settings.target != PYTORCH:
+    if target_named(settings.target).format:
         genome = supernet.space.sample(np.random.default_rng(settings.seed), 1)[0]
-        subnet = supernet.subnetwork(supernet.space.configuration(genome))
+        drawn = supernet.subnetwork(supernet.space.configuration(genome))
         with tempfile.TemporaryDirectory() as unused:
-            _export(subnet, data.prompts("test", SHOWN), settings, Path(unused), progress=False)
+            shown = data.prompts("test", SHOWN)
+            _export(supernet.largest, shown, settings, Path(unused), progress=False, check=False)
+            _export(drawn, shown, settings, Path(unused), progress=False)
 
 
 def _export(
-    deployed: Subnetwork | Healed, asked: Sequence[TextPair], settings: JobSettings, folder: Path, progress: bool
+    deployed: Subnetwork | Healed,
+    asked: Sequence[TextPair],
+    settings: JobSettings,
+    folder: Path,
+    progress: bool,
+    check: bool = True,
 ) -> dict[str, Any]:
-    """The model as the file that the target loads, checked there on a few questions; nothing for PyTorch."""
-    if settings.target == PYTORCH:
+    """The model as what the target loads, checked on a few questions; nothing where that is `compressed/`."""
+    target = target_named(settings.target)
+    if target.format is None:
         return {}
     say(f"Writing the chosen model for {settings.target}, and comparing it there", enabled=progress)
     texts = [pair.prompt for pair in asked[:SHOWN]]
-    made = deployed.export("gguf", folder / "compressed.gguf", weights=settings.weights, texts=texts)
+    weights = settings.weights if target.runtime else None  # they are what the runtime is timed with
+    made = deployed.export(target.format, folder / target.file, weights=weights, texts=texts, check=check)
     return {"export": {**asdict(made), "file": made.file.name}}
 
 

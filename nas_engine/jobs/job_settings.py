@@ -7,7 +7,8 @@ from pathlib import Path
 
 from evaluators import Evaluator, Latency
 from evaluators.latency.machine import require_device
-from nas_engine.deploy import Weights
+from nas_engine.deploy import TARGETS, Weights
+from nas_engine.deploy.targets import target_named
 from nas_engine.drivers.registry import HINTED
 from nas_engine.errors import SettingsError
 from nas_engine.execution.executor import Workplace
@@ -19,9 +20,9 @@ from nas_engine.training.settings import HealingSettings, TrainingSettings
 from nas_engine.training.strategies import Strategy
 from search_spaces import SpaceTemplate, attention_heads, layer_skip, lora_rank, mlp_width
 
-PYTORCH = "pytorch"  # not a runtime of its own
+TRANSFORMERS = "transformers"  # what save_pretrained writes, timed in PyTorch
 _HINTS = 64  # training questions
-TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+_PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 _FIT_TOKENS = 4096  # of a finalist, before its first step
 
 
@@ -69,8 +70,9 @@ class JobSettings:
         constraints: that a sub-network must keep, such as "latency <= 0.7 * reference".
         executor: where sub-networks are measured, such as pool or ray with their arguments; by default in this process.
         tokens: prompt length at which prefill is timed, batch 1.
-        target: where the model will run, and is timed: pytorch, or llama.cpp, for which the chosen one is also written
-            as GGUF.
+        target: where the model will run: transformers; llama.cpp, for which the chosen one is also written as GGUF,
+            and in which all are timed; or vllm, for which it is also written as a folder. What to choose from is
+            narrowed to what the target runs.
         weights: what llama.cpp's weights are stored as: f32, f16, bf16, q8_0, q4_0.
         seed: of everything random.
         device: where all is computed, such as cuda, and timed unless that is in another runtime.
@@ -110,7 +112,7 @@ class JobSettings:
     constraints: tuple[str, ...] = ()
     executor: Named | None = None
     tokens: int = 128
-    target: str = PYTORCH
+    target: str = TRANSFORMERS
     weights: Weights = "q8_0"
     seed: int = 0
     device: str = "cpu"
@@ -128,6 +130,9 @@ class JobSettings:
         require_counts(2, validation=self.validation, selection=self.selection, test=self.test)
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance is {self.tolerance}; give a fraction from 0 to 1.")
+        if target_named(self.target).format is None and self.target != TRANSFORMERS:
+            written = ", ".join(name for name, target in TARGETS.items() if target.format or name == TRANSFORMERS)
+            raise ValueError(f"target is {self.target!r}, for which nothing is written; choose one of {written}.")
         # These check themselves.
         _ = self._training(1, self.strategy), self.lora, self.training, self.healing, self.searching, self.latency
         _ = self.template, self.more_evaluators, self.workplace
@@ -183,10 +188,10 @@ class JobSettings:
         """The space before it meets the model."""
         if not self.space:
             together = self.layers_per_gene
-            whole = lora_rank(self.ranks, TARGETS, layers_per_gene=together)
+            whole = lora_rank(self.ranks, _PROJECTIONS, layers_per_gene=together)
             whole += mlp_width(self.widths, multiple_of=32, layers_per_gene=together)
             whole += attention_heads(self.heads, together)
-            return whole + layer_skip() if self.skip else whole
+            return whole + layer_skip(skip_missing=True) if self.skip else whole
         return space_of(self.space)
 
     @property
@@ -213,9 +218,11 @@ class JobSettings:
     @property
     def latency(self) -> Latency:
         """How finalists are timed."""
-        if self.target == PYTORCH:
+        if target_named(self.target).runtime is None:
             return Latency(tokens=self.tokens, repeats=20, warmup=3, device=self.device)
-        return Latency(tokens=self.tokens, repeats=20, warmup=3, runtime=self.target, dtype=self.weights)
+        return Latency(
+            tokens=self.tokens, repeats=20, warmup=3, runtime=target_named(self.target).runtime, dtype=self.weights
+        )
 
     @property
     def hints(self) -> int:

@@ -31,7 +31,7 @@ _FORMAT = 4
 
 @dataclass(frozen=True)
 class _Description:
-    """What ``supernet.json`` holds; `tensors` is a digest, which older saves lack."""
+    """What ``supernet.json`` holds; `tensors` is a digest, which older saves lack, as they lack a target."""
 
     format: int
     base: str | None
@@ -40,6 +40,7 @@ class _Description:
     space: dict[str, Any]
     database: str | None = None
     tensors: str | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class SavedSuperNetwork:
     base: str | None
     quantization: Quantization | None
     database: str | None
+    target: str | None
 
 
 def fingerprint(supernet: ElasticModel) -> str:
@@ -85,6 +87,7 @@ def save_supernetwork(supernet: ElasticModel, folder: Path, include_base: bool) 
         "database": None if supernet.database is None else str(supernet.database.folder.resolve()),
         "space": supernet.space.to_json(),
         "tensors": _digest(tensors),
+        "target": getattr(supernet, "target", None),
     }
     supernet.restore_base()
     with replacing(folder) as unfinished:
@@ -145,6 +148,7 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
         described.base,
         quantization,
         described.database,
+        described.target,
     )
     return saved, tensors
 

@@ -19,6 +19,7 @@ from nas_engine.models import moved
 from nas_engine.supernet.block_importance import block_importance
 from nas_engine.supernet.elastic_model import AdapterSettings, ElasticModel
 from nas_engine.supernet.elastic_units import sort_by_norms
+from nas_engine.supernet.narrowing import bound_for
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.refit import find_shares
 from nas_engine.supernet.sensitivity import Method, Sensitivity, sensitivity
@@ -35,7 +36,12 @@ class SuperNetwork(ElasticModel):
     """A model whose linear layers are elastic, with the space of its sub-networks.
 
     Made by `from_pretrained` or `load`. The given model is taken over: its layers become elastic in place.
+
+    Attributes:
+        target: where its sub-networks will run; None for anywhere.
     """
+
+    target: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -52,6 +58,7 @@ class SuperNetwork(ElasticModel):
         quantization: Quantization | None = None,
         database: LayerDatabase | None = None,
         device: str | torch.device | None = None,
+        target: str | None = None,
     ) -> SuperNetwork:
         """Freeze `model` and make it elastic in what `space` varies.
 
@@ -71,11 +78,16 @@ class SuperNetwork(ElasticModel):
             database: what `nas_engine.compression.database.build_database` made of `model`, for a space with
                 `weight_bits` or `sparsity`, which needs ``adapter_mode="quantized"``.
             device: where it computes, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
+            target: where sub-networks will run: one of `nas_engine.deploy.TARGETS`, such as ``"llama.cpp"``. A template
+                is narrowed to what that can run, which is said; a space that is bound already is checked. None and
+                ``"transformers"`` allow all.
 
         Raises:
             CompressionError: the model is quantized in another format, or a width cuts a group of a grid.
             FamilyError: the model's family is not supported (the message names those that are).
-            SpaceError: the space does not fit the model, such as a width larger than a layer.
+            ExportError: there is no such target, or it cannot run the model.
+            SpaceError: the space does not fit the model, such as a width larger than a layer, or has a value that the
+                target cannot run.
             ValueError: a model object without a tokenizer.
         """
         base = None
@@ -89,9 +101,10 @@ class SuperNetwork(ElasticModel):
         else:
             loaded = model
         shape = require_plain(loaded).shape(loaded)
-        bound = space.bind(shape) if isinstance(space, SpaceTemplate) else space
+        bound = bound_for(space, shape, loaded, target)
         settings = AdapterSettings(alpha, dropout, seed, adapter_mode)
         supernet = cls(loaded, tokenizer, bound, settings, base, quantization, database)
+        supernet.target = target
         return supernet.to(device)
 
     def to(self, device: str | torch.device | None) -> SuperNetwork:
@@ -135,6 +148,7 @@ class SuperNetwork(ElasticModel):
         base = saved.base or str(Path(folder) / "base")
         database = None if saved.database is None else LayerDatabase(saved.database)
         supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, saved.quantization, database)
+        supernet.target = saved.target
         try:
             supernet.load_state(state)
         except CheckpointError as error:

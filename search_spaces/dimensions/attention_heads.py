@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from search_spaces.choice import Choice
 from search_spaces.errors import SpaceError
+from search_spaces.limits import Limits
 from search_spaces.module_name import ModuleName
 from search_spaces.shape import ModelShape
 from search_spaces.template import SpaceTemplate, layer_blocks
@@ -21,7 +22,7 @@ class AttentionHeads:
 
     def choices(self, shape: ModelShape) -> list[Choice]:
         """One choice for each block of layers, in query heads."""
-        return [self._choice(shape, *block) for block in layer_blocks(shape.layers, self.layers_per_gene)]
+        return [self._choice(shape, *block) for block in layer_blocks(shape, self.layers_per_gene, "attention_heads")]
 
     def _choice(self, shape: ModelShape, prefix: str, block: range) -> Choice:
         sizes = {(shape.heads[layer], shape.kv_heads[layer]) for layer in block}
@@ -30,7 +31,7 @@ class AttentionHeads:
                 f"{prefix} have {sorted(sizes)} query and KV heads; layers that share a gene must have equal ones."
             )
         full, kv_heads = sizes.pop()
-        values = {_query_heads(value, full, full // kv_heads, prefix) for value in self.heads}
+        values = {_query_heads(value, full, full // kv_heads, prefix, shape.limits) for value in self.heads}
         modules = tuple(str(ModuleName(layer, name)) for layer in block for name in shape.modules(("q", "k", "v", "o")))
         return Choice(f"{prefix}.attention.heads", tuple(sorted(values)), modules, "attention_heads")
 
@@ -53,9 +54,9 @@ def attention_heads(heads: Iterable[float], layers_per_gene: int = 1) -> SpaceTe
     return SpaceTemplate((AttentionHeads(given, layers_per_gene),))
 
 
-def _query_heads(value: float, full: int, group: int, where: str) -> int:
+def _query_heads(value: float, full: int, group: int, where: str, limits: Limits) -> int:
     if isinstance(value, float):
-        return min(full, max(1, round(value * full / group)) * group)
+        return limits.query_heads(value * full, full, group)
     if value > full:
         raise SpaceError(f"{where}.attention.heads is {value}, but this layer has {full} heads; give at most {full}.")
     if value % group:

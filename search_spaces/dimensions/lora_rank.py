@@ -35,7 +35,7 @@ class LoraRank:
                 tuple(str(ModuleName(layer, name)) for layer in block for name in shape.modules(group)),
                 "lora_rank",
             )
-            for prefix, block in layer_blocks(shape.layers, self.layers_per_gene)
+            for prefix, block in layer_blocks(shape, self.layers_per_gene)
             for group in groups
         ]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from search_spaces.choice import Choice
 from search_spaces.errors import SpaceError
+from search_spaces.limits import Limits
 from search_spaces.module_name import ModuleName
 from search_spaces.shape import ModelShape
 from search_spaces.template import SpaceTemplate, layer_blocks
@@ -22,7 +23,7 @@ class MlpWidth:
 
     def choices(self, shape: ModelShape) -> list[Choice]:
         """One choice for each block of layers, in channels."""
-        return [self._choice(shape, *block) for block in layer_blocks(shape.layers, self.layers_per_gene)]
+        return [self._choice(shape, *block) for block in layer_blocks(shape, self.layers_per_gene, "mlp_width")]
 
     def _choice(self, shape: ModelShape, prefix: str, block: range) -> Choice:
         sizes = {shape.intermediate_sizes[layer] for layer in block}
@@ -31,7 +32,7 @@ class MlpWidth:
                 f"{prefix} have intermediate sizes {sorted(sizes)}; layers that share a gene must have equal ones."
             )
         full = sizes.pop()
-        channels = {_channels(width, full, self.multiple_of, prefix) for width in self.widths}
+        channels = {_channels(width, full, self.multiple_of, prefix, shape.limits) for width in self.widths}
         held = shape.modules(name for name in ("gate", "up", "down") if name in shape.projections)
         modules = tuple(str(ModuleName(layer, name)) for layer in block for name in held)
         return Choice(f"{prefix}.mlp.width", tuple(sorted(channels)), modules, "mlp_width")
@@ -57,10 +58,11 @@ def mlp_width(widths: Iterable[float], multiple_of: int = 1, layers_per_gene: in
     return SpaceTemplate((MlpWidth(given, multiple_of, layers_per_gene),))
 
 
-def _channels(width: float, full: int, multiple_of: int, where: str) -> int:
+def _channels(width: float, full: int, multiple_of: int, where: str, limits: Limits) -> int:
     if width > 1 and width > full:
         raise SpaceError(f"{where}.mlp.width is {width}, but this layer has {full} channels; give at most {full}.")
     if width in (1.0, full):
         return full
-    size = width * full if width <= 1 else width
-    return min(full, max(multiple_of, round(size / multiple_of) * multiple_of))
+    if width <= 1:
+        return limits.width(width * full, full, multiple_of)
+    return min(full, max(multiple_of, round(width / multiple_of) * multiple_of))  # as given: the target may refuse it

@@ -26,7 +26,7 @@ class ByProjection:
 
     def choices(self, shape: ModelShape) -> list[Choice]:
         """One choice for each group of projections in each block of layers; projections that a model lacks drop out."""
-        groups = [tuple(name for name in group if name in shape.projections) for group in self.groups]
+        groups = [tuple(name for name in group if name in shape.projections) for group in self._groups(shape)]
         whole = len(groups) == 1
         return [
             Choice(
@@ -35,10 +35,20 @@ class ByProjection:
                 tuple(str(ModuleName(layer, name)) for layer in block for name in shape.modules(group)),
                 self.dimension,
             )
-            for prefix, block in layer_blocks(shape.layers, self.layers_per_gene)
+            for prefix, block in layer_blocks(shape, self.layers_per_gene, self.dimension)
             for group in groups
             if group
         ]
+
+    def _groups(self, shape: ModelShape) -> tuple[tuple[str, ...], ...]:
+        """Where every projection has a value of its own, those that the target stores alike share one."""
+        fused = shape.limits.fused if self.dimension == "weight_bits" else ()
+        if any(len(group) > 1 for group in self.groups):
+            return self.groups
+        names = [group[0] for group in self.groups]
+        together = [tuple(name for name in names if name in group) for group in fused]
+        alone = [(name,) for name in names if not any(name in group for group in together)]
+        return tuple(group for group in (*together, *alone) if group)
 
 
 def weight_bits(
