@@ -28,8 +28,8 @@ from evaluators import (
 )
 from evaluators.whole_file import replacing
 from nas_engine import Example, SuperNetwork
+from nas_engine.data.tasks import task_splits
 from nas_engine.errors import TaskError
-from nas_engine.tasks import task_splits
 from nas_engine.texts.batches import Batch
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.texts.examples import tokenize
@@ -69,7 +69,7 @@ class Task:
 
 
 def load_task(name: str, data: Path, test: int) -> Task:
-    """``perplexity`` and ``arc`` from the questions in `data`, or a task of `nas_engine.tasks`.
+    """``perplexity`` and ``arc`` from the questions in `data`, or a task of `nas_engine.data`.
 
     Raises:
         TaskError: there is no such task, or no data.
@@ -103,7 +103,7 @@ class Load:
         """All of `pairs`, without padding."""
         examples = tokenize(pairs, tokenizer, MAX_TOKENS)
         tokens = sum(len(example.tokens) for example in examples)
-        return cls(tokens, tokens - sum(example.prompt_length for example in examples))
+        return cls(tokens, sum(example.scored for example in examples))
 
     def times(self, factor: float) -> Load:
         """`factor` times as much."""

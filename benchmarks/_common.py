@@ -19,8 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from nas_engine.data.tasks import task_splits
 from nas_engine.models import load_model
-from nas_engine.tasks import task_splits
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -38,13 +38,13 @@ from benchmarks._common import arguments, load, print_json
 from evaluators import Measurement, MultipleChoiceAccuracy, ParameterCount, Question, Racing, Screening
 from evaluators.multiple_choice.racing import outcomes_of
 from nas_engine import SuperNetwork, train
+from nas_engine.data.tasks import task_splits
 from nas_engine.drivers.driver import DriverProblem, Objectives
 from nas_engine.drivers.registry import make_driver
 from nas_engine.execution.executor import InProcess
 from nas_engine.execution.measuring import Job
 from nas_engine.ledger.ledger import Record
 from nas_engine.results.dominance import non_dominated
-from nas_engine.tasks import task_splits
 from search_spaces import Genome, lonas
 
 GENERATION = 20

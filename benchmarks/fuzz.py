@@ -43,11 +43,11 @@ from nas_engine.cli import app
 from nas_engine.compression.checkpoint import load_base, save_quantized
 from nas_engine.compression.database import LayerDatabase, build_database
 from nas_engine.compression.quantization import quantize_model
+from nas_engine.data.made import chain_sum
 from nas_engine.jobs.finalists import remembered
 from nas_engine.jobs.hints import kept_sensitivity
 from nas_engine.ledger.ledger import Ledger
 from nas_engine.results.result import SearchResult
-from nas_engine.tasks import chain_sum
 from nas_engine.texts.calibration import calibration_batches
 from search_spaces import SearchSpace, lora_rank, mlp_width
 

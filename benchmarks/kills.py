@@ -30,8 +30,8 @@ from nas_engine import SuperNetwork, Teacher, heal, search, train
 from nas_engine.cli import app
 from nas_engine.compression.checkpoint import save_quantized
 from nas_engine.compression.quantization import quantize_model
+from nas_engine.data.made import chain_sum
 from nas_engine.execution.pool import WorkerPool
-from nas_engine.tasks import chain_sum
 from nas_engine.texts.calibration import calibration_batches
 from search_spaces import attention_heads, lora_rank, mlp_width
 

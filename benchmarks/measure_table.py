@@ -27,8 +27,8 @@ from benchmarks._table import TABLE, save_table
 from benchmarks.evaluation_throughput import trained
 from evaluators import MultipleChoiceAccuracy, ParameterCount
 from nas_engine import SuperNetwork, search
+from nas_engine.data.tasks import task_splits
 from nas_engine.supernet import Subnetwork
-from nas_engine.tasks import task_splits
 from search_spaces import Choice, Configuration, SearchSpace
 
 GROUPS = (9, 7, 5, 4, 2, 2, 1)

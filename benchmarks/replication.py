@@ -31,12 +31,12 @@ from benchmarks._common import add_device, arguments, load, print_json
 from evaluators import Macs, MultipleChoiceAccuracy, Question, load_questions
 from nas_engine import SuperNetwork, train
 from nas_engine.compression import sparsify, sparsity_report
+from nas_engine.data.made import chain_sum
 from nas_engine.jobs import heuristics
 from nas_engine.jobs.recipes import SearchPlan, shears, sqft
 from nas_engine.models import moved
 from nas_engine.supernet import Subnetwork
 from nas_engine.supernet.stored_form import active_grids
-from nas_engine.tasks import chain_sum
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import TrainingReport
 from nas_engine.training.settings import TrainingSettings

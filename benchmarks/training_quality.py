@@ -23,8 +23,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from benchmarks._common import arguments, load, print_json
 from evaluators import Measurement, MultipleChoiceAccuracy, Question
 from nas_engine import SuperNetwork, train
+from nas_engine.data.tasks import task_splits
 from nas_engine.progress import progress_bar
-from nas_engine.tasks import task_splits
 from nas_engine.texts.examples import batch_of, tokenize
 from nas_engine.training.answers import answer_loss
 from nas_engine.training.epochs import batch_indices

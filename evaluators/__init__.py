@@ -28,7 +28,9 @@ from evaluators.operators.decoder import LayerSizes, decoder_operators
 from evaluators.operators.operator import Operator
 from evaluators.protocol import BatchEvaluator, Direction, Evaluator, Measurement, Session, Subnetwork, sign_of
 from evaluators.registry import evaluator_names, load_evaluator
+from evaluators.text.completion_perplexity import CompletionPerplexity
 from evaluators.text.exact_match import ExactMatch
+from evaluators.text.examples import Example, ScoredText
 from evaluators.text.generation import greedy
 from evaluators.text.harness import HarnessTask
 from evaluators.text.perplexity import Perplexity
@@ -39,6 +41,7 @@ __all__ = [
     "BatchEvaluator",
     "BusyError",
     "Classification",
+    "CompletionPerplexity",
     "CostModel",
     "Device",
     "DeviceError",
@@ -49,6 +52,7 @@ __all__ = [
     "EnergyCosts",
     "Evaluator",
     "ExactMatch",
+    "Example",
     "FormatKept",
     "HarnessTask",
     "KVCacheBytes",
@@ -77,6 +81,7 @@ __all__ = [
     "Regression",
     "Repetition",
     "Roofline",
+    "ScoredText",
     "Screening",
     "Session",
     "Subnetwork",

@@ -100,13 +100,13 @@ def _loss(summary: dict[str, Any]) -> str:
 
 
 def _report_answers(summary: dict[str, Any], console: Console) -> None:
-    exact = summary["exact_match"]
-    console.print(
-        f"\nThe chosen model in its own words, exactly right on {exact['chosen']['value']:.0%} of "
-        f"{exact['chosen']['n']} held-out questions (plain LoRA: {exact['reference']['value']:.0%}; McNemar's p "
-        f"{exact['p_value']:.2g}), ended {summary['answers_ended']['chosen']['value']:.0%} of them:",
-        highlight=False,
-    )
+    told = f"{summary['answers_ended']['chosen']['value']:.0%} of its answers end"
+    if exact := summary.get("exact_match"):
+        told = (
+            f"exactly right on {exact['chosen']['value']:.0%} of {exact['chosen']['n']} held-out questions "
+            f"(plain LoRA: {exact['reference']['value']:.0%}; McNemar's p {exact['p_value']:.2g}); {told}"
+        )
+    console.print(f"\nThe chosen model in its own words, {told}:", highlight=False)
     for answer in summary["answers"]:
         mark = "" if answer["said"] == answer["right"] else f"   (right: {answer['right']})"
         console.print(f"  {answer['question']} {answer['said']}{mark}", highlight=False, markup=False, soft_wrap=True)

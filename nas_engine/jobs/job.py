@@ -30,7 +30,6 @@ from nas_engine.jobs.preparations import require_answerable, require_driver, req
 from nas_engine.jobs.quality import Quality, worth
 from nas_engine.jobs.report import (
     ASKED,
-    NEW_TOKENS,
     SHOWN,
     confirmed,
     in_words,
@@ -95,6 +94,8 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     _require_possible(supernet, (validation, selection, held_out), data, settings)
     write_settings(settings, folder / "job.yaml")
     data.write(folder)
+    for line in data.report.lines():
+        say(line, enabled=progress)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
     teacher = _reference(supernet, data.train, settings, folder, progress)
@@ -130,12 +131,12 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     say("Measuring reference, largest and chosen on held-out data", enabled=progress)
     changed, pairs = flips(finalists)
     summary = confirmed(supernet, teacher, chosen, held_out, settings) | {
-        **in_words(teacher, chosen, asked),
+        **in_words(teacher, chosen, asked, data),
         **exported,
         "finalists": json.loads(table(finalists, held_out.name).round(4).to_json(orient="records")),
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         f"untrained_validation_{validation.name}": rounded(untrained),
-        "data": asdict(data.report),
+        "data": data.report.as_json(),
         "front": int(result.frame["on_front"].sum()),
         "evaluations": len(result),
         "seconds": round(time.perf_counter() - started, 1),
@@ -181,7 +182,7 @@ def _require_possible(
     model, tokenizer = supernet.model, supernet.tokenizer
     require_answerable(model, tokenizer, asked)
     if prompts := [pair.prompt for pair in data.prompts("test", ASKED)]:
-        require_generable(model, tokenizer, prompts, NEW_TOKENS)
+        require_generable(model, tokenizer, prompts, data.answer_tokens)
     require_learnable(model, tokenizer, data.train)
     settings.latency.workload.require_readable(model)
     require_driver(

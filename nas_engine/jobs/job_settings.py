@@ -34,7 +34,7 @@ class JobSettings:
         folder: run folder; start again with the same one to go on.
         model: Hugging Face id or folder, or smollm2.
         task: what to learn: family, chain_sum, a file or folder of data, hf:<dataset>.
-        kind: of the data: choices, completions, chat, text; auto tells by its columns.
+        kind: of the data: multiple_choice, prompt_completion, chat or text; auto tells by its columns.
         metric: that is kept: accuracy, perplexity, exact_match; auto takes the one of the data's kind.
         train: training examples at most.
         validation: examples that guide the search.

@@ -16,6 +16,7 @@ from evaluators import Measurement, sign_of
 from evaluators.text.generation import Written, written
 from evaluators.whole_file import replacing
 from nas_engine import plots
+from nas_engine.data import DataSplits
 from nas_engine.errors import NasEngineError
 from nas_engine.jobs.finalists import Finalist, table
 from nas_engine.jobs.job_settings import JobSettings
@@ -27,8 +28,7 @@ from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.training import Teacher, TextPair
 
-ASKED, SHOWN, NEW_TOKENS = 100, 5, 12  # held-out questions that are answered in a model's own words, of which a few
-# are shown, and tokens of an answer
+ASKED, SHOWN = 100, 5  # held-out prompts that are answered in a model's own words, of which a few are shown
 
 
 def confirmed(
@@ -72,15 +72,15 @@ def loss_key(quality: Quality) -> str:
     return f"{quality.name}_{'drop' if sign_of(quality.direction) < 0 else 'rise'}"
 
 
-def in_words(teacher: Teacher, chosen: Finalist, asked: Sequence[TextPair]) -> dict[str, Any]:
+def in_words(teacher: Teacher, chosen: Finalist, asked: Sequence[TextPair], data: DataSplits) -> dict[str, Any]:
     """How often each writes exactly what is right and nothing after it, how often its answers end, and what the chosen
     one writes to a few. Both answer the same questions: ``p_value`` is McNemar's, of a difference as large by chance.
     """
     if not asked:
         return {}
-    said = {"chosen": _said(chosen.deployed.extract(share_embeddings=True), chosen.subnet.tokenizer, asked)}
+    said = {"chosen": _said(chosen.deployed.extract(share_embeddings=True), chosen.subnet.tokenizer, asked, data)}
     with teacher.taught() as whole:
-        said["reference"] = _said(whole.model, whole.tokenizer, asked)
+        said["reference"] = _said(whole.model, whole.tokenizer, asked, data)
     right = {
         name: [text.text.strip() == pair.completion.strip() for text, pair in zip(texts, asked, strict=True)]
         for name, texts in said.items()
@@ -90,11 +90,15 @@ def in_words(teacher: Teacher, chosen: Finalist, asked: Sequence[TextPair]) -> d
         {"question": question_of(pair), "right": pair.completion.strip(), "said": text.text.strip()}
         for pair, text in zip(asked[:SHOWN], said["chosen"], strict=False)
     ]
-    return {"exact_match": _compared(right), "answers_ended": _compared(ended), "answers": shown}
+    # Nobody writes a conversation or a text exactly as somebody else did.
+    exact = {} if data.kind in ("chat", "text") else {"exact_match": _compared(right)}
+    return exact | {"answers_ended": _compared(ended), "answers": shown}
 
 
-def _said(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[TextPair]) -> list[Written]:
-    return written(model, tokenizer, [pair.prompt for pair in asked], NEW_TOKENS, stop=("\n",))
+def _said(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[TextPair], data: DataSplits
+) -> list[Written]:
+    return written(model, tokenizer, [pair.prompt for pair in asked], data.answer_tokens, data.stop)
 
 
 def _compared(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Any]:

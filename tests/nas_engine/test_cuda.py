@@ -9,9 +9,9 @@ from evaluators import ExactMatch, Latency, MultipleChoiceAccuracy, Perplexity, 
 from nas_engine import Example, WorkerPool, search, train
 from nas_engine.compression import load_quantized, quantize_model, sparsify
 from nas_engine.compression.database import LayerDatabase, build_database
+from nas_engine.data.made import chain_sum
 from nas_engine.jobs.recipes import SearchPlan, ordered, shears, sqft
 from nas_engine.supernet import SuperNetwork
-from nas_engine.tasks import chain_sum
 from nas_engine.training import SubnetworkSampler
 from nas_engine.training.settings import TrainingSettings
 from search_spaces import lora_rank, mlp_width, sparsity, weight_bits

@@ -17,8 +17,8 @@ from evaluators import ParameterCount, save_questions
 from evaluators.whole_file import WritingError, replacing, temporary_folder
 from nas_engine import SuperNetwork, search, train
 from nas_engine.cli import app
+from nas_engine.data.made import chain_sum
 from nas_engine.errors import LedgerError
-from nas_engine.tasks import chain_sum
 from tests.supernets import SPACE, random_adapters, supernetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
 

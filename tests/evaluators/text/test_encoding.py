@@ -59,5 +59,5 @@ def test_token_that_spans_prompt_and_answer_is_scored_and_learned() -> None:
     options = [tokenizer.decode(list(option)) for option in tokenized((question,), tokenizer)[0].options]
     assert options == [": C", ": D"]
     learned = tokenize([question], tokenizer, 99)[0]
-    assert tokenizer.decode(list(learned.tokens[learned.prompt_length :])) == ": C<eos>"
+    assert tokenizer.decode(list(learned.tokens[learned.spans[0][0] :])) == ": C<eos>"
     assert shared_start((1, 2, 3), (1, 2, 4, 5)) == 2

@@ -13,11 +13,11 @@ from evaluators import MultipleChoiceAccuracy, Perplexity, Question
 from evaluators.text.encoding import encoded
 from evaluators.text.generation import greedy
 from evaluators.text.halving import Halving
-from evaluators.text.perplexity import text_losses
 from evaluators.text.positions import regime, switching_lengths
+from evaluators.text.token_losses import scored_losses
 from nas_engine import SuperNetwork, train
 from nas_engine.compression import sparsify
-from nas_engine.texts.examples import Example, batch_of, tokenize
+from nas_engine.texts.examples import Example, TokenizedExample, batch_of, tokenize
 from nas_engine.training.answers import predictions
 from search_spaces import lora_rank, mlp_width
 from tests.tiny import LONG_ROPE, tiny_gemma3, tiny_gpt2, tiny_llama, tiny_opt, tiny_phi3, tiny_tokenizer
@@ -71,9 +71,10 @@ def test_scores_are_those_of_each_question_alone(model: PreTrainedModel, lengths
 
 
 def test_losses_of_texts_are_those_of_each_alone(model: PreTrainedModel) -> None:
-    rows = [row[:length] for row in encoded(tiny_tokenizer(), [text(200)]) for length in (5, 47, 48, 49, 50, 90)]
-    together = text_losses(model, rows, Halving(4096))
-    alone = torch.cat([text_losses(model, [row], Halving(4096)) for row in rows])
+    (whole,) = encoded(tiny_tokenizer(), [text(200)])
+    rows = [TokenizedExample(whole[:length], ((1, length),)) for length in (5, 47, 48, 49, 50, 90)]
+    together = scored_losses(model, rows, Halving(4096))
+    alone = torch.cat([scored_losses(model, [row], Halving(4096)) for row in rows])
     torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-4)
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from evaluators import Latency, Measurement, MultipleChoiceAccuracy
 from nas_engine import SuperNetwork, Teacher, search, train
+from nas_engine.data.made import chain_sum
 from nas_engine.jobs.finalists import choose, flips, rungs, table
-from nas_engine.tasks import chain_sum
 from nas_engine.training.settings import HealingSettings
 from search_spaces import lora_rank, mlp_width
 from tests.tiny import tiny_llama, tiny_tokenizer

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from evaluators import Question, save_questions
 from nas_engine.cli import app
+from nas_engine.data.made import chain_sum
 from nas_engine.jobs.job import run_job
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.report import mcnemar
 from nas_engine.supernet import SuperNetwork
-from nas_engine.tasks import chain_sum
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 

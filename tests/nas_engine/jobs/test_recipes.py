@@ -13,11 +13,11 @@ from evaluators import MultipleChoiceAccuracy, Perplexity, Question, save_questi
 from evaluators.multiple_choice.answering import Answering
 from nas_engine.cli import app
 from nas_engine.compression import load_quantized
+from nas_engine.data.made import chain_sum
 from nas_engine.errors import CompressionError
 from nas_engine.jobs.recipe_job import SqftSettings, run_recipe
 from nas_engine.jobs.recipes import SearchPlan, ordered, shears, sqft
 from nas_engine.supernet import SuperNetwork
-from nas_engine.tasks import chain_sum
 from nas_engine.training.settings import HealingSettings, TrainingSettings
 from search_spaces import lora_rank, mlp_width
 from tests.compressed import zeros

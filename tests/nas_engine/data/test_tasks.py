@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from evaluators import save_questions
+from nas_engine.data.made import chain_sum, family
+from nas_engine.data.tasks import questions_from_rows, task_splits
 from nas_engine.errors import ModelError, TaskError
 from nas_engine.models import load_model
-from nas_engine.tasks import chain_sum, family, questions_from_rows, task_splits
 
 
 def texts(questions) -> set[str]:

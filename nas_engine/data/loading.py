@@ -1,0 +1,104 @@
+"""Data by name, whatever their form: read, understood, cut and counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from transformers import PreTrainedTokenizerBase
+
+from evaluators.text.encoding import encoded
+from nas_engine.data.admission import Admission
+from nas_engine.data.cutting import cut
+from nas_engine.data.forms import Kind
+from nas_engine.data.quality import metric_of, new_tokens
+from nas_engine.data.report import DataReport, SplitReport
+from nas_engine.data.splits import DataSplits
+from nas_engine.data.splitting import Sizes, Taken
+from nas_engine.errors import TaskError
+
+MAX_TOKENS = 1024  # as in training
+_LEAST_TOKENS = 8
+
+
+def load_data(
+    source: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train: int,
+    validation: int,
+    selection: int = 0,
+    test: int,
+    seed: int = 0,
+    metric: str = "auto",
+    kind: str = "auto",
+    max_tokens: int = MAX_TOKENS,
+) -> DataSplits:
+    """Examples to learn from, to guide a search, to compare finalists and to judge by, the same for the same arguments.
+
+    No two splits ask the same (but for case and white space). What is empty, twice there, or longer than `max_tokens`
+    is left out and counted, and so is what a given test set asks too.
+
+    Args:
+        source: ``family`` or ``chain_sum``, made on the spot; a file (``.jsonl``, ``.json``, ``.csv``, ``.tsv``,
+            ``.parquet``, ``.txt``), from which all splits are cut; a folder with ``train.*`` and ``test.*``; or
+            ``hf:<dataset>[:<configuration>]`` with the splits train and, unless it is to be cut, test.
+        tokenizer: of the model; its chat template writes conversations.
+        train: examples at most.
+        validation: examples, cut from those to learn from, as those of `selection`; two or more.
+        test: examples; of a given test set at most. Two or more.
+        seed: of the order, and of questions made on the spot.
+        metric: ``accuracy``, ``perplexity`` or ``exact_match``; ``auto`` takes the first that the kind of data has.
+        kind: ``multiple_choice``, ``prompt_completion``, ``chat`` or ``text``; ``auto`` finds it by the columns.
+        max_tokens: of an example; plain texts are parted into pieces of so many.
+
+    Raises:
+        TaskError: there is no such data, its columns are of no form or of several, a row is wrong (it is named), more
+            than half of a split is in another, or too few examples are left.
+    """
+    _require_arguments(train, validation, selection, test, kind, max_tokens)
+    made = cut(str(source), kind, Sizes(train, validation, selection, test), seed, Admission(tokenizer, max_tokens))
+    chosen = metric_of(made.kind, metric)
+    examples = {split: tuple(one.example for one in taken.admitted) for split, taken in made.taken.items()}
+    held_out = [one for split, taken in made.taken.items() if split != "train" for one in taken.admitted]
+    data = DataSplits(
+        source=str(source),
+        digest=made.digest,
+        kind=made.kind,
+        metric=chosen,
+        **examples,
+        rows={split: tuple(one.row for one in taken.admitted) for split, taken in made.taken.items()},
+        report=DataReport(made.parts, {split: _report(taken) for split, taken in made.taken.items()}),
+        seed=seed,
+        max_tokens=max_tokens,
+        answer_tokens=new_tokens([one.scored for one in held_out]),
+        stop=made.stop,
+        opening=_opening(tokenizer),
+    )
+    for part in ("validation", "selection", "test"):
+        if examples[part]:
+            data.quality(part)  # what it refuses is refused now
+    return data
+
+
+def _require_arguments(train: int, validation: int, selection: int, test: int, kind: str, max_tokens: int) -> None:
+    counts = {"train": (train, 1), "validation": (validation, 2), "selection": (selection, 0), "test": (test, 2)}
+    for name, (count, least) in counts.items():
+        if count < least or (name == "selection" and count == 1):
+            raise TaskError(f"{name} is {count}; give {max(least, 2)} or more examples{' or none' * (not least)}.")
+    if kind not in ("auto", *get_args(Kind)):
+        raise TaskError(f"kind is {kind!r}; choose one of auto, {', '.join(get_args(Kind))}.")
+    if max_tokens < _LEAST_TOKENS:
+        raise TaskError(f"max_tokens is {max_tokens}; give at least {_LEAST_TOKENS}.")
+
+
+def _report(taken: Taken) -> SplitReport:
+    admitted = taken.admitted
+    tokens, scored = (sum(getattr(one, name) for one in admitted) for name in ("tokens", "scored"))
+    return SplitReport(len(admitted), tokens, scored, dict(taken.left_out))
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the tokenizer puts before every text, as chat templates write it."""
+    begun = encoded(tokenizer, ["x"])[0][:1]
+    return str(tokenizer.bos_token) if tokenizer.bos_token and begun == (tokenizer.bos_token_id,) else ""

@@ -1,0 +1,144 @@
+"""Data cut into what is learned, what guides, what selects and what judges; and how well a model does on each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evaluators.documents import read_document
+from evaluators.text.examples import Example, TextPair
+from evaluators.whole_file import replacing
+from nas_engine.data.forms import Kind
+from nas_engine.data.quality import Metric, Quality, quality_of
+from nas_engine.data.report import DataReport
+from nas_engine.errors import TaskError
+
+FILE = "data.json"
+Part = Literal["validation", "selection", "test"]
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """Examples, no two splits of which ask the same; made by `nas_engine.data.load_data`.
+
+    Args:
+        source: as it was named.
+        digest: of all that was read.
+        kind: of data.
+        metric: by which models are judged.
+        train: what is learned.
+        validation: what guides the search.
+        selection: what finalists are compared on.
+        test: held out: what the chosen one is judged by.
+        rows: by split, the row of each example in what was read.
+        report: what was read, kept and left out.
+        seed: of the cut.
+        max_tokens: of an example.
+        answer_tokens: that an answer in a model's own words may take.
+        stop: where such an answer ends at the latest.
+        opening: what the tokenizer writes before every text, if chat templates write it too.
+    """
+
+    source: str
+    digest: str
+    kind: Kind
+    metric: Metric
+    train: tuple[TextPair, ...]
+    validation: tuple[TextPair, ...]
+    selection: tuple[TextPair, ...]
+    test: tuple[TextPair, ...]
+    rows: Mapping[str, tuple[int, ...]]
+    report: DataReport
+    seed: int
+    max_tokens: int
+    answer_tokens: int
+    stop: tuple[str, ...] = ()
+    opening: str = ""
+
+    def quality(self, part: Part) -> Quality:
+        """The evaluator of a split: `name`, `direction`, `unit`, `settings()`, a sub-network's score, any model's.
+
+        On ``validation``, an accuracy drops sub-networks early that cannot enter the front (`evaluators.Racing`).
+
+        Raises:
+            TaskError: the split has fewer than two examples, or answers that cannot be compared.
+        """
+        examples = self._part(part)
+        if len(examples) < 2:
+            raise TaskError(
+                f"{part} has {len(examples)} examples; ask for two or more, so that errors can be estimated."
+            )
+        return quality_of(
+            self.kind, self.metric, examples, self.max_tokens, self.answer_tokens, self.stop, part == "validation"
+        )
+
+    def prompts(self, part: Part, count: int) -> tuple[Example, ...]:
+        """The first prompts of a split, at most `count`, each with its right completion, to be answered in own words.
+
+        Of a conversation the last answer is asked for; of a plain text the second half.
+        """
+        return tuple(self._asked(example) for example in self._part(part)[:count])
+
+    def write(self, folder: str | Path) -> None:
+        """Write `data.json` into a run folder: where the data are from, all counts, and which rows are in which split.
+
+        Raises:
+            TaskError: the folder's run was begun with other data, another seed or other splits.
+        """
+        path = Path(folder) / FILE
+        described = {
+            "format": _FORMAT,
+            "source": self.source,
+            "digest": self.digest,
+            "kind": self.kind,
+            "metric": self.metric,
+            "seed": self.seed,
+            "max_tokens": self.max_tokens,
+            "report": self.report.as_json(),
+            "splits": {split: list(rows) for split, rows in self.rows.items()},
+        }
+        if path.exists():
+            self._require_same(path, described)
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+    def _require_same(self, path: Path, described: Mapping[str, object]) -> None:
+        found = read_document(path, dict[str, object], TaskError, f"{path} cannot be gone on from")
+        for name, what in (("format", "by another version"), ("digest", "with other rows"), ("kind", "as another kind"),
+                           ("seed", "with another seed")):  # fmt: skip
+            if found.get(name) != described[name]:
+                raise TaskError(
+                    f"the run in {path.parent} was begun {what} of {found.get('source')} ({name} {found.get(name)} "
+                    f"there, {described[name]} here); give the same data, or another folder."
+                )
+        before, now = found.get("splits"), described["splits"]
+        assert isinstance(now, dict)
+        # A larger or smaller test changes nothing that was learned or searched.
+        differing = [
+            split
+            for split in now
+            if split != "test" and (not isinstance(before, dict) or before.get(split) != now[split])
+        ]
+        if differing:
+            raise TaskError(
+                f"the run in {path.parent} was begun with other rows in {' and '.join(differing)}; ask for as many "
+                "examples as then, of the same length and with the same model, or give another folder."
+            )
+
+    def _part(self, part: Part) -> tuple[TextPair, ...]:
+        parts = {"validation": self.validation, "selection": self.selection, "test": self.test}
+        if part not in parts:
+            raise TaskError(f"part is {part!r}; choose one of {', '.join(parts)}.")
+        return parts[part]
+
+    def _asked(self, example: TextPair) -> Example:
+        prompt, completion = example.prompt, example.completion
+        if self.kind == "text":
+            half = completion.rfind(" ", 1, len(completion) // 2 + 1)
+            half = half if half > 0 else len(completion) // 2
+            return Example(completion[:half], completion[half:])
+        return Example(prompt.removeprefix(self.opening) if self.kind == "chat" else prompt, completion)
