@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nas_engine.deploy import FORMATS, export_folder, lines_of
@@ -39,7 +40,7 @@ def _errors(interrupted: str = "nothing was written") -> Iterator[None]:
     try:
         yield
     except (NasEngineError, ValueError) as error:  # of ours; the message is for the person
-        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         Console(stderr=True).print(f"Interrupted; {interrupted}.", soft_wrap=True)
@@ -181,11 +182,11 @@ def report_command(
         if watch and to is not None:
             raise ReportError("--to writes a file and --watch serves a page; give one of them.")
         if not watch:
-            console.print(str(write_page(run, to)), highlight=False, soft_wrap=True)
+            console.print(str(write_page(run, to)), highlight=False, markup=False, soft_wrap=True)
             return
         serve(run, port, lambda address: console.print(
             f"{run} is shown at {address} and follows what is written there; Ctrl-C ends this.",
-            highlight=False, soft_wrap=True))  # fmt: skip
+            highlight=False, markup=False, soft_wrap=True))  # fmt: skip
 
 
 def _recipe(settings: ShearsSettings | SqftSettings) -> None:

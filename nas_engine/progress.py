@@ -61,4 +61,4 @@ def progress_bar(title: str, total: int, *, enabled: bool = True, completed: int
 def say(message: str, *, enabled: bool = True) -> None:
     """Tell on standard error what a long job does next."""
     if enabled:
-        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)

@@ -84,11 +84,11 @@ def sensitivity_figure(
 
 
 def healed_figure(summary: SearchSummary, reference: Mapping[str, float]) -> Figure | None:
-    """Accuracy over speed-up of the finalists before and after healing; None where there are none.
+    """The score over speed-up of the finalists before and after healing; None where there are none.
 
     Args:
         summary: of the job.
-        reference: plain LoRA's `accuracy` and `accuracy_stderr` on the same questions, where they were kept.
+        reference: plain LoRA's score and its `_stderr` on the same data, where they were kept.
     """
     if not summary.finalists:
         return None
@@ -98,22 +98,22 @@ def healed_figure(summary: SearchSummary, reference: Mapping[str, float]) -> Fig
     traces = [
         _line("before healing", "dominated", speedups, [(f.unhealed, f.unhealed_stderr) for f in ordered],
               marker=pale, line={"color": DOMINATED, "width": 1.5, "dash": "dash"}),
-        _line("healed", "front", speedups, [(f.accuracy, f.accuracy_stderr) for f in ordered],
+        _line("healed", "front", speedups, [(f.score, f.score_stderr) for f in ordered],
               marker={"color": FRONT, "size": 9}, line={"color": FRONT, "width": 2}),
     ]  # fmt: skip
     for trace, steps in zip(traces, ([0] * len(ordered), [f.heal_steps for f in ordered]), strict=True):
         trace["text"] = [
             f"evaluation {finalist.evaluation}, {count} steps" for finalist, count in zip(ordered, steps, strict=True)
         ]
-    if reference:
-        known = [(reference["accuracy"], reference.get("accuracy_stderr", 0.0))]
+    if summary.quality in reference:
+        known = [(reference[summary.quality], reference.get(f"{summary.quality}_stderr", 0.0))]
         star = {"color": "#16202b", "symbol": "star-open", "size": 15, "line": {"width": 1.6}}
         traces.append(_line("plain LoRA", "reference", [1.0], known, mode="markers", marker=star))
     ring = {"color": CHOSEN, "symbol": "circle-open", "size": 19, "line": {"width": 2.2}}
     traces.append(
-        _line("chosen", "chosen", [chosen.speedup], [(chosen.accuracy, 0.0)], mode="markers", marker=ring, hover=False)
+        _line("chosen", "chosen", [chosen.speedup], [(chosen.score, 0.0)], mode="markers", marker=ring, hover=False)
     )
-    return {"data": traces, "layout": _layout("speed-up over the whole model (×)", "accuracy (higher is better)")}
+    return {"data": traces, "layout": _layout("speed-up over the whole model (×)", summary.quality.replace("_", " "))}
 
 
 def _line(
@@ -128,7 +128,7 @@ def _line(
     trace = {
         "type": "scatter", "mode": mode, "name": name, "x": list(x), "y": [value for value, _ in y],
         "customdata": [shown(*entry) for entry in y], "meta": {"role": role},
-        "hovertemplate": f"<b>{name}</b> %{{text}}<br>accuracy %{{customdata}}<br>%{{x:.3g}} × as fast<extra></extra>",
+        "hovertemplate": f"<b>{name}</b> %{{text}}<br>%{{customdata}}<br>%{{x:.3g}} × as fast<extra></extra>",
         "text": [""] * len(x), **style,
     }  # fmt: skip
     if not hover:

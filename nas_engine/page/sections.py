@@ -66,14 +66,28 @@ def confirmed(run: Run) -> list[dict[str, str]]:
     return [
         {
             "model": name,
-            "accuracy": _score(model.accuracy),
-            "n": f"{model.accuracy.n:,}",
+            "score": _score(model.score),
+            "n": f"{model.score.n:,}",
             "latency": shown(model.latency_ms, 0.0, "ms"),
             "parameters": shown(model.parameters),
-            "exact": _score(summary.exact_match[key]) if (key := _KEYS[name]) in summary.exact_match else "–",
+            "exact": _exact(summary, _KEYS[name]),
         }
         for name, model in models
     ]
+
+
+def quality_of(run: Run) -> str:
+    """What the job kept while it made the model smaller, in words."""
+    return _words(run.summary.quality) if isinstance(run.summary, SearchSummary) else "accuracy"
+
+
+def _exact(summary: SearchSummary, key: str) -> str:
+    found = summary.exact_match.get(key)
+    return _score(found) if isinstance(found, Score) else "–"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 _KEYS = {"plain LoRA": "reference", "chosen": "chosen", "largest": "largest"}
@@ -88,7 +102,7 @@ def finalists(run: Run) -> list[dict[str, str]]:
             "evaluation": str(finalist.evaluation),
             "speedup": f"{finalist.speedup:.2f} ×",
             "unhealed": shown(finalist.unhealed, finalist.unhealed_stderr),
-            "accuracy": shown(finalist.accuracy, finalist.accuracy_stderr),
+            "score": shown(finalist.score, finalist.score_stderr),
             "steps": str(finalist.heal_steps),
         }
         for finalist in run.summary.finalists
@@ -104,7 +118,7 @@ def candidates(run: Run) -> list[dict[str, str]]:
         {
             "name": candidate.name,
             "accuracy": shown(candidate.values[0], candidate.stderrs[0]),
-            "confirmed": shown(*candidate.confirmed) if candidate.confirmed else "–",
+            "confirmed": shown(candidate.confirmed[0], candidate.confirmed[1]) if candidate.confirmed else "–",
             "parameters": shown(candidate.values[1]),
         }
         for candidate in compared.candidates
@@ -158,7 +172,7 @@ def _search_tiles(summary: SearchSummary, run: Run) -> list[Tile]:
     lasted = f"{summary.seconds / 60:.0f} min" if summary.seconds >= 90 else f"{summary.seconds:.0f} s"
     share = f"{100 * chosen.parameters / reference.parameters:.0f} % of {shown(reference.parameters)}"
     return [
-        Tile("accuracy of the chosen", _score(chosen.accuracy), f"plain LoRA {_score(reference.accuracy)}"),
+        Tile(f"{_words(summary.quality)} of the chosen", _score(chosen.score), f"plain LoRA {_score(reference.score)}"),
         Tile("speed-up", f"{shown(summary.speedup, summary.speedup_stderr)}\u00a0×", _latencies(reference, chosen)),
         Tile("parameters", shown(chosen.parameters), share),
         Tile("evaluations", f"{summary.evaluations:,}", ", ".join(filter(None, (front, f"{lasted} in all")))),

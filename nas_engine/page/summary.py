@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluators.documents import read_document
+from evaluators.documents import checked, read_document
 from nas_engine.errors import LedgerError
 
 SUMMARY = "summary.json"
@@ -25,7 +25,7 @@ class Score:
 class Measured:
     """A model on held-out questions."""
 
-    accuracy: Score
+    score: Score
     latency_ms: float
     parameters: int
 
@@ -46,8 +46,8 @@ class FinalistRow:
     speedup: float
     unhealed: float
     unhealed_stderr: float
-    accuracy: float
-    accuracy_stderr: float
+    score: float
+    score_stderr: float
     heal_steps: int
 
 
@@ -62,18 +62,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """Of the main job."""
+    """Of the main job; scores are of its `quality`, such as accuracy."""
 
     reference: Measured
     chosen: ChosenModel
     largest: Measured
     speedup: float
-    accuracy_drop: float
     evaluations: int
     seconds: float
     speedup_stderr: float = 0.0
+    quality: str = "accuracy"
     finalists: list[FinalistRow] = field(default_factory=list)
-    exact_match: dict[str, Score] = field(default_factory=dict)
+    exact_match: dict[str, Score | float] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -107,8 +107,18 @@ def summary_of(folder: Path) -> Summary | None:
     if not file.is_file():
         return None
     refusal = f"{file} is none that this version writes"
-    kind: type[Any] = (
-        RecipeSummary if "recipe" in read_document(file, dict[str, Any], LedgerError, refusal) else SearchSummary
-    )
-    found: Summary = read_document(file, kind, LedgerError, refusal)
-    return found
+    data = read_document(file, dict[str, Any], LedgerError, refusal)
+    if "recipe" in data:
+        return checked(data, RecipeSummary, LedgerError, refusal)
+    quality = str(data.get("quality", "accuracy"))
+    models = {name: _scored(data.get(name), quality) for name in ("reference", "chosen", "largest")}
+    finalists = data.get("finalists", [])
+    listed = [_scored(row, quality) for row in finalists] if isinstance(finalists, list) else finalists
+    return checked(data | models | {"finalists": listed}, SearchSummary, LedgerError, refusal)
+
+
+def _scored(entry: Any, quality: str) -> Any:
+    """`entry` with what it says of `quality` as its score."""
+    if not isinstance(entry, dict):
+        return entry
+    return {name.replace(quality, "score", 1) if name.startswith(quality) else name: v for name, v in entry.items()}

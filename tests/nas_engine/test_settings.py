@@ -1,6 +1,7 @@
 """Settings have one form: a frozen dataclass, whose fields are keyword arguments in Python and options of commands."""
 
 import inspect
+import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from nas_engine.errors import SearchError
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings
 from nas_engine.keywords import merged
-from nas_engine.options import command
+from nas_engine.options import command, command_line
 from nas_engine.settings_file import described
 
 SETTINGS = (TrainingSettings, HealingSettings, SearchSettings, JobSettings, ShearsSettings, SqftSettings)
@@ -48,6 +49,20 @@ def baked(*arguments: str) -> Baking:
     done = CliRunner().invoke(kitchen, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return made[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Baking(),
+        Baking(0.5, (3, 2, 1), "none", False, Path("a folder/it's")),
+        Baking(warm=True, layers=(5,), top="icing"),
+    ],
+)
+def test_a_command_makes_the_settings_that_it_was_made_of(settings: Baking) -> None:
+    name, verb, *arguments = shlex.split(command_line("bake", settings))
+    assert (name, verb) == ("nas-engine", "bake")
+    assert baked(*arguments) == settings
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

@@ -1,7 +1,9 @@
 """The whole job on a tiny model, from the command line to a compressed model on disk."""
 
+import html
 import json
 import math
+import sys
 
 import pandas as pd
 import pytest
@@ -83,6 +85,24 @@ def test_command_leaves_front_figure_model_and_summary(arguments: list[str], tmp
     assert "compressed/" in done.output
     again = run(["search", str(folder / "job.yaml"), "--print-config"])
     assert again.output == (folder / "job.yaml").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "report.html" in done.output
+    assert "Confirmed on held-out data" in page
+    assert html.escape(json.loads((folder / "page.json").read_text())["command"]) in page
+    assert "accuracy \\u003e= 0.6 * reference" in page
+    assert '"name":"plain LoRA"' in page
+
+
+def test_job_without_plotly_leaves_out_the_page_and_says_how_to_get_it(
+    arguments: list[str], tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)  # as where it is not installed
+    done = run([*arguments, "--heal-steps", "0", "--evaluations", "6"])
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert "report.html is left out" in done.stderr
+    assert 'pip install "nas-engine[report]"' in done.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
 
 
 def test_sensitivity_is_measured_once_and_kept(arguments: list[str], tmp_path) -> None:

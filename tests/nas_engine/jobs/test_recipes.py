@@ -219,6 +219,9 @@ def test_command_leaves_model_table_and_summary(tmp_path, command: str, flags: l
     assert ("on other questions" in done.output) == ("--confirmation" in flags)
     assert (tmp_path / "run" / "compressed" / file).exists()
     assert len(pd.read_csv(tmp_path / "run" / "candidates.csv")) >= 3
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Sub-adapters compared" in page
+    assert f"nas-engine {command} --folder" in page
 
 
 def test_command_says_what_is_wrong(tmp_path) -> None:

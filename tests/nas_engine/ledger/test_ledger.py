@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from evaluators import Measurement
 from nas_engine.errors import LedgerError
-from nas_engine.ledger.ledger import Ledger, Record
+from nas_engine.ledger.ledger import Ledger, Record, read_ledger
 from search_spaces import SearchSpace
 from tests.ordered import EVALUATORS, Cost, Quality, space_of
 from tests.processes import started
@@ -228,6 +228,17 @@ def test_record_that_does_not_fit_on_the_disk_leaves_the_journal_whole(tmp_path)
     process.join()
     assert process.exitcode == 0
     assert opened(tmp_path).records == [RECORD]
+
+
+def test_reading_a_ledger_makes_touches_and_locks_nothing(tmp_path) -> None:
+    opened(tmp_path).append(RECORD)
+    (tmp_path / "ledger.log.lock").unlink()
+    journal = tmp_path / "ledger.log"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "worker')  # another process is writing
+    before = (journal.read_bytes(), journal.stat().st_mtime_ns)
+    assert read_ledger(tmp_path).records == (RECORD,)
+    assert (journal.read_bytes(), journal.stat().st_mtime_ns) == before
+    assert [file.name for file in tmp_path.iterdir()] == ["ledger.log"]
 
 
 def test_unknown_database_is_refused_without_its_password() -> None:

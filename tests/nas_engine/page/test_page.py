@@ -201,6 +201,13 @@ def test_without_what_draws_it_says_how_to_get_it(tmp_path, monkeypatch, package
         write_page(tmp_path)
 
 
+def test_command_without_what_draws_it_says_the_whole_sentence(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)  # as where it is not installed
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert done.exit_code == 1
+    assert 'pip install "nas-engine[report]"' in done.stderr
+
+
 def test_command_writes_the_page_and_says_where(tmp_path) -> None:
     searched(tmp_path / "run")
     done = CliRunner().invoke(app, ["report", str(tmp_path / "run"), "--to", str(tmp_path / "page.html")])
