@@ -77,18 +77,20 @@ def padded(rows: Sequence[dict[str, list[int]]], pad: int, device: torch.device)
     return {name: tensor.to(device) for name, tensor in (filled | {"attention_mask": torch.tensor(mask)}).items()}
 
 
-def require_classifier(model: PreTrainedModel, labels: Iterable[int | float]) -> None:
-    """Check that `model` ends in a classifier of these labels.
+def require_classifier(model: PreTrainedModel, labels: Iterable[int | float], training: bool = False) -> None:
+    """Check that `model` ends in a classifier of these labels; in `training` it may be in training mode.
 
     Raises:
         ValueError: it does not, is in training mode, or has fewer classes.
     """
     if "ForSequenceClassification" not in type(model).__name__:
         raise ValueError(f"{type(model).__name__} gives no label to a text; load one for sequence classification.")
-    if model.training:
+    if model.training and not training:
         raise ValueError("the model is in training mode, where dropout changes its scores; call model.eval() first.")
     most = int(model.config.num_labels or 0)
     for label in labels:
+        if most == 1 and not isinstance(label, float):
+            raise ValueError(f"a label is {label!r}, but the model gives one number to a text; give floats.")
         if most > 1 and not (isinstance(label, int) and 0 <= label < most):
             raise ValueError(f"a label is {label!r}, but the model has the classes 0 to {most - 1}.")
 

@@ -93,5 +93,5 @@ def front_of(rows: pd.DataFrame, x: Column, y: Column) -> pd.DataFrame:
     """The rows that no other dominates in these two objectives, from left to right."""
     signed = rows[[x.name, y.name]] * [sign_of(x.direction), sign_of(y.direction)]
     signed = signed.sort_values([x.name, y.name], kind="stable")
-    best_before = np.minimum.accumulate(np.concatenate([[np.inf], signed[y.name].to_numpy()[:-1]]))
+    best_before = signed[y.name].cummin().shift(fill_value=np.inf)
     return rows.loc[signed.index[signed[y.name] < best_before]].sort_values(x.name, kind="stable")

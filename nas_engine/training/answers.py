@@ -20,14 +20,33 @@ class Predictions:
     """What a network says of a batch.
 
     Args:
-        logits: where a labelled token is predicted, shape (labelled tokens, vocabulary).
-        labels: the tokens there, shape (labelled tokens,).
+        logits: where a labelled token is predicted, shape (labelled tokens, vocabulary); of a classifier, (texts,
+            classes), or (texts, 1) where it gives numbers.
+        labels: the tokens there, shape (labelled tokens,); of a classifier, classes or numbers of shape (texts,).
         states: the last hidden states of all tokens that are no padding, shape (tokens, hidden).
     """
 
     logits: Tensor
     labels: Tensor
     states: Tensor
+
+    @property
+    def numbers(self) -> bool:
+        """Whether numbers are predicted, and not one of several things."""
+        return self.labels.is_floating_point()
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean cross-entropy of what is labelled in nats, or the mean squared error of numbers."""
+        if self.numbers:
+            return F.mse_loss(self.logits[:, 0].float(), self.labels)
+        return F.cross_entropy(self.logits, self.labels)
+
+    def imitating(self, other: Predictions) -> Tensor:
+        """As `loss`, of the distribution, or the numbers, that another predicts; gradients do not reach it."""
+        if self.numbers:
+            return F.mse_loss(self.logits, other.logits.detach())
+        return F.cross_entropy(self.logits, other.logits.detach().softmax(-1))
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,18 @@ class Distillation:
 
     def loss(self, student: Predictions, teacher: Predictions) -> Tensor:
         """The loss of `student`, a number; gradients reach it alone."""
+        loss = self.weight * self._divergence(student, teacher)
+        if self.weight < 1:
+            loss = loss + (1 - self.weight) * student.loss
+        if self.hidden:
+            squared = teacher.states.float().square().sum(-1)
+            distance = (student.states - teacher.states).float().square().sum(-1) / squared
+            loss = loss + self.hidden * distance.mean()
+        return loss
+
+    def _divergence(self, student: Predictions, teacher: Predictions) -> Tensor:
+        if student.numbers:
+            return student.imitating(teacher)
         t = self.temperature
         divergence = F.kl_div(
             F.log_softmax(student.logits.float() / t, -1),
@@ -73,14 +104,7 @@ class Distillation:
             reduction="batchmean",
             log_target=True,
         )
-        loss = self.weight * t * t * divergence
-        if self.weight < 1:
-            loss = loss + (1 - self.weight) * F.cross_entropy(student.logits, student.labels)
-        if self.hidden:
-            squared = teacher.states.float().square().sum(-1)
-            distance = (student.states - teacher.states).float().square().sum(-1) / squared
-            loss = loss + self.hidden * distance.mean()
-        return loss
+        return t * t * divergence
 
 
 def predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predictions:
@@ -88,6 +112,8 @@ def predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predicti
 
     Rows that the model would read otherwise alone have a pass of their own (see `evaluators.text.positions`).
     """
+    if batch["labels"].dim() == 1:
+        return _classified(model, batch)
     parts = [_predictions(model, part) for part in by_regime(model, batch)]
     return parts[0] if len(parts) == 1 else _together(parts)
 
@@ -106,14 +132,19 @@ def _predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predict
     return Predictions(logits_of(model, hidden[:, :-1][scored]), labels[scored], states)
 
 
+def _classified(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predictions:
+    read = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    said = model(**read, output_hidden_states=True)
+    return Predictions(said.logits, batch["labels"], said.hidden_states[-1][batch["attention_mask"].bool()])
+
+
 def answer_loss(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """Mean cross-entropy of the labelled tokens."""
-    said = predictions(model, batch)
-    return F.cross_entropy(said.logits, said.labels)
+    return predictions(model, batch).loss
 
 
 def learned(student: Predictions, teacher: Predictions | None, distillation: Distillation) -> tuple[Tensor, float]:
-    """The loss that trains `student`, and its cross-entropy on the answers in nats a token, for the report."""
-    answers = F.cross_entropy(student.logits, student.labels)
+    """The loss that trains `student`, and its own on the answers, for the report: in nats a token or text."""
+    answers = student.loss
     loss = answers if teacher is None else distillation.loss(student, teacher)
     return loss, float(answers.detach())

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators import Labelled
 from nas_engine.errors import CheckpointError, ExportError
 from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.subnetwork import Subnetwork
-from nas_engine.texts.examples import TextPair, TokenizedExample, tokenize
+from nas_engine.texts.examples import TextPair
+from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.answers import learned, predictions
 from nas_engine.training.fitting import can_fit, fit_to_teacher
 from nas_engine.training.run import Run
@@ -56,7 +58,7 @@ class Healed:
             (lambda linear: linear.renewed(generator)) if adapters == "fresh" else ElasticLinear.unmerged
         )
         self.model.requires_grad_(False)
-        for parameter in self.adapters.values():
+        for parameter in self.trained.values():
             parameter.requires_grad_(True)
 
     def __repr__(self) -> str:
@@ -81,6 +83,16 @@ class Healed:
             for name, parameter in (("lora_A", linear.lora_A), ("lora_B", linear.lora_B))
             if parameter is not None
         }
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """`adapters`, and the task's head where the family has one, by their paths in `model`."""
+        heads = {
+            f"{path}.{name}": parameter
+            for path in self.subnet.family.head
+            for name, parameter in self.model.get_submodule(path).named_parameters()
+        }
+        return self.adapters | heads
 
     @property
     def _linears(self) -> dict[str, ElasticLinear]:
@@ -137,7 +149,7 @@ class Healed:
 @takes(HealingSettings)
 def heal(
     subnet: Subnetwork,
-    train_set: Sequence[TextPair],
+    train_set: Sequence[TextPair] | Sequence[Labelled],
     settings: HealingSettings | int | None = None,
     *,
     teacher: Teacher | None = None,
@@ -156,7 +168,7 @@ def heal(
 
     Args:
         subnet: of a super-network.
-        train_set: prompts with completions; the loss is taken on the completions.
+        train_set: prompts with completions; the loss is taken on the completions. For a classifier texts with labels.
         settings: how long and how fast the whole schedule is; or its fields by name, ``heal(…, steps=48)``;
             or the number of steps alone.
         teacher: whose distribution it learns beside the answers; None leaves the answers alone.
@@ -165,7 +177,8 @@ def heal(
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
     Raises:
-        ValueError: a setting out of its bounds, an unusable training set, nothing to train, or an encoder.
+        ValueError: a setting out of its bounds, an unusable training set, nothing to train, or examples that it
+            cannot learn.
         ExportError: ``adapters="fresh"`` where the super-network's do not merge.
         CheckpointError: the folder holds a checkpoint of another run.
     """
@@ -174,10 +187,8 @@ def heal(
     last = steps if until is None else until
     if not 0 < last <= steps:
         raise ValueError(f"until is {until}; give a number of steps from 1 to {steps}.")
-    examples = tokenize(train_set, subnet.tokenizer, settings.max_tokens)
+    examples = tokenize_for(subnet.model, train_set, subnet.tokenizer, settings.max_tokens)
     healed = Healed(subnet, settings.adapters, settings.seed)
-    if healed.model.get_output_embeddings() is None:
-        raise ValueError(f"{type(healed.model).__name__} predicts no text; healing needs a causal language model.")
     if not healed.adapters:
         raise ValueError("this sub-network has no adapters to train; add lora_rank(...) to the super-network's space.")
     run = _Healing(healed, examples, settings, teacher)
@@ -186,7 +197,7 @@ def heal(
         run.fit(settings.fit_tokens, progress)
     run.go("Healing", max(last, len(run.losses)), folder, checkpoint_every, gradient_checkpointing, progress)
     healed.losses = tuple(sum(step) / len(step) for step in run.losses)
-    healed.texts = tuple(pair.prompt for pair in train_set[:_TEXTS])
+    healed.texts = tuple(e.text if isinstance(e, Labelled) else e.prompt for e in train_set[:_TEXTS])
     return healed
 
 
@@ -196,7 +207,7 @@ class _Healing(Run):
     def __init__(
         self,
         healed: Healed,
-        examples: list[TokenizedExample],
+        examples: Sequence[Learned],
         settings: HealingSettings,
         teacher: Teacher | None,
     ) -> None:
@@ -207,7 +218,7 @@ class _Healing(Run):
             "supernetwork": healed.subnet.supernetwork_fingerprint,
             "teacher": teacher and teacher.fingerprint(),
         }
-        parameters = list(healed.adapters.values())
+        parameters = list(healed.trained.values())
         super().__init__(healed.model, healed.tokenizer, parameters, examples, settings, identity)
 
     def visit(self, batch: dict[str, Tensor], micro: int) -> list[float]:
@@ -228,15 +239,15 @@ class _Healing(Run):
     def state(self) -> dict[str, Tensor]:
         """See `Run.state`."""
         fitted = {name: self.healed.model.get_parameter(name).detach() for name in self.fitted}
-        return fitted | {name: parameter.detach() for name, parameter in self.healed.adapters.items()}
+        return fitted | {name: parameter.detach() for name, parameter in self.healed.trained.items()}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Run.load_state`."""
         parameters = dict(self.healed.model.named_parameters())
-        for name in self.healed.adapters.keys() | tensors.keys():
+        for name in self.healed.trained.keys() | tensors.keys():
             if name not in parameters or name not in tensors or tensors[name].shape != parameters[name].shape:
                 raise CheckpointError(f"{name} is missing, or is not this sub-network's.")
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
-        self.fitted = tuple(name for name in tensors if name not in self.healed.adapters)
+        self.fitted = tuple(name for name in tensors if name not in self.healed.trained)

@@ -20,7 +20,7 @@ from evaluators.text.positions import most_positions
 from evaluators.whole_file import remove_unfinished
 from nas_engine.errors import CheckpointError
 from nas_engine.progress import progress_bar
-from nas_engine.texts.examples import TokenizedExample, batch_of
+from nas_engine.texts.labelled import Learned, collated
 from nas_engine.training.checkpoint import (
     Checkpoint,
     load_optimizer,
@@ -66,7 +66,7 @@ class Run(ABC):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         parameters: Sequence[nn.Parameter],
-        examples: list[TokenizedExample],
+        examples: Sequence[Learned],
         settings: StepSettings,
         identity: Mapping[str, Any],
     ) -> None:
@@ -98,7 +98,7 @@ class Run(ABC):
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The examples at `indices`, padded, on the model's device."""
-        return batch_of([self.examples[i] for i in indices], self.pad, self.model.device)
+        return collated([self.examples[i] for i in indices], self.pad, self.model.device)
 
     def first(self, tokens: int) -> list[dict[str, Tensor]]:
         """The first examples, about `tokens` tokens of them, those of similar length together."""

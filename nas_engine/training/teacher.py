@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_engine.supernet.layer import inverse
 from nas_engine.supernet.supernetwork import SuperNetwork
@@ -15,7 +15,7 @@ from nas_engine.training.answers import Predictions, predictions
 
 
 class Teacher:
-    """The largest sub-network as it was when the teacher was made; only its adapters are copied, the base is shared.
+    """The largest sub-network as it was when the teacher was made; what training moves is copied, the base is shared.
 
     Made by `of`, best between plain LoRA and the training of smaller sub-networks. Heads and channels may be ordered
     anew afterwards.
@@ -23,10 +23,16 @@ class Teacher:
     Args:
         supernet: whose base it stands on.
         adapters: `lora_A` and `lora_B` of each adapted projection, channels in the base's original order.
+        head: parameters of the task's head by name, where the family has one.
     """
 
-    def __init__(self, supernet: SuperNetwork, adapters: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        self._supernet, self._adapters = supernet, dict(adapters)
+    def __init__(
+        self,
+        supernet: SuperNetwork,
+        adapters: Mapping[str, tuple[Tensor, Tensor]],
+        head: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._supernet, self._adapters, self._head = supernet, dict(adapters), dict(head or {})
         self._ordered: tuple[str, dict[str, tuple[Tensor, Tensor]]] = ("", {})
 
     @classmethod
@@ -38,7 +44,7 @@ class Teacher:
             if linear.lora_A is not None and linear.lora_B is not None:
                 lora_A = linear.lora_A[:, supernet.original_inputs(name)].clone()
                 adapters[name] = lora_A, linear.lora_B[supernet.original_outputs(name)].clone()
-        return cls(supernet, adapters)
+        return cls(supernet, adapters, {name: p.detach().clone() for name, p in _head_of(supernet).items()})
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits of its base and its adapters."""
@@ -47,6 +53,8 @@ class Teacher:
             digest.update(name.encode())
             for tensor in pair:
                 digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+        for name, tensor in sorted(self._head.items()):
+            digest.update(name.encode() + tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
@@ -69,9 +77,14 @@ class Teacher:
             assert linear.lora_B is not None
             own[name] = linear.lora_A.data, linear.lora_B.data
             linear.lora_A.data, linear.lora_B.data = lora_A, lora_B
+        head = {name: (parameter, parameter.data) for name, parameter in _head_of(supernet).items()}
+        for name, (parameter, _) in head.items():
+            parameter.data = self._head[name].to(supernet.model.device)
         try:
             yield supernet
         finally:
+            for parameter, data in head.values():
+                parameter.data = data
             for name, (lora_A, lora_B) in own.items():
                 linear = supernet.elastic_linears[name]
                 linear.lora_A.data, linear.lora_B.data = lora_A, lora_B  # type: ignore[union-attr]
@@ -94,3 +107,7 @@ class Teacher:
             }
             self._ordered = key, adapters
         return self._ordered[1]
+
+
+def _head_of(supernet: SuperNetwork) -> dict[str, nn.Parameter]:
+    return {f"{path}.{name}": p for path, module in supernet.head.items() for name, p in module.named_parameters()}

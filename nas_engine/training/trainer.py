@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from torch import Tensor
-from torch.nn import functional as F
 
+from evaluators import Labelled
 from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.supernetwork import SuperNetwork
-from nas_engine.texts.examples import TextPair, TokenizedExample, tokenize
+from nas_engine.texts.examples import TextPair
+from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.answers import learned, predictions
 from nas_engine.training.run import Run
 from nas_engine.training.settings import TrainingSettings
@@ -54,7 +55,7 @@ class TrainingReport:
 @takes(TrainingSettings)
 def train(
     supernet: SuperNetwork,
-    train_set: Sequence[TextPair],
+    train_set: Sequence[TextPair] | Sequence[Labelled],
     settings: TrainingSettings | int | None = None,
     *,
     teacher: Teacher | None = None,
@@ -70,7 +71,8 @@ def train(
     `checkpoint` folder, the same call goes on where it stopped and ends as if it had not been interrupted.
 
     Args:
-        train_set: prompts with completions, such as questions; the loss is taken on the completions.
+        train_set: prompts with completions, such as questions; the loss is taken on the completions. For a classifier
+            texts with labels, `evaluators.Labelled`.
         settings: how long, how fast and which sub-networks; or its fields by name, ``train(…, steps=60)``; or
             the number of steps alone.
         teacher: whose distribution every visited sub-network learns beside the answers, such as plain LoRA on the whole
@@ -80,23 +82,18 @@ def train(
 
     Raises:
         ValueError: a setting out of its bounds, an empty training set or one with an example that does not fit, a
-            super-network without adapters, or an encoder.
+            super-network without adapters, or examples that the model cannot learn.
         CompressionError: `refit` on a sparse or quantized base.
         CheckpointError: the folder holds a checkpoint of another run.
     """
     settings = merged(TrainingSettings, settings, fields, "steps")
     if teacher is not None and settings.distill:
         raise ValueError("distill lets the largest sub-network teach, and there is a teacher already; give one.")
-    if supernet.model.get_output_embeddings() is None:
-        raise ValueError(
-            f"{type(supernet.model).__name__} predicts no text; train it with transformers.Trainer and "
-            "nas_engine.training.SubnetworkSampler."
-        )
     if not supernet.adapter_parameters:
         raise ValueError("this super-network has no adapters to train; add lora_rank(...) to its space.")
     if settings.refit:
         supernet.require_refit()
-    examples = tokenize(train_set, supernet.tokenizer, settings.max_tokens)
+    examples = tokenize_for(supernet.model, train_set, supernet.tokenizer, settings.max_tokens)
     run = _Run(supernet, examples, settings, teacher)
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
@@ -121,7 +118,7 @@ class _Run(Run):
     def __init__(
         self,
         supernet: SuperNetwork,
-        examples: list[TokenizedExample],
+        examples: Sequence[Learned],
         settings: TrainingSettings,
         teacher: Teacher | None,
     ) -> None:
@@ -149,16 +146,16 @@ class _Run(Run):
         """Add the gradients of `genomes` on `batch`; the loss on the answers of each."""
         s = self.settings
         teacher = self.teacher.predictions(batch) if self.teacher is not None and s.distillation.asks else None
-        losses, in_place = [], None  # the largest's probabilities, shape (labelled tokens, vocabulary)
+        losses, in_place = [], None  # what the largest says
         for genome in genomes:
             self.supernet.activate_genome(genome)
             said = predictions(self.model, batch)
             loss, answers = learned(said, teacher, s.distillation)
             losses.append(answers)
             if in_place is not None:
-                loss = F.cross_entropy(said.logits, in_place)
+                loss = said.imitating(in_place)
             elif s.distill:
-                in_place = said.logits.detach().softmax(-1)
+                in_place = said
             if self.supernet.trains:
                 (loss / (len(genomes) * s.accumulation)).backward()
         return losses
