@@ -69,7 +69,7 @@ MODELS = {
     "qwen3": lambda: tiny_qwen3(**SIZES),
     "tied qwen3": lambda: tiny_qwen3(tie_word_embeddings=True, **SIZES),
 }
-FRACTIONS = st.lists(st.sampled_from((1.0, 0.9, 0.75, 0.6, 0.5, 0.35, 0.2, 0.1)), min_size=1, max_size=4)
+FRACTIONS = st.lists(st.sampled_from((0.1, 0.2, 0.35, 0.5, 0.6, 0.75, 0.9, 1.0)), min_size=2, max_size=4, unique=True)
 PER_GENE = st.integers(1, 3)
 WIDTHS = st.builds(mlp_width, FRACTIONS, st.sampled_from((1, 16, 48)), PER_GENE)
 HEADS = st.builds(attention_heads, FRACTIONS, PER_GENE)
@@ -102,10 +102,7 @@ WRITTEN = {"llama.cpp": require_written_for_llama_cpp, "vllm": form_of}
 def test_all_that_a_space_offers_for_a_target_can_be_written_for_it(target: str, data) -> None:
     known = [name for name in MODELS if target != "llama.cpp" or name != "opt"]
     name = data.draw(st.sampled_from(known), label="family")
-    space = lora_rank((2,), ("q", "k", "v", "up", "down")) + data.draw(WIDTHS)
-    for dimension in (HEADS, SKIPS):
-        if data.draw(st.booleans()):
-            space += data.draw(dimension)
+    space = lora_rank((2,), ("q", "k", "v", "up", "down")) + data.draw(WIDTHS) + data.draw(HEADS) + data.draw(SKIPS)
     model = MODELS[name]()
     limits = TARGETS[target].limits(model)
     space = _bound(space, model, target)
