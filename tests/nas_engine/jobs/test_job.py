@@ -269,6 +269,26 @@ def test_job_for_llama_cpp_times_there_and_leaves_its_file(arguments: list[str],
     assert "compressed.gguf" in done.output
 
 
+def test_a_search_for_vllm_offers_what_it_builds_and_leaves_a_folder_for_it(arguments: list[str], tmp_path) -> None:
+    with pytest.warns(UserWarning, match="for vllm the space is narrower"):
+        done = run([*arguments, "--target", "vllm", "--heal-steps", "0", "--steps", "0", "--evaluations", "6"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["export"]["check"]["exact"] < 1e-3
+    served = tmp_path / "run" / "compressed-vllm"
+    assert summary["export"]["architecture"] in ("LlamaForCausalLM", "DeciLMForCausalLM", "TransformersForCausalLM")
+    assert (served / "model.safetensors").stat().st_size == summary["export"]["bytes"]
+    assert SuperNetwork.load(tmp_path / "run" / "supernet").target == "vllm"
+    assert "compressed-vllm" in done.output
+
+
+def test_a_target_that_nothing_is_written_for_is_refused(arguments: list[str]) -> None:
+    done = run([*arguments, "--target", "openvino"])
+    assert done.exit_code == 1
+    assert "for which nothing is written; choose one of transformers, llama.cpp, vllm" in done.stderr
+    assert "choose one of transformers, openvino" in run([*arguments, "--target", "pytorch"]).stderr
+
+
 def test_a_model_that_the_target_cannot_hold_is_refused_before_training(arguments: list[str], tmp_path) -> None:
     pytest.importorskip("xllamacpp", reason="needs xllamacpp: pip install nas-engine[llamacpp]")
     done = run([*arguments, "--target", "llama.cpp", "--weights", "q8_0"])
