@@ -156,3 +156,23 @@ def _seeded(
             if name.endswith("bias"):  # zero at the start, but not after training
                 parameter.normal_(std=0.1, generator=generator)
     return model.eval()
+
+
+# As Qwen2's and SmolLM2's, with a header of tools; the answers and what ends them stand between markers.
+MARKED_CHATML = (
+    "{% if tools %}{{ '<|im_start|>tools\\n' + tools | tojson + '<|im_end|>\\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}"
+    "{% else %}{{ message['content'] + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+CHATML = MARKED_CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+
+
+def tiny_chat_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
+    """The tiny tokenizer with two more tokens, those of a chat model, and its template; ``<|im_end|>`` ends a turn."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = template
+    return tokenizer

@@ -70,9 +70,10 @@ def form_of(source: Source, kind: str) -> Form:
         TaskError: no form has these columns, several have, or they are a classification's.
     """
     columns = set(source.columns)
-    fitting = [form for form in _forms(source) if columns >= set(form.columns)]
-    if kind != "auto":
-        fitting = [form for form in fitting if form.kind == kind]
+    with_columns = [form for form in _forms(source) if columns >= set(form.columns)]
+    fitting = [form for form in with_columns if kind in ("auto", form.kind)]
+    if kind == "chat" and not fitting:
+        fitting = [_as_conversations(form) for form in with_columns if form.asks is not None]
     # What has all the columns of another form and more is that form.
     best = [form for form in fitting if not any(set(form.columns) < set(other.columns) for other in fitting)]
     if len(best) != 1:
@@ -86,7 +87,7 @@ def form_of(source: Source, kind: str) -> Form:
 
 
 def _forms(source: Source) -> list[Form]:
-    forms = [*_FORMS, *(_as_conversations(form) for form in _FORMS if form.asks is not None)]
+    forms = list(_FORMS)
     # The conversational form of prompts and completions has the columns of the plain one.
     prompt = next((row.fields["prompt"] for row in source.train if row.fields.get("prompt") is not None), None)
     if isinstance(prompt, list):

@@ -197,7 +197,7 @@ def heal(
         run.fit(settings.fit_tokens, progress)
     run.go("Healing", max(last, len(run.losses)), folder, checkpoint_every, gradient_checkpointing, progress)
     healed.losses = tuple(sum(step) / len(step) for step in run.losses)
-    healed.texts = tuple(e.text if isinstance(e, Labelled) else e.prompt for e in train_set[:_TEXTS])
+    healed.texts = tuple(e.text if isinstance(e, Labelled) else e.prompt or e.completion for e in train_set[:_TEXTS])
     return healed
 
 

@@ -10,10 +10,12 @@ import torch
 from evaluators import (
     HOROWITZ_45NM,
     Classification,
+    CompletionPerplexity,
     Divergence,
     Ended,
     Energy,
     ExactMatch,
+    Example,
     FormatKept,
     KVCacheBytes,
     Labelled,
@@ -56,6 +58,7 @@ OTHERWISE: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {  # how each is 
         {"questions": QUESTIONS[:2], "normalize": "characters", "racing": Racing(), "screening": Screening()},
     ),
     Perplexity: ({"texts": ["a b c", "d e f"]}, {"texts": ["a b c", "d e g"], "max_tokens": 8}),
+    CompletionPerplexity: ({"examples": [Example("a", "b"), Example("c", "d")]}, {"examples": [Example("a", "b")] * 2}),
     ExactMatch: (
         {"problems": PROBLEMS},
         {
