@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from evaluators.documents import decoded
 from evaluators.multiple_choice.questions import Question, prompt_of
@@ -17,7 +17,6 @@ from nas_engine.data.sources import Row, Source
 from nas_engine.errors import TaskError
 
 Kind = Literal["multiple_choice", "prompt_completion", "chat", "text"]
-LABELS: Final = "labels"
 _SHOWN = 12  # columns in a sentence
 # What Stanford's Alpaca was trained with, and many models since.
 _ALPACA = (
@@ -38,7 +37,7 @@ class Form:
         asks: a row's question and answer, for pairs; then they can be read as conversations too.
     """
 
-    kind: Kind | Literal["labels"]
+    kind: Kind
     columns: tuple[str, ...]
     read: Callable[[Row], Content | None]
     stop: tuple[str, ...] = ()
@@ -76,13 +75,14 @@ def form_of(source: Source, kind: str) -> Form:
         fitting = [_as_conversations(form) for form in with_columns if form.asks is not None]
     # What has all the columns of another form and more is that form.
     best = [form for form in fitting if not any(set(form.columns) < set(other.columns) for other in fitting)]
+    if kind == "auto" and "label" in columns and all(form.kind == "text" for form in best):
+        raise TaskError(
+            f"{source.name} has a label for each {'text' if best else 'row'}, which is a classification, and a causal "
+            f"language model is trained on texts. Give one of {_allowed()}"
+            f"{', or kind=text to learn the texts without their labels' if best else ''}."
+        )
     if len(best) != 1:
         raise TaskError(_refusal(source, kind, best))
-    if best[0].kind == LABELS:
-        raise TaskError(
-            f"{source.name} has {best[0]}, which is a classification, and a causal language model is trained on texts; "
-            f"give one of {_allowed()}, or kind='text' to learn the texts without their labels."
-        )
     return best[0]
 
 
@@ -121,8 +121,7 @@ def _refusal(source: Source, kind: str, found: Sequence[Form]) -> str:
 def _allowed() -> str:
     by_kind: dict[str, list[str]] = {}
     for form in _FORMS:
-        if form.kind != LABELS:
-            by_kind.setdefault(form.kind, []).append(str(form))
+        by_kind.setdefault(form.kind, []).append(str(form))
     return "; ".join(f"{kind}: {' or '.join(forms)}" for kind, forms in by_kind.items())
 
 
@@ -224,5 +223,4 @@ _FORMS = (
     Form("prompt_completion", ("instruction", "output", "text"), _read_instruction, _INSTRUCTION, _instruction_output),
     Form("prompt_completion", ("question", "answer"), _read_answer, _QUESTION, _question_answer),
     Form("text", ("text",), _read_text),
-    Form(LABELS, ("text", "label"), _read_text),
 )

@@ -11,7 +11,7 @@ from evaluators.text.encoding import encoded
 from nas_engine.data.admission import Admission
 from nas_engine.data.cutting import cut
 from nas_engine.data.forms import Kind
-from nas_engine.data.quality import metric_of, new_tokens
+from nas_engine.data.quality import answers_of, metric_of
 from nas_engine.data.report import DataReport, SplitReport
 from nas_engine.data.splits import DataSplits
 from nas_engine.data.splitting import Sizes, Taken
@@ -61,7 +61,7 @@ def load_data(
     chosen = metric_of(made.kind, metric)
     examples = {split: tuple(one.example for one in taken.admitted) for split, taken in made.taken.items()}
     held_out = [one for split, taken in made.taken.items() if split != "train" for one in taken.admitted]
-    data = DataSplits(
+    return DataSplits(
         source=str(source),
         digest=made.digest,
         kind=made.kind,
@@ -71,14 +71,15 @@ def load_data(
         report=DataReport(made.parts, {split: _report(taken) for split, taken in made.taken.items()}),
         seed=seed,
         max_tokens=max_tokens,
-        answer_tokens=new_tokens([one.scored for one in held_out]),
-        stop=made.stop,
+        answers=answers_of(
+            chosen,
+            [one.example.completion for one in held_out],
+            # Of a plain text the second half is asked for.
+            [one.scored // (2 if made.kind == "text" else 1) for one in held_out],
+            made.stop,
+        ),
         opening=_opening(tokenizer),
     )
-    for part in ("validation", "selection", "test"):
-        if examples[part]:
-            data.quality(part)  # what it refuses is refused now
-    return data
 
 
 def _require_arguments(train: int, validation: int, selection: int, test: int, kind: str, max_tokens: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from evaluators import CompletionPerplexity, ExactMatch, MultipleChoiceAccuracy, Perplexity, Problem, Question, Racing
@@ -41,9 +42,31 @@ def metric_of(kind: Kind, metric: str) -> Metric:
     return found
 
 
-def new_tokens(scored: Sequence[int]) -> int:
-    """How many tokens an answer may take where right ones have so many: a quarter more than the longest."""
-    return math.ceil(max(scored) * 1.25 / _STEP) * _STEP
+@dataclass(frozen=True)
+class Answers:
+    """Answers in a model's own words.
+
+    Args:
+        tokens: that one may take.
+        stop: where one ends at the latest.
+        pattern: cuts out what is compared, where anything is.
+        take: which match of it.
+    """
+
+    tokens: int
+    stop: tuple[str, ...]
+    pattern: str = ""
+    take: Take = "last"
+
+
+def answers_of(metric: Metric, right: Sequence[str], scored: Sequence[int], stop: tuple[str, ...]) -> Answers:
+    """How models are to answer where these are right, of so many tokens each: in a quarter more than the longest.
+
+    Raises:
+        TaskError: exact match of answers that are neither numbers nor a line.
+    """
+    tokens = math.ceil(max(scored) * 1.25 / _STEP) * _STEP
+    return Answers(tokens, stop, *_pattern(right)) if metric == "exact_match" else Answers(tokens, stop)
 
 
 def quality_of(
@@ -51,8 +74,7 @@ def quality_of(
     metric: Metric,
     examples: Sequence[TextPair],
     max_tokens: int,
-    answer_tokens: int,
-    stop: Sequence[str],
+    answers: Answers,
     races: bool,
 ) -> Quality:
     """The evaluator of a split.
@@ -62,24 +84,19 @@ def quality_of(
         metric: one that the kind has.
         examples: of the split, two or more.
         max_tokens: of a plain text.
-        answer_tokens: that a generated answer may take.
-        stop: where a generated answer ends at the latest.
+        answers: how they are written and compared.
         races: whether sub-networks that fall behind may be dropped, where the evaluator can.
-
-    Raises:
-        TaskError: exact match of answers that are neither numbers nor a line.
     """
     if metric == "accuracy":
         questions = [example for example in examples if isinstance(example, Question)]
         return MultipleChoiceAccuracy(questions, racing=Racing() if races else None)
     if metric == "exact_match":
-        pattern, take = _pattern(examples)
         return ExactMatch(
-            [Problem(example.prompt, _final(example.completion, pattern)) for example in examples],
-            pattern,
-            take,
-            answer_tokens,
-            stop,
+            [Problem(example.prompt, _final(example.completion, answers.pattern)) for example in examples],
+            answers.pattern,
+            answers.take,
+            answers.tokens,
+            answers.stop,
             template="{question}",
         )
     if kind == "text":
@@ -87,9 +104,8 @@ def quality_of(
     return CompletionPerplexity(examples, name="perplexity")
 
 
-def _pattern(examples: Sequence[TextPair]) -> tuple[str, Take]:
+def _pattern(answers: Sequence[str]) -> tuple[str, Take]:
     """What cuts an answer out of what is written: a number, what follows ``####``, or a line."""
-    answers = [example.completion for example in examples]
     if all(extracted(answer.rpartition(_MARK)[2], compiled(NUMBER)) is not None for answer in answers):
         return NUMBER, "last"
     if all(_MARK in answer and answer.rpartition(_MARK)[2].strip() for answer in answers):

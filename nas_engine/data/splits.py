@@ -12,7 +12,7 @@ from evaluators.documents import read_document
 from evaluators.text.examples import Example, TextPair
 from evaluators.whole_file import replacing
 from nas_engine.data.forms import Kind
-from nas_engine.data.quality import Metric, Quality, quality_of
+from nas_engine.data.quality import Answers, Metric, Quality, quality_of
 from nas_engine.data.report import DataReport
 from nas_engine.errors import TaskError
 
@@ -38,8 +38,7 @@ class DataSplits:
         report: what was read, kept and left out.
         seed: of the cut.
         max_tokens: of an example.
-        answer_tokens: that an answer in a model's own words may take.
-        stop: where such an answer ends at the latest.
+        answers: how models answer in their own words.
         opening: what the tokenizer writes before every text, if chat templates write it too.
     """
 
@@ -55,8 +54,7 @@ class DataSplits:
     report: DataReport
     seed: int
     max_tokens: int
-    answer_tokens: int
-    stop: tuple[str, ...] = ()
+    answers: Answers
     opening: str = ""
 
     def quality(self, part: Part) -> Quality:
@@ -65,16 +63,14 @@ class DataSplits:
         On ``validation``, an accuracy drops sub-networks early that cannot enter the front (`evaluators.Racing`).
 
         Raises:
-            TaskError: the split has fewer than two examples, or answers that cannot be compared.
+            TaskError: the split has fewer than two examples.
         """
         examples = self._part(part)
         if len(examples) < 2:
             raise TaskError(
                 f"{part} has {len(examples)} examples; ask for two or more, so that errors can be estimated."
             )
-        return quality_of(
-            self.kind, self.metric, examples, self.max_tokens, self.answer_tokens, self.stop, part == "validation"
-        )
+        return quality_of(self.kind, self.metric, examples, self.max_tokens, self.answers, part == "validation")
 
     def prompts(self, part: Part, count: int) -> tuple[Example, ...]:
         """The first prompts of a split, at most `count`, each with its right completion, to be answered in own words.

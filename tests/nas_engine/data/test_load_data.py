@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from evaluators import CompletionPerplexity, ExactMatch, MultipleChoiceAccuracy, ParameterCount, Perplexity, Question
+from evaluators.text.encoding import encoded
 from evaluators.text.examples import Example, ScoredText, tokenized
 from nas_engine import heal, load_data, search, task_splits, train
 from nas_engine.data import DataSplits
@@ -20,7 +22,7 @@ from nas_engine.data.splitting import Sizes, apart, divided, unique
 from nas_engine.errors import TaskError
 from nas_engine.supernet import SuperNetwork
 from search_spaces import lora_rank, mlp_width
-from tests.tiny import tiny_chat_tokenizer, tiny_llama, tiny_tokenizer
+from tests.tiny import CHATML, tiny_chat_tokenizer, tiny_llama, tiny_tokenizer
 
 SIZES = {"train": 30, "validation": 4, "selection": 3, "test": 5}
 TOKENIZER, CHAT_TOKENIZER = tiny_tokenizer(), tiny_chat_tokenizer()
@@ -116,7 +118,8 @@ def test_pairs_are_conversations_where_that_is_asked_for(form: str, tmp_path: Pa
         ([{"text": "x"}], {"kind": "chat"}, "which are no form of chat"),
         ([{"text": "x", "prompt": "y", "completion": "z"}], {}, "may be read as prompt_completion by prompt "),
         ([{"text": "x", "messages": []}], {}, "may be read as chat by messages, or text by text; say which by kind="),
-        ([{"text": "x", "label": 1}], {}, r"has text \+ label, which is a classification"),
+        ([{"text": "x", "label": 1}], {}, "has a label for each text, which is a classification.* or kind=text"),
+        ([{"sentence1": "x", "sentence2": "y", "label": 1}], {}, "has a label for each row, which is a classification"),
         ([{"text": 3}, {"text": ["x"]}], {}, r"line 2 has \"\['x'\]\" as text; give a text"),
         ([ROWS["mmlu"](0) | {"answer": 7}], {}, "line 1 cannot be read as a question .* the choices go from 0 to 1"),
         ([ROWS["text"](0)], {"kind": "novel"}, "kind is 'novel'; choose one of auto, multiple_choice"),
@@ -159,6 +162,7 @@ def test_tables_and_lists_say_the_same_as_lines(tmp_path: Path) -> None:
     assert all_examples(loaded(tmp_path / "chat.csv")) == all_examples(expected)
 
 
+@pytest.mark.extras
 def test_parquet_says_the_same_as_lines(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="the extra parquet is not installed; make test-all installs it")
     for form in ("messages", "arc", "mmlu"):
@@ -332,6 +336,17 @@ def test_exact_match_takes_what_follows_the_mark_the_last_number_or_a_line(tmp_p
     assert named.measure(tiny_llama(), TOKENIZER).n == 5
     with pytest.raises(TaskError, match="exact_match needs answers that end in a number or have one line"):
         made(lambda i: {"prompt": f"{i}?", "completion": "a\nb"})
+
+
+def test_prompts_of_conversations_are_read_as_the_template_begins_them(tmp_path: Path) -> None:
+    tokenizer = tiny_chat_tokenizer("{{ bos_token }}" + CHATML)
+    tokenizer.bos_token = "<eos>"
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing("<eos> $A", special_tokens=[("<eos>", 0)])
+    data = loaded(written(tmp_path / "all.jsonl", [chat(i) for i in range(50)]), tokenizer)
+    messages = chat(data.rows["test"][0])["messages"]
+    expected = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
+    assert expected[0] == 0
+    assert list(encoded(tokenizer, [data.prompts("test", 1)[0].prompt])[0]) == expected
 
 
 def test_prompts_are_to_be_answered_in_own_words(tmp_path: Path) -> None:
