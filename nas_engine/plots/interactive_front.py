@@ -139,7 +139,9 @@ def drawn(figures: Mapping[str, Figure]) -> go.Figure:
         raise SelectionError('an interactive figure needs plotly: pip install "nas-engine[report]".') from error
     first = next(iter(figures.values()))
     traces = [trace | {"visible": figure is first} for figure in figures.values() for trace in figure["data"]]
-    layout = first["layout"] | {"template": "plotly_white", "height": 520}
+    # By default plotly offers to send a figure to its makers' server.
+    own = {"template": "plotly_white", "height": 520, "modebar": {"remove": ["sendChartToCloud"]}}
+    layout = first["layout"] | own
     if len(figures) > 1:
         layout |= {"updatemenus": [_menu(figures)], "margin": {"t": 110}}
     return go.Figure({"data": traces, "layout": layout})

@@ -131,13 +131,16 @@ function drawCard() {
   const heads = shown.map(({ slot, row }) => made("h3", {}, made("span", { className: `key ${slot}` }),
     `${slot.toUpperCase()} · evaluation ${row.n} `, made("small", { textContent: marksOf(row) })));
   const both = shown.length === 2;
-  const columns = ["", ...shown.map(({ slot }) => slot.toUpperCase()), ...(both ? ["B − A"] : [])];
-  const lines = now.objectives.map((objective, i) => made("tr", {},
-    made("th", { scope: "row" }, objective.name, made("small", { textContent: better(objective) })),
-    ...shown.map(({ row }) => made("td", { textContent: row.texts[i] })),
-    ...(both ? [made("td", { textContent: difference(shown[0].row, shown[1].row, i) })] : [])));
-  const head = made("thead", {}, made("tr", {}, ...columns.map((text) => made("th", { scope: "col", textContent: text }))));
-  card.replaceChildren(...heads, made("table", {}, ...(both ? [head] : []), made("tbody", {}, ...lines)));
+  const values = (i) => [...shown.map(({ row }) => made("td", { textContent: row.texts[i] })),
+    ...(both ? [made("td", { textContent: difference(shown[0].row, shown[1].row, i) })] : [])];
+  const named = (objective) => made("th", { scope: both ? "rowgroup" : "row", colSpan: both ? 3 : 1 },
+    objective.name, made("small", { textContent: better(objective) }));
+  // Three numbers do not fit beside a name.
+  const bodies = now.objectives.map((objective, i) => made("tbody", {}, ...(both
+    ? [made("tr", {}, named(objective)), made("tr", {}, ...values(i))] : [made("tr", {}, named(objective), ...values(i))])));
+  const head = made("thead", {}, made("tr", {}, ...["A", "B", "B − A"].map((text) =>
+    made("th", { scope: "col", textContent: text }))));
+  card.replaceChildren(...heads, made("table", { className: both ? "two" : "" }, ...(both ? [head] : []), ...bodies));
   if (now.fixed.length) card.append(made("p", { className: "hint", textContent: `In all: ${now.fixed.join(", ")}.` }));
 }
 
@@ -147,7 +150,7 @@ function drawLayers() {
   find("layers").hidden = none;
   if (none) return;
   const skips = now.layers.some((kind) => kind.keeps.some((keep) => keep !== null));
-  find("layers-hint").textContent = (shown.length === 2 ? "A is the darker bar of each pair. " : "Choose a B to compare. ")
+  find("layers-hint").textContent = (shown.length === 2 ? "A is the left bar of each pair. " : "Choose a B to compare. ")
     + (skips ? "A cross stands where a block is left out." : "");
   draw(element, layersFigure(now, shown));
   element.setAttribute("aria-label", `Layers of ${shown.map(({ row }) => `evaluation ${row.n}`).join(" and ")}`);

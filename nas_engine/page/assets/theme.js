@@ -19,6 +19,8 @@ const COLOURS = {
 };
 const CONFIG = {
   displaylogo: false,
+  showSendToCloud: false, // nothing leaves this page
+  plotlyServerURL: "",
   responsive: true,
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
   toImageButtonOptions: { format: "png", scale: 2 },
@@ -63,6 +65,7 @@ function draw(element, figure, more = {}) {
     },
     ...layout,
     font: { family: font, size: 12, color: colour("ink") },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("faint"), activecolor: colour("accent") },
     legend: {
       ...layout.legend, font: { size: NARROW.matches ? 10.5 : 12, color: colour("soft") },
       ...(NARROW.matches ? { entrywidthmode: "fraction", entrywidth: 0.48 } : {}),

@@ -1,5 +1,6 @@
 """The page in a real browser: no errors, no requests, a click shows layers, two are compared, a phone is enough."""
 
+import re
 import shutil
 import threading
 
@@ -171,11 +172,11 @@ def test_two_are_compared(opened, run, how: str) -> None:
     else:
         opened.page.get_by_role("button", name=f"Show evaluation {b} as B", exact=True).press("Enter")
         assert opened.page.evaluate("document.activeElement.ariaLabel") == f"Show evaluation {b} as B"
-    head, accuracy, latency, _ = opened.table("#card")
-    assert head == ["", "A", "B", "B − A"]
+    head, _, accuracy, _, latency, *_ = opened.table("#card")
+    assert head == ["A", "B", "B − A"]
     by = result.frame.loc[b, "accuracy"] - result.frame.loc[a, "accuracy"]
-    assert accuracy[3] == f"{'+' if by > 0 else '−'}{abs(by):.3f} ± 0.014"
-    assert latency[3].endswith("%")
+    assert accuracy[2] == f"{'+' if by > 0 else '−'}{abs(by):.3f} ± 0.014"
+    assert latency[2].endswith("%")
     slots = opened.page.evaluate("document.getElementById('layers-figure').data.map(t => t.meta.role)")
     assert {"a", "b"} == set(slots)
     assert len(opened.table("#layers-table")[0]) == 5
@@ -192,6 +193,25 @@ def test_any_two_objectives_are_drawn_and_the_address_remembers_them(opened, chr
     assert opened.page.evaluate(f"{titles}.yaxis.title.text") == "parameters (lower is better)"
     with Opened(chromium, opened.page.url) as again:
         assert again.page.evaluate(f"{titles}.yaxis.title.text") == "parameters (lower is better)"
+
+
+BUTTONS = "[...document.querySelectorAll('.modebar-btn')].map(button => button.dataset.title)"
+SENDING = re.compile(r"cloud|share|link|send|edit", re.IGNORECASE)
+
+
+def test_no_button_of_a_figure_sends_it_elsewhere(opened) -> None:
+    offered = opened.page.evaluate(BUTTONS)
+    assert any("PNG" in title for title in offered)
+    assert not [title for title in offered if SENDING.search(title)]
+
+
+def test_no_button_of_a_notebooks_figure_sends_it_elsewhere(chromium, run, tmp_path) -> None:
+    run[1].show().write_html(tmp_path / "figure.html")
+    with Opened(chromium, (tmp_path / "figure.html").as_uri()) as opened:
+        opened.page.wait_for_selector(".modebar-btn", state="attached")
+        offered = opened.page.evaluate(BUTTONS)
+        assert any("PNG" in title for title in offered)
+        assert not [title for title in offered if SENDING.search(title)]
 
 
 def test_a_theme_is_chosen_by_hand(opened) -> None:
