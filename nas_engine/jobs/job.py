@@ -182,7 +182,7 @@ def _require_possible(
     model, tokenizer = supernet.model, supernet.tokenizer
     require_answerable(model, tokenizer, asked)
     if prompts := [pair.prompt for pair in data.prompts("test", ASKED)]:
-        require_generable(model, tokenizer, prompts, data.answer_tokens)
+        require_generable(model, tokenizer, prompts, data.answers.tokens)
     require_learnable(model, tokenizer, data.train)
     settings.latency.workload.require_readable(model)
     require_driver(

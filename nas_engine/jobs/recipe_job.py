@@ -16,6 +16,7 @@ from evaluators import MultipleChoiceAccuracy, Question
 from evaluators.latency.machine import require_device
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import require_packable
+from nas_engine.data.tasks import task_splits
 from nas_engine.jobs.preparations import require_answerable, require_counts, require_learnable, writable
 from nas_engine.jobs.recipe import Adapter, Recipe, ShearsRecipe, SqftRecipe
 from nas_engine.jobs.recipes import CompressedModel, SearchPlan, shears, sqft
@@ -24,7 +25,6 @@ from nas_engine.models import load_model
 from nas_engine.options import command_line
 from nas_engine.page.about import About, Candidate, Compared, as_json, tell
 from nas_engine.progress import say
-from nas_engine.tasks import task_splits
 from nas_engine.training.settings import HealingSettings, TrainingSettings
 
 

@@ -98,7 +98,7 @@ def in_words(teacher: Teacher, chosen: Finalist, asked: Sequence[TextPair], data
 def _said(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[TextPair], data: DataSplits
 ) -> list[Written]:
-    return written(model, tokenizer, [pair.prompt for pair in asked], data.answer_tokens, data.stop)
+    return written(model, tokenizer, [pair.prompt for pair in asked], data.answers.tokens, data.answers.stop)
 
 
 def _compared(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
