@@ -15,12 +15,18 @@ from evaluators.documents import read_document
 from evaluators.multiple_choice.questions import prompt_of
 from evaluators.whole_file import replacing
 from nas_engine.deploy.exported import Export, Weights
+from nas_engine.deploy.graph_export import export_graph
+from nas_engine.deploy.graph_runtimes import ONNX, OPENVINO
 from nas_engine.errors import ExportError
 
 if TYPE_CHECKING:
     from nas_engine.compression.grid import Grid
 
-FORMATS = ("gguf", "vllm")
+GRAPHS = {"openvino": OPENVINO, "onnx": ONNX}
+# What matrices are stored as, by format.
+FORMATS: Mapping[str, tuple[str, ...]] = {"gguf": get_args(Weights), "vllm": ("f32", "f16", "bf16")} | {
+    name: runtime.weights for name, runtime in GRAPHS.items()
+}
 TEXTS = (
     "The capital of France is Paris, and the river that runs through it is the",
     "In 2024, 3 x 17 = 51 and 1234567 + 89 =",
@@ -35,7 +41,7 @@ def export(
     file: str | Path,
     *,
     format: str = "gguf",
-    weights: Weights | None = None,
+    weights: str | None = None,
     grids: Mapping[str, Grid] | None = None,
     tokenizer_file: str | Path | None = None,
     texts: Sequence[str] = TEXTS,
@@ -43,25 +49,28 @@ def export(
 ) -> Export:
     """Write `model` for a runtime, and compare what that computes with what transformers does.
 
-    Layers that differ in width or heads, or lack a block, leave too where llama.cpp has an architecture for them: in
-    Llama, Mistral, SmolLM2 and Qwen2, and in Qwen3 with a tied output. vLLM takes widths that differ in nearly all
-    families, and blocks left out in Llama, Mistral, SmolLM2 and Qwen2.
+    Layers that differ in width or heads, or lack a block, leave too: for OpenVINO and ONNX Runtime in all families that
+    generate; for llama.cpp where it has an architecture for them, in Llama, Mistral, SmolLM2 and Qwen2, and in Qwen3
+    with a tied output. vLLM takes widths that differ in nearly all families, and blocks left out in Llama, Mistral,
+    SmolLM2 and Qwen2.
 
     Args:
         model: an extracted sub-network, or any of a known family.
         tokenizer: its own.
-        file: to write, a folder for vLLM; it appears once it is whole and checked.
-        format: ``"gguf"`` for llama.cpp; ``"vllm"``, a folder that ``vllm serve`` takes, which is checked by loading it
-            again in transformers, for vLLM lives in an environment of its own.
-        weights: ``"f32"``, ``"f16"``, ``"bf16"``, ``"q8_0"`` or ``"q4_0"`` of matrices; with ``"q4_0"`` embeddings and
-            the output head have 8 bits. None keeps the integers of quantized matrices, and the rest is f16; for vLLM,
-            which has no other way to integers, the rest stays as it is.
+        file: to write; it appears once it is whole and checked. For OpenVINO, ONNX and vLLM a folder, with the
+            configuration and the tokenizer in it.
+        format: ``"gguf"``, ``"openvino"``, ``"onnx"``, or ``"vllm"``: a folder that ``vllm serve`` takes, which is
+            checked by loading it again in transformers, for vLLM lives in an environment of its own.
+        weights: of matrices. GGUF: ``"f32"``, ``"f16"``, ``"bf16"``, ``"q8_0"``, ``"q4_0"``. OpenVINO: ``"f32"``,
+            ``"f16"``, ``"int8"``, ``"int4"``. ONNX: ``"f32"``, ``"int8"``, ``"int4"``. With 4 bits embeddings and the
+            output head have 8. vLLM: ``"f32"``, ``"f16"``, ``"bf16"``. None keeps the integers of quantized matrices,
+            and is f16 elsewhere, f32 in ONNX, and what there is for vLLM.
         grids: of quantized matrices, by path in `model`.
-        tokenizer_file: GGUF file of the same base model, to copy the tokenizer from; needed where the tokenizer is no
-            byte-level BPE.
+        tokenizer_file: GGUF file of the same base model, to copy the tokenizer of a GGUF file from; needed where the
+            tokenizer is no byte-level BPE.
         texts: of the kind that the model is for; on them tokens, log-probabilities and greedy text are compared, first
             with everything in fp32, where nothing but the order of sums may differ, then as stored.
-        check: False leaves that out, and needs no llama.cpp.
+        check: False leaves that out, and needs no llama.cpp or ONNX Runtime.
 
     Raises:
         ExportError: the runtime cannot express the model, is not installed, or computes something else; no file is
@@ -69,29 +78,47 @@ def export(
     """
     if format not in FORMATS:
         raise ExportError(f"format is {format!r}; choose one of {', '.join(FORMATS)}.")
-    if weights is not None and weights not in get_args(Weights):
-        raise ExportError(f"weights is {weights!r}; choose one of {', '.join(get_args(Weights))}.")
+    if weights is not None and weights not in FORMATS[format]:
+        raise ExportError(f"weights is {weights!r}; {format} stores {', '.join(FORMATS[format])}.")
     if check and not any(text.strip() for text in texts):
         raise ExportError("texts is empty; give at least one, or check=False.")
     if format == "vllm":
         from nas_engine.deploy.vllm_folder import export_vllm  # it needs all of compression
 
         return export_vllm(model, tokenizer, Path(file), weights, grids or {}, texts, check)
-    if find_spec("gguf") is None:
-        raise ExportError("the package gguf is not installed; install it with: pip install 'nas-engine[llamacpp]'.")
-    from nas_engine.deploy.gguf_export import export_gguf  # the package is an extra
-
     file = Path(file)
-    source = Path(tokenizer_file) if tokenizer_file else tokenizer
     with replacing(file) as unfinished:
-        architecture, found = export_gguf(
-            model, tokenizer, source, unfinished, file.stem, weights, grids or {}, texts, check
-        )
-    result = Export(file, architecture, weights, file.stat().st_size, found)
+        if format == "gguf":
+            result = _gguf(model, tokenizer, file, unfinished, weights, grids or {}, tokenizer_file, texts, check)
+        else:
+            if tokenizer_file is not None:
+                raise ExportError(f"tokenizer_file is of GGUF; for {format} the tokenizer is saved as it is.")
+            size, found = export_graph(GRAPHS[format], model, tokenizer, unfinished, weights, grids or {}, texts, check)
+            result = Export(file, model.config.model_type, weights, size, found)
     about = json.dumps(asdict(result) | {"file": file.name}, indent=2)
     with replacing(file.with_name(f"{file.name}.json")) as unfinished:
         unfinished.write_text(about + "\n", encoding="utf-8")
     return result
+
+
+def _gguf(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    file: Path,
+    unfinished: Path,
+    weights: Any,
+    grids: Mapping[str, Grid],
+    tokenizer_file: str | Path | None,
+    texts: Sequence[str],
+    check: bool,
+) -> Export:
+    if find_spec("gguf") is None:
+        raise ExportError("the package gguf is not installed; install it with: pip install 'nas-engine[llamacpp]'.")
+    from nas_engine.deploy.gguf_export import export_gguf  # the package is an extra
+
+    source = Path(tokenizer_file) if tokenizer_file else tokenizer
+    architecture, found = export_gguf(model, tokenizer, source, unfinished, file.stem, weights, grids, texts, check)
+    return Export(file, architecture, weights, unfinished.stat().st_size, found)
 
 
 @dataclass(frozen=True)

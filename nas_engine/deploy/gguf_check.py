@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.compression.sparsification import matrix_of
+from nas_engine.deploy.agreement import NEW_TOKENS, compared
 from nas_engine.deploy.exported import Check
 from nas_engine.deploy.gguf_architecture import context_length
 from nas_engine.deploy.gguf_encoding import decoded
 from nas_engine.deploy.gguf_tensors import Source, stored_matrices
-from nas_engine.deploy.llama_cpp import Position, read_and_continued
+from nas_engine.deploy.llama_cpp import read_and_continued
 from nas_engine.errors import ExportError
 
-NEW_TOKENS = 12
 EXACT = 0.01  # nats, of what is written in fp32
 # Of what is stored with fewer bits, where llama.cpp rounds activations too: to fp16, bf16, or blocks of 8 bits.
 TOLERANCES = {"f16": 0.05, "bf16": 0.2, "q8_0": 0.5, "q4_0": 0.5, None: 0.5}
@@ -40,7 +39,7 @@ def require_exact(source: Source, tokenizer: PreTrainedTokenizerBase, file: Path
                 f"llama.cpp reads {text!r} as the tokens {found}, transformers as {expected}; "
                 "give the GGUF file of the base model, from which the tokenizer is copied."
             )
-    exact, same_text = _compared(source.model, prompts, paths, EXACT)
+    exact, same_text = compared(source.model, prompts, paths, EXACT)
     if not exact <= EXACT or not same_text:
         raise ExportError(
             f"llama.cpp computes log-probabilities that differ by up to {exact:.3g} nats from transformers in fp32, "
@@ -64,8 +63,8 @@ def as_stored(
     stored = copy.deepcopy(source.model)
     for path, value in stored_matrices(source):
         matrix_of(stored.get_submodule(path)).copy_(decoded(value))
-    difference, same_text = _compared(stored, prompts, paths, tolerance)
-    rounding, _ = _compared(source.model, prompts, paths, tolerance)
+    difference, same_text = compared(stored, prompts, paths, tolerance)
+    rounding, _ = compared(source.model, prompts, paths, tolerance)
     return Check(exact, difference, rounding, same_text, tolerance, sum(map(len, paths)))
 
 
@@ -73,21 +72,3 @@ def _fitting(encoded: Sequence[list[int]], source: Source) -> list[list[int]]:
     """As much of each text as the model reads with the new tokens behind it."""
     most = context_length(source.model.config) - NEW_TOKENS - 1
     return [tokens[: max(1, most)] for tokens in encoded if tokens]
-
-
-@torch.no_grad()
-def _compared(
-    model: PreTrainedModel, prompts: Sequence[list[int]], paths: Sequence[list[Position]], tolerance: float
-) -> tuple[float, bool]:
-    """The largest difference, and whether the model takes the same tokens."""
-    largest, same = 0.0, True
-    for prompt, path in zip(prompts, paths, strict=True):
-        taken = [position.token for position in path]
-        ids = torch.tensor([prompt + taken[:-1]], device=model.device)
-        logits: Tensor = model(ids).logits[0, len(prompt) - 1 :]
-        expected = logits.float().log_softmax(-1).cpu()  # (positions, vocabulary)
-        for position, row in zip(path, expected, strict=True):
-            for number, found in position.log_probabilities.items():
-                largest = max(largest, abs(float(row[number]) - found))
-            same &= bool(row[position.token] >= row.max() - 2 * tolerance)
-    return largest, same

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from nas_engine.deploy.agreement import LIKELIEST, Position
+from nas_engine.deploy.processes import answered
 from nas_engine.errors import ExportError
 
 _PROCESS = Path(__file__).with_name("llama_cpp_process.py")
 _DECODED = 16  # tokens of which the mean time is taken
 _TOKEN = 1  # of prompts that are timed; which one makes no difference
 _INSTALL = "install it with: pip install 'nas-engine[llamacpp]'"
-
-
-@dataclass(frozen=True)
-class Position:
-    """What llama.cpp found at one position.
-
-    Args:
-        token: the most probable one.
-        log_probabilities: of the most probable tokens, by number, in nats; none inside a character of several tokens.
-    """
-
-    token: int
-    log_probabilities: Mapping[int, float]
 
 
 def require_llama_cpp() -> None:
@@ -44,7 +28,7 @@ def require_llama_cpp() -> None:
 
 
 def read_and_continued(
-    file: Path, texts: Sequence[str], prompts: Sequence[Sequence[int]], new_tokens: int, top: int = 10
+    file: Path, texts: Sequence[str], prompts: Sequence[Sequence[int]], new_tokens: int, top: int = LIKELIEST
 ) -> tuple[list[list[int]], list[list[Position]]]:
     """How llama.cpp reads each text, and the likeliest continuation of every prompt, as exactly as it computes.
 
@@ -56,7 +40,7 @@ def read_and_continued(
     longest = max(map(len, prompts)) + new_tokens
     calls = [{"file": 0} | call for call in read + continued]
     answers = run([file], calls, context=longest + 8, exact=True)
-    paths = [[Position(at["token"], dict(at["likely"])) for at in answer] for answer in answers[len(read) :]]
+    paths = [[Position.of(at) for at in answer] for answer in answers[len(read) :]]
     return answers[: len(read)], paths
 
 
@@ -97,16 +81,4 @@ def run(
     require_llama_cpp()
     given = {"files": [str(file) for file in files], "threads": threads, "context": context, "exact": exact,
              "calls": list(calls)}  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
-        done = subprocess.run(
-            [sys.executable, str(_PROCESS), str(answer)],
-            input=json.dumps(given), capture_output=True, text=True, errors="replace", check=False,
-        )  # fmt: skip
-        if done.returncode or not answer.exists():
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            telling = [line for line in lines if "error" in line.lower()] or lines
-            said = " ".join(telling[-3:]) or f"it ended with {done.returncode}"
-            raise ExportError(f"llama.cpp does not run {', '.join(map(str, files))}: {said}")
-        found: list[Any] = json.loads(answer.read_text(encoding="utf-8"))
-    return found
+    return answered(_PROCESS, given, "llama.cpp")
