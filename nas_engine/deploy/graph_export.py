@@ -97,8 +97,8 @@ def _warn(runtime: GraphRuntime, found: Check) -> None:
         warnings.warn(
             f"the graph is right, to {found.exact:.2g} nats in fp32; but with its own settings {runtime.title} rounds "
             f"activations or its cache too, and on the texts of the check log-probabilities change by up to "
-            f"{found.difference:.2g} nats, where {found.tolerance:g} is usual. Give texts of the kind that the model is "
-            "for to see what it means there.",
+            f"{found.difference:.2g} nats, where {found.tolerance:g} is usual. Give texts of the kind that the model "
+            "is for to see what it means there.",
             stacklevel=5,
         )
 

@@ -68,13 +68,16 @@ class OpenVino(Model):
         self._positions = any("position_ids" in port.get_names() for port in compiled.inputs)
 
     def forget(self) -> None:
+        """See `Model`."""
         self._request.reset_state()
 
     def read(self, ids: np.ndarray, before: int) -> np.ndarray:
+        """See `Model`."""
         given = _inputs(ids, before, self._positions)
         given["beam_idx"] = np.arange(len(ids), dtype=np.int32)
         self._request.infer(given, share_inputs=True)
-        return self._request.get_output_tensor(0).data
+        logits: np.ndarray = self._request.get_output_tensor(0).data
+        return logits
 
 
 class OnnxRuntime(Model):
@@ -96,9 +99,11 @@ class OnnxRuntime(Model):
         self._past: dict[str, Any] = {}
 
     def forget(self) -> None:
+        """See `Model`."""
         self._past = {}
 
     def read(self, ids: np.ndarray, before: int) -> np.ndarray:
+        """See `Model`."""
         if not before:
             self._past = {
                 name: self._tensor(np.zeros((len(ids), heads, 0, channels), np.float32))
@@ -107,7 +112,8 @@ class OnnxRuntime(Model):
         given = {name: self._tensor(value) for name, value in _inputs(ids, before, self._positions).items()}
         logits, *present = self._session.run_with_ort_values(self._outputs, given | self._past)
         self._past = dict(zip(self._shapes, present, strict=True))
-        return logits.numpy()
+        found: np.ndarray = logits.numpy()
+        return found
 
 
 def _inputs(ids: np.ndarray, before: int, positions: bool) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -14,24 +13,12 @@ from typing import Any, get_args
 from evaluators import Subnetwork
 from evaluators.latency.timing import Timing
 from evaluators.latency.workload import Workload
-from nas_engine.deploy.exported import Export, Weights
+from nas_engine.deploy.deployed import Deployed
+from nas_engine.deploy.exported import Weights
 from nas_engine.deploy.formats import export
 from nas_engine.deploy.llama_cpp import require_llama_cpp, time_files
 
 _STORED: Weights = "f16"
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """A sub-network as a file.
-
-    Args:
-        export: what was written.
-        folder: holds the file, and goes with this object.
-    """
-
-    export: Export
-    folder: tempfile.TemporaryDirectory[str]
 
 
 class LlamaCpp:

@@ -6,6 +6,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -79,7 +80,7 @@ def with_weights(graph: ModelProto, module: Traceable, stored: Mapping[str, Stor
 def write(model: ModelProto, folder: Path) -> None:
     """Write a graph and its weights."""
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _IN_ONE_FILE
-    beside = {"save_as_external_data": True, "location": f"{FILE}_data"} if large else {}
+    beside: dict[str, Any] = {"save_as_external_data": True, "location": f"{FILE}_data"} if large else {}
     onnx.save_model(model, str(folder / FILE), **beside)
 
 
@@ -96,7 +97,7 @@ def _put_integers(model: ModelProto, name: str, matrix: Stored) -> None:
     if zero_points is not None:
         _add(model, f"{name}.zero_points", zero_points)
         shared.append(f"{name}.zero_points")
-    attributes = {"bits": bits, "block_size": block, "domain": _CONTRIBUTED}
+    attributes: dict[str, Any] = {"bits": bits, "block_size": block, "domain": _CONTRIBUTED}
     if rows:
         _add(model, f"{name}.rows", packed.reshape(len(packed), -1))
     else:
@@ -170,7 +171,7 @@ def _packed(matrix: Stored, block: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     outputs, inputs = matrix.integers.shape
     blocks = -(-inputs // block)
     shift = -settings.smallest
-    values = np.full((outputs, blocks * block), shift, np.uint8)
+    values: np.ndarray = np.full((outputs, blocks * block), shift, np.uint8)
     values[:, :inputs] = (matrix.integers.numpy().astype(np.int16) + shift).astype(np.uint8)
     owner = np.minimum(np.arange(blocks) * block // settings.group_size, grid.scale.shape[1] - 1)  # group of a block
     scales = np.ascontiguousarray(grid.scale.float().numpy()[:, owner])

@@ -114,7 +114,7 @@ def _compressed(matrix: Stored) -> ov.Node:
 
 def _constant(integers: np.ndarray, shift: int, shape: Sequence[int], kind: Type) -> ov.Node:
     """Signed `integers` plus `shift`; of 4 bits two a byte, the first one low."""
-    values = (integers.astype(np.int16) + shift).astype(np.uint8).reshape(-1)
+    values: np.ndarray = (integers.astype(np.int16) + shift).astype(np.uint8).reshape(-1)
     if kind in (Type.i4, Type.u4):
         values = np.append(values, np.zeros(len(values) % 2, np.uint8))
         values = (values[::2] & 15) | (values[1::2] & 15) << 4

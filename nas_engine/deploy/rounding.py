@@ -78,7 +78,7 @@ def stored_matrices(
 
 def rounded(model: PreTrainedModel, stored: Mapping[str, Stored], half: bool) -> PreTrainedModel:
     """A copy of `model` in fp32 with its weights as they are stored: `half`, those that are no integers are fp16."""
-    copied = copy.deepcopy(model).float()
+    copied: PreTrainedModel = copy.deepcopy(model).float()
     with torch.no_grad():
         if half:
             for parameter in copied.parameters():
