@@ -60,7 +60,7 @@ def export_graph(
             file.unlink()
         write(folder, stored, half)
     size = sum(file.stat().st_size for file in folder.iterdir())
-    if found is not None:
+    if found is not None and (stored or runtime.rounds):
         as_written = rounded(module.model, stored, half) if stored or half else module.model
         found = as_stored(runtime, module.model, as_written, weights, folder, prompts, found.exact)
         _warn(runtime, found)

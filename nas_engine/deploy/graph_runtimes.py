@@ -27,6 +27,7 @@ class GraphRuntime:
         writers: packages that write its graphs.
         weights: what it stores matrices as.
         floats: what a matrix that lies on no grid is stored as, unless asked otherwise.
+        rounds: it computes with fewer bits than stored ones, unless told otherwise.
         file: the graph in its folder.
         tolerances: differences of log-probabilities that are usual, in nats, by what is stored; None for integers kept.
     """
@@ -37,6 +38,7 @@ class GraphRuntime:
     writers: tuple[str, ...]
     weights: tuple[str, ...]
     floats: str
+    rounds: bool
     file: str
     tolerances: Mapping[str | None, float]
 
@@ -105,10 +107,10 @@ class GraphRuntime:
 
 
 OPENVINO = GraphRuntime(
-    "openvino", "OpenVINO", "openvino", ("openvino",), get_args(OpenVinoWeights), "f16", "openvino_model.xml",
-    {"f32": 0.1, "f16": 0.1, "int8": 0.2, "int4": 0.5, None: 0.5},
+    "openvino", "OpenVINO", "openvino", ("openvino",), get_args(OpenVinoWeights), "f16", True, "openvino_model.xml",
+    dict.fromkeys(("f32", "f16", "int8", "int4", None), 0.5),
 )  # fmt: skip
 ONNX = GraphRuntime(
-    "onnxruntime", "ONNX Runtime", "onnx", ("onnx",), get_args(OnnxWeights), "f32", "model.onnx",
-    {"f32": 0.01, "int8": 0.5, "int4": 0.5, None: 0.5},
+    "onnxruntime", "ONNX Runtime", "onnx", ("onnx",), get_args(OnnxWeights), "f32", False, "model.onnx",
+    dict.fromkeys(("f32", "int8", "int4", None), 0.5),
 )  # fmt: skip

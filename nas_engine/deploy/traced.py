@@ -52,6 +52,7 @@ class Traceable(nn.Module):
     def __init__(self, model: PreTrainedModel, cached: Sequence[CachedLayer], has_positions: bool) -> None:
         super().__init__()
         self.model, self.cached, self.has_positions = model, tuple(cached), has_positions
+        self.eval()  # an exporter puts the whole back into the mode in which this was
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, past: list[Tensor], position_ids: Tensor | None = None
