@@ -67,7 +67,7 @@ def export(
             and is f16 elsewhere, f32 in ONNX, and what there is for vLLM.
         grids: of quantized matrices, by path in `model`.
         tokenizer_file: GGUF file of the same base model, to copy the tokenizer of a GGUF file from; needed where the
-            tokenizer is no byte-level BPE.
+            tokenizer is no BPE that llama.cpp has a name for.
         texts: of the kind that the model is for; on them tokens, log-probabilities and greedy text are compared, first
             with everything in fp32, where nothing but the order of sums may differ, then as stored.
         check: False leaves that out, and needs no llama.cpp or ONNX Runtime.

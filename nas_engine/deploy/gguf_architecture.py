@@ -114,6 +114,16 @@ def _bloom(config: PreTrainedConfig) -> Metadata:
     return {"attention.layer_norm_epsilon": float(config.layer_norm_epsilon)}
 
 
+def _mpt(config: PreTrainedConfig) -> Metadata:
+    attention = config.attn_config
+    for name in ("softmax_scale", "qk_ln", "prefix_lm"):
+        if getattr(attention, name):
+            raise ExportError(f"llama.cpp knows no MPT with {name}; choose another format.")
+    known = {"attention.layer_norm_epsilon": float(config.layer_norm_epsilon)}
+    known["attention.max_alibi_bias"] = 8.0  # what transformers computes with, whatever alibi_bias_max says
+    return known | ({"attention.clamp_kqv": float(attention.clip_qkv)} if attention.clip_qkv else {})
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture("llama", uneven="deci", metadata=_rms),
     "mistral": Architecture("llama", uneven="deci", metadata=_rms),
@@ -124,6 +134,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "phi3": Architecture("phi3", square=True, metadata=_rms),
     "gpt2": Architecture("gpt2", activation="gelu_new", square=True, metadata=_gpt2),
     "bloom": Architecture("bloom", activation="gelu", square=True, metadata=_bloom),
+    "mpt": Architecture("mpt", activation="gelu", square=True, metadata=_mpt),
 }
 
 
@@ -188,7 +199,8 @@ def builds_uneven(model: PreTrainedModel, known: Architecture) -> bool:
 
 def context_length(config: PreTrainedConfig) -> int:
     """Tokens that a model may read; up to its window, where llama.cpp's architecture has none."""
-    positions: int = getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", None) or 2048
+    names = ("max_position_embeddings", "seq_length", "max_seq_len")
+    positions: int = next((size for name in names if (size := getattr(config, name, None))), 2048)
     window = config.sliding_window if config.model_type in ("mistral", "phi3") else None
     return min(positions, window or positions)
 

@@ -26,7 +26,7 @@ def write_gguf(source: Source, tokenizer: PreTrainedTokenizerBase | Path, file: 
     """Write `source` to `file`.
 
     Args:
-        tokenizer: a byte-level BPE of transformers, or the GGUF file that has the model's.
+        tokenizer: a BPE of transformers, or the GGUF file that has the model's.
         title: the model's name, which runtimes show.
 
     Raises:

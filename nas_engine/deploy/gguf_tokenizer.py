@@ -1,8 +1,9 @@
-"""A tokenizer as llama.cpp reads it: copied from another GGUF file, or written from a byte-level BPE."""
+"""A tokenizer as llama.cpp reads it: copied from another GGUF file, or written from a BPE, of bytes or of pieces."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import gguf
 from transformers import PreTrainedTokenizerBase
 
+from nas_engine.deploy.sentencepiece_bpe import prefixes_space, scores_of
 from nas_engine.errors import ExportError
 
 # llama.cpp knows how text is split before its merges by names alone. Here they are found by what splits it in
@@ -20,6 +22,7 @@ _LLAMA3 = "|".join((
     r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+",
 ))  # fmt: skip
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SPLITS = {(False, _GPT2): "gpt-2", (True, _GPT2): "smollm", (False, _LLAMA3): "llama-bpe", (False, _QWEN2): "qwen2"}
 
 
@@ -46,7 +49,7 @@ def copy_tokenizer(file: Path, writer: gguf.GGUFWriter, vocabulary: int) -> None
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, writer: gguf.GGUFWriter, vocabulary: int) -> None:
-    """Write a byte-level BPE.
+    """Write a byte-level BPE, or one of SentencePiece that falls back to bytes.
 
     Raises:
         ExportError: it is something else, or llama.cpp has no name for how it splits text.
@@ -54,19 +57,27 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, writer: gguf.GGUFWriter,
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
     bpe = state.get("model") or {}
-    if bpe.get("type") != "BPE" or bpe.get("byte_fallback"):
+    if bpe.get("type") != "BPE":
         raise ExportError(
-            f"the tokenizer is of type {bpe.get('type', type(tokenizer).__name__)}; byte-level BPE alone is written: "
+            f"the tokenizer is of type {bpe.get('type', type(tokenizer).__name__)}; BPE alone is written: "
             "give the GGUF file of the base model, from which the tokenizer is copied."
         )
     if not bpe["merges"]:
-        raise ExportError("the tokenizer merges nothing, and llama.cpp reads no byte-level BPE without merges.")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_split(state))
+        raise ExportError("the tokenizer merges nothing, and llama.cpp reads no BPE without merges.")
     tokens, kinds = _tokens(tokenizer, state, vocabulary)
+    merges = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in bpe["merges"]]
+    if bpe.get("byte_fallback"):
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_add_space_prefix(prefixes_space(state))
+        kinds = [_kind_of_piece(token, kind, bpe.get("unk_token")) for token, kind in zip(tokens, kinds, strict=True)]
+        writer.add_token_scores(scores_of(tokens, merges))
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(_split(state))
+        writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]])
     for name in ("bos", "eos", "unk", "pad"):
         number = getattr(tokenizer, f"{name}_token_id", None)
         if number is not None:
@@ -76,6 +87,12 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, writer: gguf.GGUFWriter,
     writer.add_add_eos_token(bool(ids) and ids[-1] == tokenizer.eos_token_id)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def _kind_of_piece(token: str, kind: gguf.TokenType, unknown: str | None) -> gguf.TokenType:
+    if token == unknown:
+        return gguf.TokenType.UNKNOWN
+    return gguf.TokenType.BYTE if _BYTE.fullmatch(token) else kind
 
 
 def _split(state: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from evaluators import Question
@@ -26,6 +28,7 @@ from tests.tiny import (
     tiny_gpt2,
     tiny_llama,
     tiny_mistral,
+    tiny_mpt,
     tiny_opt,
     tiny_phi3,
     tiny_qwen2,
@@ -50,7 +53,8 @@ UNEVEN = {"llama": (tiny_llama, "deci"), "mistral": (tiny_mistral, "deci"), "qwe
 
 
 @pytest.mark.parametrize(
-    "make", [tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3, tiny_gemma2, tiny_gemma3, tiny_gpt2, tiny_bloom]
+    "make",
+    [tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3, tiny_gemma2, tiny_gemma3, tiny_gpt2, tiny_bloom, tiny_mpt],
 )
 def test_a_whole_model_computes_in_llama_cpp_what_it_computes_in_transformers(make, tmp_path):
     made = export(make(), tiny_tokenizer(), tmp_path / "model.gguf", weights="f32", texts=TEXTS)
@@ -211,6 +215,55 @@ def test_a_file_that_computes_something_else_is_not_left_behind(tmp_path):
     model.__class__ = Doubled
     with pytest.raises(ExportError, match="differ by up to .* nats from transformers in fp32"):
         export(model, tiny_tokenizer(), tmp_path / "m.gguf", weights="f32", texts=TEXTS)
+    assert not list(tmp_path.iterdir())
+
+
+def pieces_tokenizer(before: str) -> PreTrainedTokenizerFast:
+    """A BPE as SentencePiece's are in tokenizer.json: of pieces with spaces in them, bytes for what they cannot say."""
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.Replace(" ", "▁")
+    texts = ["the water on the bird in a tree " * 3, "a bird in 12 35 is there", "def area(width): return width"]
+    special = ["<unk>", "<s>", "</s>"]
+    made.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=350, special_tokens=[*special, *(f"<0x{i:02X}>" for i in range(256))], show_progress=False
+        ),
+    )
+    state = json.loads(made.to_str())
+    state["model"] |= {"byte_fallback": True, "fuse_unk": True, "unk_token": "<unk>"}
+    state["added_tokens"] = state["added_tokens"][: len(special)]  # bytes are pieces like any other
+    made = Tokenizer.from_str(json.dumps(state))
+    if before == "prepended":
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    elif before == "metaspace":
+        made.normalizer = None
+        made.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+    elif before == "split words":
+        made.normalizer = None
+        made.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=True)
+    elif before == "gemma":
+        made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("before", ["prepended", "metaspace", "gemma"])
+def test_llama_cpp_reads_sentencepiece_tokenizers_as_transformers_does(before: str, tmp_path) -> None:
+    tokenizer = pieces_tokenizer(before)
+    model = tiny_llama(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
+    made = export(model, tokenizer, tmp_path / "m.gguf", weights="f32")  # texts of four kinds, tokens compared
+    assert made.check.exact < 1e-3
+    fields = gguf.GGUFReader(made.file).fields
+    assert fields["tokenizer.ggml.model"].contents() == "llama"
+    assert fields["tokenizer.ggml.add_space_prefix"].contents() is (before != "gemma")
+
+
+def test_a_sentencepiece_tokenizer_that_splits_text_otherwise_is_refused(tmp_path) -> None:
+    tokenizer = pieces_tokenizer("split words")
+    model = tiny_llama(vocab_size=len(tokenizer))
+    with pytest.raises(ExportError, match="changes text in a way that is not written for llama.cpp"):
+        export(model, tokenizer, tmp_path / "m.gguf", check=False)
     assert not list(tmp_path.iterdir())
 
 
