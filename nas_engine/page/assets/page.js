@@ -161,7 +161,7 @@ function drawLayers() {
   find("take").hidden = !now.takes;
   find("take").querySelector("code").textContent = [
     "from nas_engine import SearchResult, SuperNetwork", "",
-    `run = "${run.name}"  # the run folder`,
+    `run = ${JSON.stringify(run.name)}  # the run folder`,
     'result = SearchResult.load(run, SuperNetwork.load(f"{run}/supernet"))',
     `subnet = result.subnetwork(result.frame.loc[${state.a}])`,
     'subnet.save_pretrained("compressed/")',
@@ -236,7 +236,7 @@ function drawAll() {
 
 /** Ask the server now and then whether the run has gone on. */
 async function follow() {
-  const seconds = 2;
+  const began = performance.now();
   try {
     const answer = await fetch(`data.json?state=${encodeURIComponent(run.state)}`, { cache: "no-store" });
     if (answer.status === 200) {
@@ -251,7 +251,8 @@ async function follow() {
       id: "gone", className: "note", textContent: "The server has ended; this is what it last said.",
     }));
   }
-  setTimeout(follow, 1000 * seconds);
+  // A long run takes the server a while to read; it is asked the more seldom for it.
+  setTimeout(follow, Math.max(2000, 4 * (performance.now() - began)));
 }
 
 for (const axis of ["x", "y"]) find(axis).onchange = () => {
