@@ -95,7 +95,8 @@ def _by_prefixes(conversation: Conversation, whole: str, write: Callable[..., tu
         if not learned:
             continue
         before, _ = write(conversation.messages[:i], prompt=True)
-        after, _ = write(conversation.messages[: i + 1])
+        last = i + 1 == len(conversation.messages)
+        after = whole if last else write(conversation.messages[: i + 1])[0]
         if not whole.startswith(after) or not after.startswith(before):
             raise TaskError(
                 "the tokenizer's chat template writes earlier turns otherwise when later ones follow, so that it "
