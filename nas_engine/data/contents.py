@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from evaluators.multiple_choice.questions import Question
@@ -48,7 +49,7 @@ class Item:
     row: int
     content: Content
 
-    @property
+    @cached_property
     def asked(self) -> str:
         """What is asked, but for case and white space: rows that ask the same are never in two splits.
 
@@ -56,7 +57,7 @@ class Item:
         """
         return _normalized(_asked(self.content))
 
-    @property
+    @cached_property
     def said(self) -> str:
         """All of it, but for case and white space: two rows of which that is the same are one row twice."""
         return _normalized(_said(self.content))

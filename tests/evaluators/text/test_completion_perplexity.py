@@ -1,7 +1,10 @@
 """Perplexity of completions and answers against full logits of each example alone, and against training's loss."""
 
+import importlib
 import math
 import random
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,6 +122,12 @@ def test_tokens_of_characters_are_those_of_prefixes() -> None:
     said = [tiny_tokenizer().decode(list(example.tokens[start:end])) for start, end in example.spans]
     assert [part.strip() for part in said] == ["😀", "ate"]
     assert example.scored == sum(end - start for start, end in example.spans)
+
+
+def test_its_name_is_announced() -> None:
+    points = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["entry-points"]
+    module, _, name = points["nas_engine.evaluators"]["completion_perplexity"].partition(":")
+    assert getattr(importlib.import_module(module), name) is CompletionPerplexity
 
 
 def test_bad_input_is_refused() -> None:

@@ -79,6 +79,49 @@ def test_any_conversation_is_masked_as_transformers_masks_it(turns, system: bool
     assert mask(example) == expected["assistant_masks"]
 
 
+OTHERS = {  # templates in the ways of other families, and what ends a turn
+    "llama 3": (
+        "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n'"
+        " + m.content | trim + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+        "<|eot_id|>",
+    ),
+    "mistral": (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}",
+        "<|im_end|>",
+    ),
+    "gemma": (
+        "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role)"
+        " + '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+        "<end_of_turn>",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_answers_and_their_ends_are_found_in_other_families_templates(family: str) -> None:
+    template, end = OTHERS[family]
+    tokenizer = tiny_chat_tokenizer(template)
+    others = [
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<|im_start|>",
+    ]
+    tokenizer.add_special_tokens({"bos_token": "<eos>", "additional_special_tokens": others})
+    messages = [message for message in MESSAGES if message["role"] in ("user", "assistant")]
+    messages = [*messages[:2], *messages[3:]]
+    example = tokens_of(written(conversation(messages), tokenizer), tokenizer)
+    assert list(example.tokens) == tokenizer.apply_chat_template(messages)["input_ids"]
+    assert [text.strip() for text in answers(example, tokenizer)] == [
+        f"{m['content'] if family == 'mistral' else m['content'].strip()}{end}".strip() for m in messages[1::2]
+    ]
+
+
 def test_prompt_is_what_the_model_is_given_to_answer() -> None:
     tokenizer = tiny_chat_tokenizer()
     text = written(conversation(), tokenizer)

@@ -229,6 +229,13 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         assert report.scored == sum(example.scored for example in examples)
 
 
+def test_longest_choice_of_a_question_counts(tmp_path: Path) -> None:
+    rows = [ROWS["mmlu"](i) | {"choices": ["a", "the " * 500 if i == 7 else "b"], "answer": 0} for i in range(50)]
+    data = loaded(written(tmp_path / "all.jsonl", rows), TOKENIZER, train=100)
+    assert data.report.left_out == {"too long": 1}
+    assert 7 not in {row for rows_of in data.rows.values() for row in rows_of}
+
+
 def test_too_few_that_are_left_are_refused_with_the_reasons(tmp_path: Path) -> None:
     rows = [ROWS["prompt + completion"](i) for i in range(10)]
     rows += [{"prompt": f"{i} {'the ' * 500}", "completion": "x"} for i in range(40)]
