@@ -12,6 +12,7 @@ from evaluators.text.encoding import encoded, shared_start
 
 Span = tuple[int, int]
 """From a first position to the one after the last."""
+_AT_ONCE = 512  # texts: which characters a token is of takes far more memory than the token
 
 
 class TextPair(Protocol):
@@ -121,8 +122,11 @@ def _of_pair(prompt: tuple[int, ...], whole: tuple[int, ...], end: int | None) -
 
 
 def _of_texts(texts: Sequence[ScoredText], tokenizer: PreTrainedTokenizerBase) -> list[TokenizedExample]:
-    if not texts:
-        return []
+    blocks = [texts[i : i + _AT_ONCE] for i in range(0, len(texts), _AT_ONCE)]
+    return [example for block in blocks for example in _of_block(block, tokenizer)]
+
+
+def _of_block(texts: Sequence[ScoredText], tokenizer: PreTrainedTokenizerBase) -> list[TokenizedExample]:
     rows: BatchEncoding = tokenizer([text.text for text in texts], add_special_tokens=False)
     found = []
     for i, text in enumerate(texts):

@@ -12,7 +12,7 @@ from nas_engine.data.contents import Item
 from nas_engine.data.report import in_words
 from nas_engine.errors import TaskError
 
-_AT_ONCE = 64  # groups of items looked at together, at least
+_LEAST, _MOST = 64, 1024  # groups of items looked at together
 Group = list[Item]
 """Items that ask the same."""
 
@@ -148,7 +148,7 @@ def _take(groups: Sequence[Group], count: int, admit: Admit) -> tuple[Taken, lis
     """Whole groups from the first on until `count` examples are there, and the groups after them."""
     taken, position = Taken(), 0
     while len(taken.admitted) < count and position < len(groups):
-        chunk = groups[position : position + max(_AT_ONCE, count - len(taken.admitted))]
+        chunk = groups[position : position + min(max(_LEAST, count - len(taken.admitted)), _MOST)]
         verdicts = iter(admit([item for group in chunk for item in group]))
         for group in chunk:
             if len(taken.admitted) >= count:
