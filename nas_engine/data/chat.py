@@ -19,7 +19,7 @@ _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _DATE = "26 Jul 2024"
 
 
-class UnwritableConversationError(ValueError):
+class UnwritableConversationError(TaskError):
     """The template refuses this conversation, such as one whose roles do not alternate."""
 
 

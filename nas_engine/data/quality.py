@@ -23,7 +23,7 @@ _METRICS: dict[str, tuple[Metric, ...]] = {  # the first is the one for "auto"
     "text": ("perplexity",),
 }
 _MARK = "####"
-_MARKED, _WHOLE = r"####\s*([^\n]+)", r"^\s*([^\n]+)"
+_MARKED, _WHOLE = r"####\s*([^\n]+)", r"^\s*(?:[^\n]*####)?\s*([^\n]+)"
 _STEP = 32  # new tokens are a multiple of it
 
 

@@ -14,6 +14,7 @@ from tokenizers import processors
 from evaluators import CompletionPerplexity, ExactMatch, MultipleChoiceAccuracy, ParameterCount, Perplexity, Question
 from evaluators.text.encoding import encoded
 from evaluators.text.examples import Example, ScoredText, tokenized
+from evaluators.text.written_answers import extracted, normalized
 from nas_engine import heal, load_data, search, task_splits, train
 from nas_engine.data import DataSplits
 from nas_engine.data.admission import everything
@@ -327,8 +328,13 @@ def test_validation_races_and_the_rest_does_not(tmp_path: Path) -> None:
 def test_exact_match_takes_what_follows_the_mark_the_last_number_or_a_line(tmp_path: Path) -> None:
     def made(row) -> ExactMatch:
         path = written(tmp_path / "all.jsonl", [row(i) for i in range(50)])
-        quality = loaded(path, TOKENIZER, metric="exact_match").quality("test")
+        data = loaded(path, TOKENIZER, metric="exact_match", test=12)
+        quality = data.quality("test")
         assert isinstance(quality, ExactMatch)
+        for example, problem in zip(data.test, quality.problems, strict=True):  # the right answer is right
+            said = extracted(example.completion, quality.pattern, quality.take)
+            assert said is not None
+            assert normalized(said) == normalized(problem.final_answer)
         return quality
 
     quality = made(ROWS["gsm8k"])
@@ -338,9 +344,11 @@ def test_exact_match_takes_what_follows_the_mark_the_last_number_or_a_line(tmp_p
     assert quality.max_new_tokens % 32 == 0
     said = made(lambda i: {"prompt": f"{i}?", "completion": f" {i} cats and 2 make {i + 2} of them."})
     assert all(int(problem.final_answer) == int(problem.question[:-1]) + 2 for problem in said.problems)
-    named = made(lambda i: {"prompt": f"{i}?", "completion": f" cat{'s' * (i % 3)}"})
-    assert {problem.final_answer for problem in named.problems} <= {"cat", "cats", "catss"}
-    assert named.measure(tiny_llama(), TOKENIZER).n == 5
+    named = made(lambda i: {"prompt": f"{i}?", "completion": f" cat{'s' * (i % 3)} #### x"[: 5 + i % 3 * 8]})
+    assert {problem.final_answer for problem in named.problems} == {"cat", "x"}
+    assert named.measure(tiny_llama(), TOKENIZER).n == 12
+    marked = made(lambda i: {"prompt": f"{i}?", "completion": f"so\n#### {'cat' if i % 2 else 'dog'}"})
+    assert {problem.final_answer for problem in marked.problems} == {"cat", "dog"}
     with pytest.raises(TaskError, match="exact_match needs answers that end in a number or have one line"):
         made(lambda i: {"prompt": f"{i}?", "completion": "a\nb"})
 
