@@ -34,7 +34,10 @@ def status(run: Run) -> str:
         return f"{_counted(len(searched.result), 'evaluation')} so far" if searched else "nothing measured yet"
     if searched is None:
         return "the search has not begun"
-    return f"searching: {len(searched.result)} of {run.about.settings.get('evaluations', '?')} evaluations"
+    done, wanted = len(searched.result), run.about.settings.get("evaluations")
+    if done == wanted:
+        return f"all {_counted(done, 'evaluation')} measured, what follows is not finished"
+    return f"searching: {done} of {wanted} evaluations"
 
 
 def tiles(run: Run) -> list[Tile]:

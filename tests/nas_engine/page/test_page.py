@@ -155,7 +155,7 @@ def test_what_was_confirmed_before_a_job_began_again_is_not_shown(tmp_path) -> N
     (tmp_path / "summary.json").write_text('{"reference": 4}')
     told(tmp_path, finished=False)
     assert read_run(tmp_path).summary is None
-    assert "searching: 24 of 24 evaluations" in text_of(tmp_path)
+    assert "all 24 evaluations measured, what follows is not finished" in text_of(tmp_path)
 
 
 def test_a_recipes_candidates_are_shown_by_name(tmp_path) -> None:
