@@ -115,9 +115,13 @@ def _write(model: PreTrainedModel, folder: Path, dtype: torch.dtype, grids: Mapp
     if grids:
         save_on_grids(model, grids, folder)
         return
-    state: dict[str, Tensor] = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
-    }
+    rounded: dict[tuple[Any, ...], Tensor] = {}  # tied weights stay one tensor, or they would be written twice
+    state = {}
+    for name, tensor in model.state_dict().items():
+        same = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if same not in rounded:
+            rounded[same] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        state[name] = rounded[same]
     model.save_pretrained(folder, state_dict=state)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}

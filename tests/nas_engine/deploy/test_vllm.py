@@ -166,6 +166,19 @@ def test_what_vllm_cannot_build_is_refused_with_the_reason_and_nothing_is_left(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("weights", [None, "bf16"])
+@pytest.mark.parametrize("skipped", [False, True])
+def test_an_output_tied_to_the_embeddings_is_written_once(weights, skipped: bool, tmp_path) -> None:
+    supernet = elastic(tiny_llama(tie_word_embeddings=True))
+    chosen = {"layers.1.attention.keep": 0} if skipped else {"layers.1.mlp.width": 16}
+    subnet = supernet.subnetwork(dict(supernet.largest.configuration) | chosen)
+    made = subnet.export("vllm", tmp_path / "served", weights=weights, texts=TEXTS)
+    assert "lm_head.weight" not in load_file(tmp_path / "served" / "model.safetensors")
+    assert made.bytes < subnet.parameter_count() * (2 if weights else 4) + 5000
+    if skipped:
+        require_rules(tmp_path / "served")
+
+
 @pytest.mark.parametrize("weights", ["f16", "bf16"])
 def test_weights_are_rounded_as_asked(weights: str, tmp_path) -> None:
     made = export(tiny_llama(), tiny_tokenizer(), tmp_path / "served", format="vllm", weights=weights, texts=TEXTS)
