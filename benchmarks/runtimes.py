@@ -7,15 +7,17 @@ two thirds of its heads, over the largest one. With ``--folder``, the chosen mod
 folder is exported in every weight type and timed in turns with the whole model of the same type: `models`, with bytes
 and tokens a second.
 
-Run as ``python -m benchmarks.runtimes [--quick] [--folder RUN] [--dtype q8_0] [--figure FILE]``.
+Run as ``python -m benchmarks.runtimes [--quick] [--runtimes llama.cpp openvino onnxruntime] [--folder RUN]
+[--dtype q8_0] [--figure FILE]``. Weights have 8 bits while runtimes are compared; ``--dtype`` is for one of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +26,8 @@ from matplotlib.figure import Figure
 from benchmarks._common import arguments, load, print_json
 from evaluators import Latency, LatencyTable
 from nas_engine import Subnetwork, SuperNetwork
-from nas_engine.deploy import Weights, export, export_folder
+from nas_engine.deploy import FORMATS, export, export_folder
+from nas_engine.deploy.graph_runtimes import ONNX, OPENVINO
 from nas_engine.deploy.llama_cpp import time_files
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 
@@ -34,7 +37,8 @@ SPACE = (
     + attention_heads((1.0, 0.67, 0.34))
     + layer_skip()
 )
-RUNTIMES = ("llama.cpp",)
+# By runtime: the format of its files, and what weights are stored as while runtimes are compared.
+RUNTIMES = {"llama.cpp": ("gguf", "q8_0"), "openvino": ("openvino", "int8"), "onnxruntime": ("onnx", "int8")}
 
 
 def half(supernet: SuperNetwork) -> Subnetwork:
@@ -52,7 +56,7 @@ def compared(name: str, supernet: SuperNetwork, given: argparse.Namespace) -> tu
     """The figures of one runtime, and the ratios of unseen sub-networks there and in PyTorch."""
     quick = given.quick
     settings: dict[str, Any] = {"threads": given.threads, "repeats": 3 if quick else 8, "wait_seconds": 600}
-    there: dict[str, Any] = {"runtime": name, "dtype": given.dtype, **settings}
+    there: dict[str, Any] = {"runtime": name, "dtype": given.dtype or RUNTIMES[name][1], **settings}
     tokens = 16 if quick else 128
     table = LatencyTable.calibrate(supernet, Latency(tokens=tokens, **there), levels=4, samples=2 if quick else 12)
     genomes = supernet.space.sample(np.random.default_rng(1), 3 if quick else 16)
@@ -67,6 +71,7 @@ def compared(name: str, supernet: SuperNetwork, given: argparse.Namespace) -> tu
         for phase in ("prefill", "decode")
     }
     return {
+        "dtype": there["dtype"],
         "mean_error": round(frame["ratio_error"].abs().mean(), 4),
         "max_error": round(frame["ratio_error"].abs().max(), 4),
         "rank_correlation": round(frame["measured_ratio"].corr(frame["pytorch_ratio"], method="spearman"), 4),
@@ -74,19 +79,21 @@ def compared(name: str, supernet: SuperNetwork, given: argparse.Namespace) -> tu
     }, frame
 
 
-def deployed(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """The compressed model of `folder` beside the whole one, by weight type."""
+def deployed(folder: Path, name: str, given: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The compressed model of `folder` beside the whole one in a runtime, by weight type."""
+    format, _ = RUNTIMES[name]
     whole, tokenizer = load(given.quick)
     found = {}
     with tempfile.TemporaryDirectory() as written:
-        for weights in get_args(Weights):
-            files = [Path(written) / f"{which}-{weights}.gguf" for which in ("whole", "compressed")]
+        for weights in FORMATS[format]:
+            files = [Path(written) / f"{which}-{weights}.{format}" for which in ("whole", "compressed")]
+            stored: dict[str, Any] = {"format": format, "weights": weights, "check": False}
             bytes_of = (
-                export(whole, tokenizer, files[0], weights=weights, check=False).bytes,
-                export_folder(folder, files[1], weights=weights, check=False).bytes,
+                export(whole, tokenizer, files[0], **stored).bytes,
+                export_folder(folder, files[1], **stored).bytes,
             )
             tokens, repeats = 128, 3 if given.quick else 8
-            reads, writes = (time_files(files, tokens, decode, repeats, 1, given.threads) for decode in (False, True))
+            reads, writes = (_times(name, files, tokens, decode, repeats, given.threads) for decode in (False, True))
             found[weights] = {
                 "whole_bytes": bytes_of[0],
                 "bytes": bytes_of[1],
@@ -97,10 +104,17 @@ def deployed(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, flo
                 "prefill_speedup": round(float(np.median(np.divide(*reads))), 3),
                 "decode_speedup": round(float(np.median(np.divide(*writes))), 3),
             }
-            print(weights, found[weights], flush=True)
+            print(name, weights, found[weights], flush=True)
             for file in files:
-                file.unlink()
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
     return found
+
+
+def _times(name: str, files: list[Path], tokens: int, decode: bool, repeats: int, threads: int) -> list[list[float]]:
+    if name == "llama.cpp":
+        return time_files(files, tokens, decode, repeats, 1, threads)
+    runtime = {"openvino": OPENVINO, "onnxruntime": ONNX}[name]
+    return runtime.timed(files, 1, tokens, decode, repeats, 1, threads)
 
 
 def draw(frame: Any, name: str, file: Path) -> None:
@@ -124,22 +138,25 @@ def main() -> None:
     """Measure, and print one JSON object."""
     parser = arguments(__doc__)
     parser.add_argument("--folder", type=Path, help="a run, or what save_pretrained wrote, to be timed in every type")
-    parser.add_argument("--dtype", choices=get_args(Weights), default="q8_0", help="of weights while runtimes compare")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=[*RUNTIMES], help="all by default")
+    parser.add_argument("--dtype", help="of weights while runtimes compare, in the words of the only one asked for")
     parser.add_argument("--threads", type=int, default=2, help="of the processor")
     parser.add_argument("--figure", type=Path, help="draw the runtime over PyTorch")
     given = parser.parse_args()
+    if given.dtype and len(given.runtimes) > 1:
+        parser.error("--dtype is in the words of one runtime; give --runtimes and one name")
     torch.set_num_threads(given.threads)
     quick = {"hidden_size": 192, "intermediate_size": 128, "num_attention_heads": 6, "num_key_value_heads": 2}
     sizes = quick if given.quick else {}
     model, tokenizer = load(given.quick, **sizes)
     supernet = SuperNetwork.from_pretrained(model, SPACE, tokenizer)
     runtimes = {}
-    for name in RUNTIMES:
+    for name in given.runtimes:
         runtimes[name], frame = compared(name, supernet, given)
         if given.figure:
-            draw(frame, name, given.figure)
-    about = {"dtype": given.dtype, "threads": given.threads, "torch": torch.__version__}
-    models = {"models": deployed(given.folder, given)} if given.folder else {}
+            draw(frame, name, given.figure.with_stem(f"{given.figure.stem}-{name}"))
+    about = {"threads": given.threads, "torch": torch.__version__}
+    models = {"models": {name: deployed(given.folder, name, given) for name in given.runtimes}} if given.folder else {}
     print_json({"runtimes": runtimes, **models, **about})
 
 

@@ -1,8 +1,9 @@
-"""The table of families and dimensions in docs/deployment.md, made by exporting to llama.cpp and comparing there.
+"""The tables of families and dimensions in docs/deployment.md, made by exporting to runtimes and comparing there.
 
-Run as ``python -m tests.deployment_table`` to write it anew.
+Run as ``python -m tests.deployment_table [llama.cpp] [graphs]`` to write them anew.
 """
 
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from nas_engine import SuperNetwork
 from nas_engine.errors import ExportError
 from search_spaces import SpaceTemplate, Value, attention_heads, layer_skip, lora_rank, mlp_width
 from tests.family_table import replace_table
-from tests.supernets import random_adapters
+from tests.supernets import FAMILIES, random_adapters
 from tests.tiny import (
     tiny_bloom,
     tiny_gemma2,
@@ -32,6 +33,8 @@ from tests.tiny import (
 
 PAGE = Path(__file__).parents[1] / "docs" / "deployment.md"
 START = "| family |"
+GRAPHS_START = "| all at once |"
+GRAPHS = {"OpenVINO": "openvino", "ONNX Runtime": "onnx"}
 MODELS = {
     "llama (SmolLM2)": tiny_llama,
     "mistral": tiny_mistral,
@@ -57,6 +60,16 @@ DIMENSIONS: dict[str, tuple[SpaceTemplate, str]] = {  # a space, and which of it
     "without attention": (layer_skip(), "layers.1.attention"),
     "without a layer": (layer_skip(), "layers.1."),
 }
+
+
+EVERY_DIMENSION = (
+    lora_rank((4, 2), ("q", "k", "v", "o", "gate", "up", "down"), skip_missing=True)
+    + mlp_width((1.0, 0.5))
+    + attention_heads((1.0, 0.5))
+    + layer_skip()
+)
+_OUT = ("layers.0.attention.keep", "layers.1.attention.keep", "layers.1.mlp.keep", "layers.2.mlp.keep")
+_SMALLEST = ("layers.0.mlp.width", "layers.2.attention.heads")
 
 
 def phi3_tokenizer() -> PreTrainedTokenizerBase:
@@ -89,5 +102,39 @@ def _cell(family: str, space: SpaceTemplate, smallest: str, folder: Path) -> str
         return "–"
 
 
+def graph_row(family: str, folder: Path) -> str:
+    """A line of the second table: where every dimension leaves at once.
+
+    The first layer is narrower and has no attention, the second one is gone, the third one has fewer heads and no MLP.
+    """
+    supernet = random_adapters(SuperNetwork.from_pretrained(FAMILIES[family](), EVERY_DIMENSION, tiny_tokenizer()))
+    configuration = {
+        gene.name: gene.values[0]
+        if gene.dimension == "lora_rank" or gene.name in (*_OUT, *_SMALLEST)
+        else gene.values[-1]
+        for gene in supernet.space.genes
+    }
+    assert {*_OUT, *_SMALLEST} <= {*configuration}
+    subnet, cells = supernet.subnetwork(configuration), []
+    for format in GRAPHS.values():
+        try:
+            made = subnet.export(format, folder / format, weights="f32", texts=("the water on",))
+            cells.append("yes" if made.check and made.check.exact < 1e-3 else "–")
+        except ExportError:
+            cells.append("–")
+    return f"| {family} | {' | '.join(cells)} |"
+
+
+def graph_table() -> list[str]:
+    """The lines of the second table, one a family."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [graph_row(family, Path(folder) / family) for family in FAMILIES]
+    return [f"{GRAPHS_START} {' | '.join(GRAPHS)} |", "|---" * (len(GRAPHS) + 1) + "|", *rows]
+
+
 if __name__ == "__main__":
-    replace_table(PAGE, START, table())
+    asked = sys.argv[1:] or ["llama.cpp", "graphs"]
+    if "llama.cpp" in asked:
+        replace_table(PAGE, START, table())
+    if "graphs" in asked:
+        replace_table(PAGE, GRAPHS_START, graph_table())

@@ -94,7 +94,7 @@ class OnnxRuntime(Model):
         self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         inputs = {port.name: port.shape for port in self._session.get_inputs()}
         self._shapes = {name: shape for name, shape in inputs.items() if name.startswith("past_key_values.")}
-        self._positions = "position_ids" in inputs
+        self._asked = {*inputs}  # a graph without attention needs no mask
         self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._shapes)]
         self._past: dict[str, Any] = {}
 
@@ -109,7 +109,8 @@ class OnnxRuntime(Model):
                 name: self._tensor(np.zeros((len(ids), heads, 0, channels), np.float32))
                 for name, (_, heads, _, channels) in self._shapes.items()
             }
-        given = {name: self._tensor(value) for name, value in _inputs(ids, before, self._positions).items()}
+        values = _inputs(ids, before, positions=True)
+        given = {name: self._tensor(value) for name, value in values.items() if name in self._asked}
         logits, *present = self._session.run_with_ort_values(self._outputs, given | self._past)
         self._past = dict(zip(self._shapes, present, strict=True))
         found: np.ndarray = logits.numpy()

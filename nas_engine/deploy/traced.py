@@ -54,19 +54,23 @@ class Traceable(nn.Module):
         self.model, self.cached, self.has_positions = model, tuple(cached), has_positions
         self.eval()  # an exporter puts the whole back into the mode in which this was
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, past: list[Tensor], position_ids: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, *others: Any) -> tuple[Tensor, ...]:
         """Logits, and keys and values of each cached layer with the new tokens behind the old ones.
 
         Args:
             input_ids: shape (batch, tokens).
             attention_mask: shape (batch, past + tokens).
-            past: keys and values of each cached layer, shape (batch, heads, past, channels).
-            position_ids: shape (batch, tokens), where the model takes them.
+            others: a list of keys and values of each cached layer, shape (batch, heads, past, channels), where there is
+                one; position ids, shape (batch, tokens), where the model takes them.
         """
-        cache = _filled(past, self.cached, int(self.model.config.num_hidden_layers))
-        positions = {"position_ids": position_ids} if self.has_positions else {}
+        past = others[0] if self.cached else []
+        if past:
+            nothing = past[0][:, :1, :, :1]
+        else:
+            before = attention_mask.shape[1] - input_ids.shape[1]
+            nothing = torch.zeros(input_ids.shape[0], 1, before, 1)
+        cache = _filled(past, nothing, self.cached, int(self.model.config.num_hidden_layers))
+        positions = {"position_ids": others[-1]} if self.has_positions else {}
         given = self.model(
             input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **positions
         )
@@ -94,13 +98,12 @@ class Traceable(nn.Module):
         mask = torch.ones(batch, past + tokens, dtype=torch.int64)
         positions = torch.arange(past, past + tokens).expand(batch, tokens).clone()
         ids = torch.zeros(batch, tokens, dtype=torch.int64)
-        return (ids, mask, kept, *([positions] if self.has_positions else []))
+        return (ids, mask, *([kept] if kept else []), *([positions] if self.has_positions else []))
 
 
-def _filled(past: Sequence[Tensor], cached: Sequence[CachedLayer], layers: int) -> DynamicCache:
-    """A cache in which `past` is. Layers without attention count positions by what another one holds."""
+def _filled(past: Sequence[Tensor], nothing: Tensor, cached: Sequence[CachedLayer], layers: int) -> DynamicCache:
+    """A cache in which `past` is. Layers without attention count positions by `nothing`, of the same length."""
     pairs = {layer.index: (past[2 * i], past[2 * i + 1]) for i, layer in enumerate(cached)}
-    nothing = past[0][:, :1, :, :1]
     cache = DynamicCache()
     for index in range(layers):
         layer = DynamicLayer()
@@ -114,7 +117,7 @@ def traceable(model: PreTrainedModel) -> Traceable:
     """`model`, or a copy of it in fp32 on the CPU, to be traced.
 
     Raises:
-        ExportError: it writes no text, keeps no cache, or computes in a way that a trace does not hold.
+        ExportError: it writes no text, or computes in a way that a trace does not hold.
     """
     family = family_of(model)
     if model.get_output_embeddings() is None:
@@ -131,8 +134,6 @@ def traceable(model: PreTrainedModel) -> Traceable:
     _require_one_way(model)
     layers = list(model.get_submodule(family.layers).children())
     attending = [i for i, layer in enumerate(layers) if family.projections["o"] in dict(layer.named_modules())]
-    if not attending:
-        raise ExportError("no layer has attention, so there is no cache to count tokens by; keep attention in one.")
     model = _plain(model)
     return Traceable(model, _cached(model, attending), model.config.model_type not in _POSITIONS_BY_MASK)
 
