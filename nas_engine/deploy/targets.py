@@ -33,6 +33,7 @@ class Target:
         format: of what `export` writes for it; None where it loads what `save_pretrained` writes.
         file: what a job calls that.
         runtime: that of `Latency` which times it; None for PyTorch.
+        weights: what matrices are stored as where nobody says; None leaves it to the format.
         zeros: weights of zero may save something there.
     """
 
@@ -41,6 +42,7 @@ class Target:
     format: str | None = None
     file: str = ""
     runtime: str | None = None
+    weights: str | None = None
     zeros: bool = True
 
 
@@ -99,9 +101,9 @@ TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
         Target("transformers"),
-        Target("openvino"),
-        Target("onnxruntime"),
-        Target("llama.cpp", llama_cpp_limits, "gguf", "compressed.gguf", "llama.cpp", zeros=False),
+        Target("openvino", format="openvino", file="compressed-openvino", runtime="openvino", weights="int8"),
+        Target("onnxruntime", format="onnx", file="compressed-onnx", runtime="onnxruntime", weights="int8"),
+        Target("llama.cpp", llama_cpp_limits, "gguf", "compressed.gguf", "llama.cpp", "q8_0", zeros=False),
         Target("vllm", vllm_limits, "vllm", "compressed-vllm", zeros=False),
     )
 }

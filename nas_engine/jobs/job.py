@@ -49,7 +49,8 @@ from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import Healed, Teacher, TextPair, train
 
-_FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compressed-vllm")
+_FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compressed-vllm", "compressed-openvino",
+            "compressed-onnx")  # fmt: skip
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
           "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "page.json", "report.html",
           "job.yaml")  # fmt: skip
@@ -76,9 +77,9 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     """Run the whole job.
 
     Leaves in the run folder `report.html`, `front.csv`, `front.png`, `evaluations.csv`, `finalists.csv`, `healed.png`,
-    `reference/` (plain LoRA, as PEFT's adapter), `compressed/`, for another target `compressed.gguf` or
-    `compressed-vllm/`, `supernet/`, `summary.json`, the search's ledger and checkpoints, and in `job.yaml` the
-    settings, from which it starts again.
+    `reference/` (plain LoRA, as PEFT's adapter), `compressed/`, what the target loads (`compressed.gguf` or a folder
+    such as `compressed-vllm/`), `supernet/`, `summary.json`, the search's ledger and checkpoints, and in `job.yaml`
+    the settings, from which it starts again.
 
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
@@ -216,8 +217,7 @@ def _export(
         return {}
     say(f"Writing the chosen model for {settings.target}, and comparing it there", enabled=progress)
     texts = [pair.prompt for pair in asked[:SHOWN]]
-    weights = settings.weights if target.runtime else None  # they are what the runtime is timed with
-    made = deployed.export(target.format, folder / target.file, weights=weights, texts=texts, check=check)
+    made = deployed.export(target.format, folder / target.file, weights=settings.stored, texts=texts, check=check)
     return {"export": {**asdict(made), "file": made.file.name}}
 
 

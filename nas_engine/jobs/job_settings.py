@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evaluators import Evaluator, Latency
 from evaluators.latency.machine import require_device
-from nas_engine.deploy import TARGETS, Weights
+from nas_engine.deploy import FORMATS
 from nas_engine.deploy.targets import target_named
 from nas_engine.drivers.registry import HINTED
 from nas_engine.errors import SettingsError
@@ -70,10 +70,11 @@ class JobSettings:
         constraints: that a sub-network must keep, such as "latency <= 0.7 * reference".
         executor: where sub-networks are measured, such as pool or ray with their arguments; by default in this process.
         tokens: prompt length at which prefill is timed, batch 1.
-        target: where the model will run: transformers; llama.cpp, for which the chosen one is also written as GGUF,
-            and in which all are timed; or vllm, for which it is also written as a folder. What to choose from is
-            narrowed to what the target runs.
-        weights: what llama.cpp's weights are stored as: f32, f16, bf16, q8_0, q4_0.
+        target: where the model will run: transformers; llama.cpp, openvino or onnxruntime, for which the chosen one is
+            also written, and in which all are timed; or vllm, for which it is also written as a folder. What to choose
+            from is narrowed to what the target runs.
+        weights: what the target's matrices are stored as, of what its format has (nas-engine export --help); by default
+            q8_0 for llama.cpp, int8 for openvino and onnxruntime, and for vllm what there is.
         seed: of everything random.
         device: where all is computed, such as cuda, and timed unless that is in another runtime.
     """
@@ -113,7 +114,7 @@ class JobSettings:
     executor: Named | None = None
     tokens: int = 128
     target: str = TRANSFORMERS
-    weights: Weights = "q8_0"
+    weights: str | None = None
     seed: int = 0
     device: str = "cpu"
 
@@ -130,9 +131,10 @@ class JobSettings:
         require_counts(2, validation=self.validation, selection=self.selection, test=self.test)
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance is {self.tolerance}; give a fraction from 0 to 1.")
-        if target_named(self.target).format is None and self.target != TRANSFORMERS:
-            written = ", ".join(name for name, target in TARGETS.items() if target.format or name == TRANSFORMERS)
-            raise ValueError(f"target is {self.target!r}, for which nothing is written; choose one of {written}.")
+        form = target_named(self.target).format
+        if self.weights is not None and self.weights not in (FORMATS[form] if form else ()):
+            stored = ", ".join(FORMATS[form]) if form else "no other weights than the model's"
+            raise ValueError(f"weights is {self.weights!r}; for {self.target} there are {stored}.")
         # These check themselves.
         _ = self._training(1, self.strategy), self.lora, self.training, self.healing, self.searching, self.latency
         _ = self.template, self.more_evaluators, self.workplace
@@ -221,8 +223,13 @@ class JobSettings:
         if target_named(self.target).runtime is None:
             return Latency(tokens=self.tokens, repeats=20, warmup=3, device=self.device)
         return Latency(
-            tokens=self.tokens, repeats=20, warmup=3, runtime=target_named(self.target).runtime, dtype=self.weights
+            tokens=self.tokens, repeats=20, warmup=3, runtime=target_named(self.target).runtime, dtype=self.stored
         )
+
+    @property
+    def stored(self) -> str | None:
+        """What the target's matrices are stored as; None leaves it to the format."""
+        return self.weights or target_named(self.target).weights
 
     @property
     def hints(self) -> int:

@@ -282,11 +282,23 @@ def test_a_search_for_vllm_offers_what_it_builds_and_leaves_a_folder_for_it(argu
     assert "compressed-vllm" in done.output
 
 
-def test_a_target_that_nothing_is_written_for_is_refused(arguments: list[str]) -> None:
-    done = run([*arguments, "--target", "openvino"])
-    assert done.exit_code == 1
-    assert "for which nothing is written; choose one of transformers, llama.cpp, vllm" in done.stderr
+def test_job_for_openvino_times_there_and_leaves_its_folder(arguments: list[str], tmp_path) -> None:
+    pytest.importorskip("openvino", reason="needs openvino: pip install nas-engine[openvino]")
+    short = ["--weights", "f32", "--heal-steps", "0", "--steps", "0", "--evaluations", "6", "--finalists", "1"]
+    done = run([*arguments, "--target", "openvino", *short])
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["export"]["check"]["exact"] < 1e-2
+    assert (tmp_path / "run" / "compressed-openvino" / "config.json").is_file()
+    assert json.loads((tmp_path / "run" / "latency_table.json").read_text())["runtime"] == "openvino"
+
+
+def test_a_target_or_weights_that_it_has_not_are_refused(arguments: list[str]) -> None:
     assert "choose one of transformers, openvino" in run([*arguments, "--target", "pytorch"]).stderr
+    refused = run([*arguments, "--target", "openvino", "--weights", "q8_0"])
+    assert refused.exit_code == 1
+    assert "weights is 'q8_0'; for openvino there are f32, f16, int8, int4" in refused.stderr
+    assert "weights is 'f16'; for transformers there are no other" in run([*arguments, "--weights", "f16"]).stderr
 
 
 def test_a_model_that_the_target_cannot_hold_is_refused_before_training(arguments: list[str], tmp_path) -> None:
