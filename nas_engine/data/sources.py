@@ -82,7 +82,7 @@ def read_source(name: str) -> Source:
     if path.is_file():
         return Source(name, _rows(path), None)
     raise TaskError(
-        f"there is no data {name!r}; give {FAMILY!r}, {CHAIN_SUM!r}, a file ({_FORMS}), a folder with train.* and "
+        f"there is no task {name!r}; give {FAMILY!r}, {CHAIN_SUM!r}, a file ({_FORMS}), a folder with train.* and "
         f"test.*, or {HUB_PREFIX}<dataset>[:<configuration>]."
     )
 
