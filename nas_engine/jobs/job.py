@@ -18,6 +18,7 @@ import pandas as pd
 
 from evaluators import Evaluator, Measurement, ParameterCount
 from evaluators.text.generation import require_generable
+from evaluators.text.positions import most_positions
 from evaluators.whole_file import replacing
 from nas_engine.data import DataSplits, load_data
 from nas_engine.deploy.targets import target_named
@@ -48,12 +49,13 @@ from nas_engine.settings_file import write_settings
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import Healed, Teacher, TextPair, train
+from nas_engine.training.settings import TrainingSettings
 
 _FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compressed-vllm", "compressed-openvino",
             "compressed-onnx")  # fmt: skip
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
           "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "page.json", "report.html",
-          "job.yaml")  # fmt: skip
+          "job.yaml", "data.json")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
 
 
 def _data(supernet: SuperNetwork, settings: JobSettings) -> DataSplits:
+    most = most_positions(supernet.model)
     return load_data(
         settings.task,
         supernet.tokenizer,
@@ -161,6 +164,7 @@ def _data(supernet: SuperNetwork, settings: JobSettings) -> DataSplits:
         seed=settings.seed,
         kind=settings.kind,
         metric=settings.metric,
+        max_tokens=TrainingSettings.max_tokens if most is None else min(TrainingSettings.max_tokens, most),
     )
 
 

@@ -53,7 +53,7 @@ def tiles(run: Run) -> list[Tile]:
     made = [Tile("evaluations", f"{len(found.result):,}", _front_of(found))]
     kept = rows[rows["feasible"]]
     for objective in [o for o in found.result.objectives if o.optimized][:3] if len(kept) else ():
-        ordered = kept.sort_values(objective.name, ascending=objective.direction == "minimize", kind="stable")
+        ordered = kept.sort_values(objective.name, ascending=objective.sign > 0, kind="stable")
         best = ordered.iloc[0]
         value = shown(best[objective.name], best[f"{objective.name}_stderr"], objective.unit)
         made.append(Tile(f"best {objective.name}", value, f"evaluation {best.name}"))

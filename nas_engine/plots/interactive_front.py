@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from evaluators.protocol import sign_of
 from nas_engine.errors import SelectionError
 from nas_engine.plots.axes import CHOSEN, DOMINATED, FRONT, Column, drawable, errors_of, label_of
 from nas_engine.plots.configurations import Kind, in_words
@@ -97,7 +98,7 @@ def progress_figure(rows: pd.DataFrame, y: Column, texts: Mapping[int, str] | No
     """
     rows, texts = drawable(rows, y), texts or {}
     kept = rows[rows["feasible"]]
-    best = kept[y.name].cummin() if y.direction == "minimize" else kept[y.name].cummax()
+    best = kept[y.name].cummin() if sign_of(y.direction) > 0 else kept[y.name].cummax()
     line = {"color": FRONT, "width": 2, "shape": "hv"}
     traces = [
         _over(kept, y, texts, "dominated", "measured", {"size": 8, "color": DOMINATED, "opacity": 0.7}),
@@ -206,7 +207,7 @@ def _scatter(role: str, name: str, marker: dict[str, Any]) -> Figure:
 
 def _step(front: pd.DataFrame, x: Column, y: Column) -> Figure:
     """From a point the front goes on towards what is worse in x, at the same y."""
-    shape = "hv" if x.direction == "minimize" else "vh"
+    shape = "hv" if sign_of(x.direction) > 0 else "vh"
     return {
         "type": "scatter", "mode": "lines", "name": "Pareto front", "showlegend": False, "hoverinfo": "skip",
         "x": [*map(float, front[x.name])], "y": [*map(float, front[y.name])],

@@ -139,7 +139,7 @@ def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_
         ("--driver", "genetic", "'genetic'; choose one of auto, surrogate, nsga2"),
         ("--strategy", "widest", "'widest'; choose one of uniform, sandwich, cycle, largest"),
         ("--evaluations", "0", "give at least 1"),
-        ("--task", "nothing.jsonl", "no data 'nothing.jsonl'"),
+        ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
         ("--width", "1.5", "widths are (1.5,); give fractions in (0, 1.0] as floats"),
         ("--folder", "/dev/null/run", "cannot be written"),
         ("--sensitivity", "-4", "sensitivity is -4 with the driver 'auto'; give a number of questions with auto"),
@@ -187,21 +187,8 @@ def test_folder_that_is_a_file_is_refused(arguments: list[str], tmp_path) -> Non
     assert (tmp_path / "run").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    ("tokens", "where", "message"),
-    [
-        (260, "test.jsonl", "tokens with its longest choice, but the model's max_position_embeddings is 256"),
-        (250, "test.jsonl", "takes 250 tokens and up to 32 new ones, but the model reads 256"),
-        (
-            255,
-            "train.jsonl",
-            "has 258 tokens, but the model reads 256",
-        ),  # with its answer and an end, which none scores
-    ],
-)
-def test_text_too_long_for_a_late_stage_is_refused_before_the_first(
-    arguments: list[str], tmp_path, tokens: int, where: str, message: str
-) -> None:
+def test_prompt_without_room_for_an_answer_is_refused_before_the_first_stage(arguments: list[str], tmp_path) -> None:
+    tokens, where, message = 250, "test.jsonl", "takes 250 tokens and up to 32 new ones, but the model reads 256"
     folder = tmp_path / "questions"
     folder.mkdir()
     made = chain_sum(120, seed=0)
