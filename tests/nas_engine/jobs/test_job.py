@@ -188,18 +188,17 @@ def test_folder_that_is_a_file_is_refused(arguments: list[str], tmp_path) -> Non
 
 
 def test_prompt_without_room_for_an_answer_is_refused_before_the_first_stage(arguments: list[str], tmp_path) -> None:
-    tokens, where, message = 250, "test.jsonl", "takes 250 tokens and up to 32 new ones, but the model reads 256"
     folder = tmp_path / "questions"
     folder.mkdir()
     made = chain_sum(120, seed=0)
     for file, questions in (("train.jsonl", made[:100]), ("test.jsonl", made[100:])):
         around = len(tiny_tokenizer()(Question("", ("0", "1"), 0).prompt)["input_ids"])
-        long = [Question(str(digit) * (tokens - around), ("0", "1"), 0) for digit in range(10)]
-        save_questions([*questions, *long] if file == where else questions, folder / file)
+        long = [Question(str(digit) * (250 - around), ("0", "1"), 0) for digit in range(10)]
+        save_questions([*questions, *long] if file == "test.jsonl" else questions, folder / file)
     task = arguments[arguments.index("--task") + 1]
     done = run([str(folder) if part == task else part for part in arguments])
     assert done.exit_code == 1
-    assert message in done.output
+    assert "takes 250 tokens and up to 32 new ones, but the model reads 256" in done.output
     assert not list(tmp_path.glob("run/*"))
 
 
