@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -85,7 +85,7 @@ def export(
     if format == "vllm":
         from nas_engine.deploy.vllm_folder import export_vllm  # it needs all of compression
 
-        return export_vllm(model, tokenizer, Path(file), weights, grids or {}, texts, check)
+        return export_vllm(model, tokenizer, Path(file), cast("Weights | None", weights), grids or {}, texts, check)
     file = Path(file)
     with replacing(file) as unfinished:
         if format == "gguf":
