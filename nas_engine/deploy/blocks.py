@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from nas_engine.families.family import Family, attention_sizes, inputs_of
+from nas_engine.families.modeling_subnetwork import Bypass
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def blocks_of(model: PreTrainedModel, family: Family) -> tuple[Block, ...]:
     heads, kv_heads, size = attention_sizes(model.config)
     blocks = []
     for layer in model.get_submodule(family.layers).children():
-        modules = dict(layer.named_modules())
+        # OPT's MLP has no module of its own: what stands in for it stands where its projections were.
+        modules = {path: module for path, module in layer.named_modules() if not isinstance(module, Bypass)}
         o, down = (modules.get(family.projections[name]) for name in ("o", "down"))
         active = inputs_of(o) // size if o is not None else 0
         blocks.append(Block(active, active * kv_heads // heads, inputs_of(down) if down is not None else 0))

@@ -141,6 +141,13 @@ def test_widths_that_differ_leave_in_other_families(family: str, tmp_path) -> No
     assert json.loads((tmp_path / "served" / "export.json").read_text())["check"]["exact"] < 1e-4
 
 
+def test_an_mlp_without_a_module_of_its_own_is_left_out_too(tmp_path) -> None:
+    supernet = elastic(FAMILIES["opt"](), SPACE)
+    subnet = supernet.subnetwork(dict(supernet.largest.configuration) | {"layers.1.mlp.keep": 0})
+    made = subnet.export("vllm", tmp_path / "served", texts=TEXTS)
+    assert (made.architecture, made.check.same_text) == ("TransformersForCausalLM", True)
+
+
 @pytest.mark.parametrize(
     ("model", "space", "gene", "message"),
     [
