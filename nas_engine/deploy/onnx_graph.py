@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,20 @@ def with_weights(graph: ModelProto, module: Traceable, stored: Mapping[str, Stor
     model.graph.input.extend(ports)
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     matrices = {f"model.{path}.weight": matrix for path, matrix in stored.items()}
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in model.graph.node:
+        for read in node.input:
+            readers[read].append(node)
+    replaced: dict[int, list[NodeProto]] = {}
     for name in needed:
         if name in matrices:
-            _put_integers(model, name, matrices[name])
-        if any(name in node.input for node in model.graph.node):
+            replaced |= _put_integers(model, name, matrices[name], readers)
+        if any(id(node) not in replaced for node in readers[name]):
             _add(model, name, tensors[name].detach().numpy())
     if matrices:
+        nodes = [_copied(new) for node in model.graph.node for new in replaced.get(id(node), [node])]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
         model.opset_import.append(helper.make_opsetid(_CONTRIBUTED, 1))
     return model
 
@@ -84,10 +92,14 @@ def write(model: ModelProto, folder: Path) -> None:
     onnx.save_model(model, str(folder / FILE), **beside)
 
 
-def _put_integers(model: ModelProto, name: str, matrix: Stored) -> None:
-    """Let what reads a matrix of floating point read its integers: products, and embeddings where blocks fit."""
+def _put_integers(
+    model: ModelProto, name: str, matrix: Stored, readers: Mapping[str, Sequence[NodeProto]]
+) -> dict[int, list[NodeProto]]:
+    """Add the integers of a matrix; what replaces the nodes that read it, by their `id`: products, and embeddings where
+    blocks fit.
+    """
     block, inputs = _block_of(matrix, name), matrix.integers.shape[1]
-    products, rows = _readers(model, name)
+    products, rows = _products_and_rows(name, readers)
     if rows and inputs % block:
         rows = []  # the embeddings keep their floats
     bits = matrix.grid.settings.bits
@@ -123,22 +135,19 @@ def _put_integers(model: ModelProto, name: str, matrix: Stored) -> None:
                 K=inputs, N=len(packed), accuracy_level=_ACCURACY_LEVEL, **attributes,
             ),
         ]  # fmt: skip
-    nodes = [new for node in model.graph.node for new in replaced.get(id(node), [node])]
-    kept = []
-    for node in nodes:
-        copied = NodeProto()
-        copied.CopyFrom(node)
-        kept.append(copied)
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    return replaced
 
 
-def _readers(model: ModelProto, name: str) -> tuple[list[tuple[NodeProto, NodeProto]], list[NodeProto]]:
+def _copied(node: NodeProto) -> NodeProto:
+    copied = NodeProto()
+    copied.CopyFrom(node)
+    return copied
+
+
+def _products_and_rows(
+    name: str, readers: Mapping[str, Sequence[NodeProto]]
+) -> tuple[list[tuple[NodeProto, NodeProto]], list[NodeProto]]:
     """Products by the transposed matrix `name`, each with the node that transposes, and nodes that gather its rows."""
-    readers: dict[str, list[NodeProto]] = defaultdict(list)
-    for node in model.graph.node:
-        for given in node.input:
-            readers[given].append(node)
     products, rows = [], []
     for node in readers[name]:
         if node.op_type == "Gather":
