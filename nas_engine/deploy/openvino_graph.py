@@ -26,7 +26,7 @@ def converted(module: Traceable) -> ov.Model:
     OpenVINO's `convert_model` would do the first half, but reports each conversion to its makers.
     """
     with tracing():
-        decoder = TorchScriptPythonDecoder(module, example_input=module.example)
+        decoder = TorchScriptPythonDecoder(module, example_input=module.example, trace_kwargs={"check_trace": False})
         frontend = FrontEndManager().load_by_framework("pytorch")
         model = frontend.convert(frontend.load(decoder))
     apply_moc_transformations(model, cf=False)
