@@ -47,7 +47,7 @@ def test_training_learns_the_labels(strategy: str, distill: bool) -> None:
         supernet, EXAMPLES, steps=40, batch_size=6, learning_rate=1e-2, strategy=strategy, distill=distill,
         progress=False,
     )  # fmt: skip
-    assert report.losses[-1] < 0.7 * report.losses[0]
+    assert report.losses[-1] < (0.7 if strategy == "largest" else 0.9) * report.losses[0]
     assert Classification(EXAMPLES)(supernet.largest).value >= before + (strategy == "largest") / 3
 
 
