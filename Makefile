@@ -33,11 +33,11 @@ search: setup
 	$(BIN)/nas-engine search examples/quickstart.yaml $(ARGS)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not extras" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not extras and not slow" $(ARGS)
 
-# The others, those of a GPU apart; here a test that is skipped fails.
+# The others, slow ones and those that need extras, those of a GPU apart; here a test that is skipped fails.
 test-all: setup-all
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m extras --no-skips $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "extras or slow" --no-skips $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -291,10 +291,17 @@ def _settings_of(group: _Group, folder: Path) -> GridSettings:
 
 
 def _quantized_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Ordinary weights, and the tensors of every packed layer by its path and their names in it."""
+    """Ordinary weights, and the tensors of every packed layer by its path and their names in it.
+
+    Raises:
+        CompressionError: a file cannot be read.
+    """
     state: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        state |= load_file(file)
+        try:
+            state |= load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CompressionError(f"{file} cannot be read: {error}.") from error
     found: dict[str, dict[str, Tensor]] = {
         key.removesuffix(".weight_packed"): {} for key in state if key.endswith(".weight_packed")
     }

@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_"))
 AGAINST_THE_HARNESS = "evaluation_throughput"
+SLOW = {"alternatives", "joint_space", "latency_table", "quantization_error", "runtimes", "training_overhead",
+        "training_quality"}  # fmt: skip
 FORKING = "kills"  # copies of its process, which may have no threads but its own
 
 
@@ -22,11 +24,15 @@ def figures_of(name: str, monkeypatch, capsys) -> dict:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", sorted({*BENCHMARKS} - {AGAINST_THE_HARNESS, FORKING}))
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in sorted({*BENCHMARKS} - {AGAINST_THE_HARNESS, FORKING})
+])  # fmt: skip
 def test_benchmark_prints_one_json_object_last(name: str, monkeypatch, capsys) -> None:
     assert figures_of(name, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_by_kills() -> None:
     command = [sys.executable, "-m", f"benchmarks.{FORKING}", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)

@@ -305,6 +305,7 @@ def test_a_saved_folder_leaves_from_the_command_line(tmp_path):
     assert "holds no model" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_table_of_families_and_dimensions_says_what_loads():
     assert "\n".join(table()) in PAGE.read_text(encoding="utf-8"), "run python -m tests.deployment_table"
 

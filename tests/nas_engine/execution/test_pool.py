@@ -45,6 +45,7 @@ class Sizes(Cost):
         return super().__call__(subnet)
 
 
+@pytest.mark.slow
 def test_supernetwork_gives_the_rows_of_one_process_and_timings_have_it_to_themselves(tmp_path) -> None:
     supernet = random_adapters(supernetwork(tiny_llama()), seed=1)
 
@@ -106,6 +107,7 @@ class Raising(Quality):
         return super().__call__(subnet)
 
 
+@pytest.mark.slow
 def test_lost_worker_is_replaced_and_a_subnetwork_that_kills_them_all_fails_alone(tmp_path) -> None:
     found = run(evaluators=[Deadly(folder=tmp_path), Cost()], executor=WorkerPool(2))
     expected = run(evaluators=[Raising(), Cost()])

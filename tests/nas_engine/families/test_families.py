@@ -164,7 +164,9 @@ def test_operators_are_the_matrix_products_of_the_extracted_model(ordered: Super
     assert sum(op.n * op.k for op in products) == sum(weights)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=() if name in ("llama", "bert") else pytest.mark.slow) for name in FAMILIES]
+)
 def test_mixed_sizes_load_and_run_in_a_process_without_this_project(tmp_path, family: str) -> None:
     supernet = with_adapters(family)
     supernet.order_by_importance(CALIBRATION)

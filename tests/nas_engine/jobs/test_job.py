@@ -268,6 +268,7 @@ def test_a_search_for_vllm_offers_what_it_builds_and_leaves_a_folder_for_it(argu
     assert "compressed-vllm" in done.output
 
 
+@pytest.mark.slow
 def test_job_for_openvino_times_there_and_leaves_its_folder(arguments: list[str], tmp_path) -> None:
     pytest.importorskip("openvino", reason="needs openvino: pip install nas-engine[openvino]")
     short = ["--weights", "f32", "--heal-steps", "0", "--steps", "0", "--evaluations", "6", "--finalists", "1"]
