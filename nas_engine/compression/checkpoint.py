@@ -25,6 +25,7 @@ from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CompressionError
 from nas_engine.families.family import family_of
 from nas_engine.models import load_model
+from nas_engine.progress import without_bars
 from search_spaces import ModuleName
 
 FORMAT = "pack-quantized"
@@ -73,7 +74,8 @@ def save_on_grids(
     for path, grid in grids.items():
         _require_linear(model.get_submodule(path), path)
         state |= {f"{path}.{name}": t for name, t in packed(state.pop(f"{path}.weight"), grid, path).items()}
-    model.save_pretrained(folder, state_dict=state)
+    with without_bars():
+        model.save_pretrained(folder, state_dict=state)
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["quantization_config"] = quantization_config(model, grids)

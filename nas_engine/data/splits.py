@@ -72,7 +72,7 @@ class DataSplits:
             )
         return quality_of(self.kind, self.metric, examples, self.max_tokens, self.answers, part == "validation")
 
-    def prompts(self, part: Part, count: int) -> tuple[Example, ...]:
+    def prompts(self, part: Part, count: int) -> tuple[TextPair, ...]:
         """The first prompts of a split, at most `count`, each with its right completion, to be answered in own words.
 
         Of a conversation the last answer is asked for; of a plain text the second half.
@@ -131,7 +131,9 @@ class DataSplits:
             raise TaskError(f"part is {part!r}; choose one of {', '.join(parts)}.")
         return parts[part]
 
-    def _asked(self, example: TextPair) -> Example:
+    def _asked(self, example: TextPair) -> TextPair:
+        if self.kind == "multiple_choice":
+            return example  # a question, which knows its text apart from the prompt
         prompt, completion = example.prompt, example.completion
         if self.kind == "text":
             half = completion.rfind(" ", 1, len(completion) // 2 + 1)

@@ -23,6 +23,7 @@ from nas_engine.deploy.vllm_quantization import require_servable
 from nas_engine.errors import ExportError
 from nas_engine.families import modeling_subnetwork as runtime
 from nas_engine.families.family import attention_sizes, family_of
+from nas_engine.progress import without_bars
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 # What a Llama's configuration says, whatever the family that it was read from.
@@ -122,7 +123,8 @@ def _write(model: PreTrainedModel, folder: Path, dtype: torch.dtype, grids: Mapp
         if same not in rounded:
             rounded[same] = tensor.to(dtype) if tensor.is_floating_point() else tensor
         state[name] = rounded[same]
-    model.save_pretrained(folder, state_dict=state)
+    with without_bars():
+        model.save_pretrained(folder, state_dict=state)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -55,7 +55,7 @@ _FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compress
             "compressed-onnx")  # fmt: skip
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
           "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "page.json", "report.html",
-          "job.yaml", "data.json")  # fmt: skip
+          "job.yaml", "data.json", "search.json")  # fmt: skip
 
 
 @dataclass(frozen=True)

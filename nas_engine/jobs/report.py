@@ -23,6 +23,7 @@ from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.quality import Quality, lost
 from nas_engine.page.about import About, tell
 from nas_engine.page.page import REPORT, write_page
+from nas_engine.page.run import TOLD
 from nas_engine.progress import say
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork, SuperNetwork
@@ -146,8 +147,9 @@ def write_figures(
     folder: Path,
     quality: str = "accuracy",
 ) -> None:
-    """Write `front.csv`, `evaluations.csv`, `finalists.csv` and the two figures into `folder`."""
+    """Write `front.csv`, `evaluations.csv`, `finalists.csv`, `search.json` and the two figures into `folder`."""
     result.to_csv(folder / "front.csv")
+    result.to_json(folder / TOLD)
     with replacing(folder / "evaluations.csv") as unfinished:
         result.frame.to_csv(unfinished)
     healed = table(finalists, quality)

@@ -22,6 +22,7 @@ from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CheckpointError
 from nas_engine.families.family import family_of
 from nas_engine.families.fingerprint import base_fingerprint, tokenizer_fingerprint
+from nas_engine.progress import without_bars
 from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.state import adapter_tensors
 from search_spaces import SearchSpace, SpaceError
@@ -96,7 +97,8 @@ def save_supernetwork(supernet: ElasticModel, folder: Path, include_base: bool) 
         if supernet.quantization is not None:
             save_grids(supernet.quantization.grids, unfinished / "grids.safetensors")
         if include_base:  # as floating-point weights: those under adapters on a grid are unrounded
-            supernet.model.save_pretrained(unfinished / "base", state_dict=_original_weights(supernet))
+            with without_bars():
+                supernet.model.save_pretrained(unfinished / "base", state_dict=_original_weights(supernet))
             supernet.tokenizer.save_pretrained(unfinished / "base")
         (unfinished / "supernet.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return folder
@@ -107,7 +109,8 @@ def save_base(supernet: ElasticModel, folder: Path) -> Path:
     weights = _original_weights(supernet)
     with replacing(folder) as unfinished:
         if supernet.quantization is None:
-            supernet.model.save_pretrained(unfinished, state_dict=weights)
+            with without_bars():
+                supernet.model.save_pretrained(unfinished, state_dict=weights)
         else:
             grids = {supernet.family.path(name): grid for name, grid in supernet.quantization.grids.items()}
             save_on_grids(supernet.model, grids, unfinished, weights)

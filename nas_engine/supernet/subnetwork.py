@@ -14,6 +14,7 @@ from evaluators import LayerSizes, Operator, decoder_operators
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import save_on_grids
 from nas_engine.families.family import Family
+from nas_engine.progress import without_bars
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.extraction import absent_layers, extract
@@ -188,7 +189,8 @@ class Subnetwork:
             if grids:
                 save_on_grids(extracted, grids, unfinished)
             else:
-                extracted.save_pretrained(unfinished)
+                with without_bars():
+                    extracted.save_pretrained(unfinished)
             self.tokenizer.save_pretrained(unfinished)
             (unfinished / "subnetwork.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         return folder

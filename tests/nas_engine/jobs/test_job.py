@@ -17,6 +17,7 @@ from nas_engine.data.made import chain_sum
 from nas_engine.jobs.job import run_job
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.report import mcnemar
+from nas_engine.page.run import read_run
 from nas_engine.supernet import SuperNetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
 
@@ -88,6 +89,9 @@ def test_command_leaves_front_figure_model_and_summary(arguments: list[str], tmp
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "report.html" in done.output
     assert "Confirmed on held-out data" in page
+    assert read_run(folder).searches[0].result.frame["accuracy"].tolist() == pytest.approx(
+        pd.read_csv(folder / "evaluations.csv")["accuracy"].tolist()
+    )
     assert html.escape(json.loads((folder / "page.json").read_text())["command"]) in page
     assert "accuracy \\u003e= 0.6 * reference" in page
     assert '"name":"plain LoRA"' in page
