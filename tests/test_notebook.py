@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -10,6 +11,7 @@ from tests.tiny import tiny_llama, tiny_tokenizer
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "quickstart.ipynb"
 
 
+@pytest.mark.slow
 def test_notebook_runs_from_top_to_bottom_on_a_tiny_model(tmp_path) -> None:
     tiny_llama(num_hidden_layers=6).save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")

@@ -238,6 +238,7 @@ def test_place_for_temporary_files_that_cannot_be_written_is_named(tmp_path) -> 
         pass
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_checkpoint_and_one_folder_both_end_right(tmp_path) -> None:
     expected = trained(tmp_path / "other").fingerprint()
     script = (

@@ -127,6 +127,7 @@ class Stuck(Quality):
         return super().__call__(subnet)
 
 
+@pytest.mark.slow
 def test_evaluation_that_cannot_be_interrupted_is_ended_with_its_worker(monkeypatch) -> None:
     monkeypatch.setattr(import_module("nas_engine.execution.worker_executor"), "GRACE_SECONDS", 0.5)
     found = run(evaluators=[Stuck(), Cost()], executor=WorkerPool(1), time_limit_seconds=0.5, evaluations=8)
