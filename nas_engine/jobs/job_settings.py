@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from evaluators import Evaluator, Latency
@@ -185,7 +186,7 @@ class JobSettings:
             objectives=self.objectives or None,
         )
 
-    @property
+    @cached_property
     def template(self) -> SpaceTemplate:
         """The space before it meets the model."""
         if not self.space:
@@ -196,12 +197,12 @@ class JobSettings:
             return whole + layer_skip(skip_missing=True) if self.skip else whole
         return space_of(self.space)
 
-    @property
+    @cached_property
     def more_evaluators(self) -> list[Evaluator]:
         """What measures beside the metric, latency and parameters."""
         return evaluators_of(self.evaluators)
 
-    @property
+    @cached_property
     def workplace(self) -> Workplace | None:
         """Where sub-networks are measured; None in this process."""
         return None if self.executor is None else workplace_of(self.executor)
