@@ -95,8 +95,8 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     data = _data(supernet, settings)
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
     _require_possible(supernet, (validation, selection, held_out), data, settings)
+    data.write(folder)  # which refuses a run that was begun with other data
     write_settings(settings, folder / "job.yaml")
-    data.write(folder)
     for line in data.report.lines():
         say(line, enabled=progress)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
@@ -168,13 +168,18 @@ def _data(supernet: SuperNetwork, settings: JobSettings) -> DataSplits:
     )
 
 
+def _constraints(validation: Quality, settings: JobSettings) -> tuple[str, ...]:
+    """What a sub-network must keep: to be worth healing, and what the settings say."""
+    return worth(validation), *settings.constraints
+
+
 def _about(settings: JobSettings, validation: Quality, reference: Mapping[str, Measurement]) -> About:
     name, selection = validation.name, reference["selection"]
     return About(
         job="search",
         command=command_line("search", settings),
         settings=as_json({name: value for name, value in asdict(settings).items() if name != "folder"}),
-        constraints=[worth(validation), *settings.constraints],
+        constraints=list(_constraints(validation, settings)),
         reference={name: reference["validation"].value},
         selection={name: selection.value, f"{name}_stderr": selection.stderr},
     )
@@ -275,7 +280,7 @@ def _search(
         ParameterCount(),
         *settings.more_evaluators,
     ]
-    wanted = replace(settings.searching, constraints=(worth(validation), *settings.constraints))
+    wanted = replace(settings.searching, constraints=_constraints(validation, settings))
     return search(
         supernet,
         evaluators,
