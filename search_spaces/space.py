@@ -6,8 +6,6 @@ name to its value. The space translates, checks, samples and names; it knows no 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ import numpy.typing as npt
 
 from search_spaces.choice import Choice, Value
 from search_spaces.errors import ConfigurationError, SpaceError
+from search_spaces.fingerprint import fingerprint_of
 
 Genome = npt.NDArray[np.int64]
 Configuration = Mapping[str, Value]
@@ -185,7 +184,7 @@ class SearchSpace:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that differ whenever the spaces do."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint_of(self.to_json())
 
 
 def _abridged(names: tuple[str, ...] | list[str], most: int = 6) -> str:

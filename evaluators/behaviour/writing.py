@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluators.checks import require_at_least
 from evaluators.protocol import Subnetwork
 from evaluators.text.generation import Written, require_generable, written
+from search_spaces.fingerprint import fingerprint_of
 
 _WRITTEN: WeakKeyDictionary[Any, dict[Prompts, list[Written]]] = WeakKeyDictionary()
 
@@ -52,7 +51,7 @@ class Prompts:
 
     def settings(self) -> Mapping[str, Any]:
         """The prompts, as a hash and a count, and how they are asked."""
-        digest = hashlib.sha256(json.dumps(self.texts, ensure_ascii=False).encode()).hexdigest()[:16]
+        digest = fingerprint_of(self.texts)
         return {
             "prompts": digest,
             "count": len(self.texts),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.text.halving import Halving
 from evaluators.text.positions import most_positions
+from search_spaces.fingerprint import fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def of_two_or_more(examples: Iterable[Labelled]) -> tuple[Labelled, ...]:
 def digest(examples: Sequence[Labelled]) -> str:
     """16 hexadecimal digits of texts and labels."""
     data = [[e.text, e.second, e.label] for e in examples]
-    return hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()[:16]
+    return fingerprint_of(data)
 
 
 def encoded_pairs(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Iterator
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
+
+from search_spaces.fingerprint import fingerprint_of
 
 
 def function_fingerprint(function: FunctionType) -> str:
@@ -18,7 +19,7 @@ def function_fingerprint(function: FunctionType) -> str:
     Other objects, files, and what imported functions do are not seen.
     """
     parts = list(_parts(function, set()))
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint_of(parts)
 
 
 def _parts(function: FunctionType, seen: set[Any]) -> Iterator[Any]:

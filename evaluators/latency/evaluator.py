@@ -5,8 +5,6 @@ The super-network itself is never timed. Times hold for the device, the threads 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from evaluators.latency.runtime import Runtime, load_runtime
 from evaluators.latency.timing import Timing, median_stderr, ratios
 from evaluators.latency.workload import Phase, Workload, require_cuda
 from evaluators.protocol import Direction, Measurement, Subnetwork
+from search_spaces.fingerprint import fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -248,4 +247,4 @@ def _same(device: torch.device, wanted: torch.device) -> bool:
 
 def _sizes_fingerprint(model: PreTrainedModel) -> str:
     shapes = [(name, list(parameter.shape), str(parameter.dtype)) for name, parameter in model.named_parameters()]
-    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
+    return fingerprint_of(shapes)

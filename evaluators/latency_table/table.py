@@ -6,7 +6,6 @@ table is that of ProxylessNAS, arXiv 1812.00332, section 3.3, and Once-for-All, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from evaluators.latency_table.calibration import Calibratable, Progress, calibra
 from evaluators.protocol import Direction, Measurement, Subnetwork
 from evaluators.whole_file import replacing
 from search_spaces import NasEngineError
+from search_spaces.fingerprint import fingerprint_of
 
 _FORMAT = 1
 
@@ -117,7 +117,7 @@ class LatencyTable:
 
     def settings(self) -> Mapping[str, Any]:
         """What was timed, where and how, and a fingerprint of the table."""
-        digest = hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        digest = fingerprint_of(self.to_json())
         return {
             **asdict(self.workload),
             "device": self.device,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -31,6 +29,7 @@ from evaluators.multiple_choice.racing import Racing, dropped, packed_outcomes, 
 from evaluators.multiple_choice.screening import Screening
 from evaluators.protocol import Direction, Measurement, Session, Subnetwork
 from evaluators.text.halving import Halving
+from search_spaces.fingerprint import fingerprint_of
 
 
 class MultipleChoiceAccuracy:
@@ -92,7 +91,7 @@ class MultipleChoiceAccuracy:
     def settings(self) -> Mapping[str, Any]:
         """The questions, as a hash and a count, the normalization, the racing and the screening."""
         data = [[q.question, q.choices, q.answer] for q in self.questions]
-        digest = hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()[:16]
+        digest = fingerprint_of(data)
         settings = {"questions": digest, "count": len(self.questions), "normalize": self.normalize}
         ways = {"racing": self.racing, "screening": self.screening}
         return settings | {name: asdict(way) for name, way in ways.items() if way is not None}

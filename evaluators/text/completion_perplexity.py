@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Hashable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -16,6 +14,7 @@ from evaluators.text.encoding import encoding_state
 from evaluators.text.examples import Example, ScoredText, TextPair, TokenizedExample, tokenized
 from evaluators.text.halving import Halving
 from evaluators.text.token_losses import batch_budget, perplexity_of, require_scorable
+from search_spaces.fingerprint import fingerprint_of
 
 
 class CompletionPerplexity:
@@ -61,7 +60,7 @@ class CompletionPerplexity:
             [example.text, example.spans] if isinstance(example, ScoredText) else [example.prompt, example.completion]
             for example in self.examples
         ]
-        digest = hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()[:16]
+        digest = fingerprint_of(data)
         return {"examples": digest, "count": len(self.examples)}
 
     def __call__(self, subnet: Subnetwork) -> Measurement:

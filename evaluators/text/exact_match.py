@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
@@ -17,6 +15,7 @@ from evaluators.text.generation import greedy, longest_row, require_generable
 from evaluators.text.halving import Halving
 from evaluators.text.problems import Problem
 from evaluators.text.written_answers import NUMBER, Take, compiled, extracted, normalized
+from search_spaces.fingerprint import fingerprint_of
 
 _QUESTION = "{question}"
 
@@ -78,7 +77,7 @@ class ExactMatch:
         """The problems, as a hash and a count, and how they are asked and answered."""
         data = [[p.question, p.answer] for p in self.problems]
         return {
-            "problems": hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()[:16],
+            "problems": fingerprint_of(data),
             "count": len(self.problems),
             "pattern": self.pattern.pattern,
             "take": self.take,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Hashable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -16,6 +14,7 @@ from evaluators.text.encoding import encoded, encoding_state
 from evaluators.text.examples import TokenizedExample
 from evaluators.text.halving import Halving
 from evaluators.text.token_losses import batch_budget, perplexity_of, require_scorable
+from search_spaces.fingerprint import fingerprint_of
 
 
 class Perplexity:
@@ -59,7 +58,7 @@ class Perplexity:
 
     def settings(self) -> Mapping[str, Any]:
         """The texts, as a hash and a count, and where they are cut off."""
-        digest = hashlib.sha256(json.dumps(self.texts, ensure_ascii=False).encode()).hexdigest()[:16]
+        digest = fingerprint_of(self.texts)
         return {"texts": digest, "count": len(self.texts), "max_tokens": self.max_tokens}
 
     def __call__(self, subnet: Subnetwork) -> Measurement:

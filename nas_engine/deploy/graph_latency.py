@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,6 +14,7 @@ from evaluators.latency.workload import Workload
 from nas_engine.deploy.deployed import Deployed
 from nas_engine.deploy.formats import export
 from nas_engine.deploy.graph_runtimes import ONNX, OPENVINO, GraphRuntime
+from search_spaces.fingerprint import fingerprint_of
 
 
 class _Graphs:
@@ -68,7 +67,7 @@ class _Graphs:
     def fingerprint(self, deployed: Deployed) -> str:
         """See `Runtime.fingerprint`: of the names, shapes and types of weights."""
         sizes = self._sizes(deployed.export.file / self.runtime.file)
-        return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
+        return fingerprint_of(sizes)
 
     def settings(self) -> Mapping[str, Any]:
         """See `Runtime.settings`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -17,6 +15,7 @@ from nas_engine.deploy.deployed import Deployed
 from nas_engine.deploy.exported import Weights
 from nas_engine.deploy.formats import export
 from nas_engine.deploy.llama_cpp import require_llama_cpp, time_files
+from search_spaces.fingerprint import fingerprint_of
 
 _STORED: Weights = "f16"
 
@@ -64,7 +63,7 @@ class LlamaCpp:
 
         tensors = gguf.GGUFReader(deployed.export.file).tensors
         sizes = [(tensor.name, tensor.shape.tolist(), tensor.tensor_type.name) for tensor in tensors]
-        return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
+        return fingerprint_of(sizes)
 
     def settings(self) -> Mapping[str, Any]:
         """See `Runtime.settings`."""

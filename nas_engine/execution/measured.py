@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 
 from evaluators import Evaluator
@@ -13,6 +11,7 @@ from nas_engine.ledger.identity import identity_of
 from nas_engine.ledger.ledger import Ledger, Record, Storage
 from nas_engine.progress import progress_bar
 from search_spaces import Genome
+from search_spaces.fingerprint import fingerprint_of
 
 
 def measured(
@@ -41,7 +40,7 @@ def measured(
     """
     model = supernet.fingerprint()
     identity = identity_of(supernet.space, model, evaluators)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    digest = fingerprint_of(identity)
     ledger = Ledger(storage, supernet.space, model, evaluators, study=f"{purpose}-{digest}")
     different = list({tuple(genome.tolist()): genome for genome in genomes}.values())
     missing = [genome for genome in different if ledger.get(genome) is None]

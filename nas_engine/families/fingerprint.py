@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.text.encoding import encoding_state
+from search_spaces.fingerprint import fingerprint_of
 
 # Fields of a configuration that say where a model is from or how it is run, and not what it computes.
 _PROVENANCE = {
@@ -44,4 +45,4 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         described["backend"] = {key: value for key, value in backend.items() if key not in ("padding", "truncation")}
     else:
         described["vocabulary"] = tokenizer.get_vocab()
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint_of(described)

@@ -8,7 +8,6 @@ otherwise have.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork
 from nas_engine.training import Healed, Teacher, TextPair, heal
 from nas_engine.training.settings import HealingSettings
+from search_spaces.fingerprint import fingerprint_of
 
 _RUNGS = (0.25, 0.5, 1.0)  # fractions of the steps after which finalists are compared
 _LAST = 2  # finalists that are healed to the end
@@ -211,8 +211,7 @@ def _healed(
 
 
 def _digest(subnet: Subnetwork) -> str:
-    text = json.dumps(dict(subnet.configuration), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return fingerprint_of(dict(subnet.configuration))
 
 
 def _kept(
@@ -245,7 +244,7 @@ def remembered(folder: Path | None, about: str, measure: Callable[[], list[float
     file = folder / "finalists.json"
     refusal = f"{file} is damaged; delete it, to measure the finalists anew"
     known = read_document(file, dict[str, list[float]], LedgerError, refusal) if file.exists() else {}
-    key = hashlib.sha256(about.encode()).hexdigest()[:16]
+    key = fingerprint_of(about)
     if key not in known:
         known[key] = measure()
         with replacing(file) as unfinished:
