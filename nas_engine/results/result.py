@@ -200,17 +200,12 @@ class SearchResult(Generic[S]):
             raise SelectionError(
                 f"give minimize= or maximize= one of {', '.join(self._names)}, not {minimize!r} and {maximize!r}."
             )
-        met = self.candidates(where)
+        met = self._candidates(where)
         # Among equals a row on the front, so that nothing is given away in the other objectives.
         ascending = [minimize is not None, False]
         return met.sort_values([target, "on_front"], ascending=ascending, kind="stable").iloc[0]
 
-    def candidates(self, where: str | None = None) -> pd.DataFrame:
-        """The feasible rows of `frame` that meet a condition, as `best` takes it.
-
-        Raises:
-            SelectionError: the condition cannot be read, or nothing meets it.
-        """
+    def _candidates(self, where: str | None) -> pd.DataFrame:
         rows = self.frame[self.frame["feasible"]]
         if rows.empty and self.constraints:
             raise SelectionError(f"no sub-network keeps {' and '.join(c.text for c in self.constraints)}.")
