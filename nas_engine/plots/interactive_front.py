@@ -141,7 +141,7 @@ def drawn(figures: Mapping[str, Figure]) -> go.Figure:
     first = next(iter(figures.values()))
     traces = [trace | {"visible": figure is first} for figure in figures.values() for trace in figure["data"]]
     # By default plotly offers to send a figure to its makers' server.
-    own = {"template": "plotly_white", "height": 520, "modebar": {"remove": ["sendChartToCloud"]}}
+    own = {"template": "plotly_white", "height": 520, "modebar": {"orientation": "v", "remove": ["sendChartToCloud"]}}
     layout = first["layout"] | own
     if len(figures) > 1:
         layout |= {"updatemenus": [_menu(figures)], "margin": {"t": 110}}

@@ -65,7 +65,7 @@ function draw(element, figure, more = {}) {
     },
     ...layout,
     font: { family: font, size: 12, color: colour("ink") },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("faint"), activecolor: colour("accent") },
+    modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: colour("faint"), activecolor: colour("accent") },
     legend: {
       ...layout.legend, font: { size: NARROW.matches ? 10.5 : 12, color: colour("soft") },
       ...(NARROW.matches ? { entrywidthmode: "fraction", entrywidth: 0.48 } : {}),
