@@ -211,7 +211,9 @@ _AFTER = {"attention": "post_attention_layernorm", "mlp": "post_feedforward_laye
 _GEMMAS = tuple(Family(name, norms_after=_AFTER, norm_last=True) for name in ("gemma2", "gemma3_text"))
 _SMOLLM3 = Family("smollm3", layer_keys=("layer_types", "no_rope_layers"))  # every fourth layer rotates nothing
 _LIKE_LLAMA = tuple(map(Family, ("llama", "mistral", "qwen2", "qwen3")))
-FAMILIES = {family.model_type: family for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, _SMOLLM3, *_GEMMAS, *_LIKE_LLAMA)}
+FAMILIES = {
+    family.model_type: family for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, _SMOLLM3, *_GEMMAS, *_LIKE_LLAMA)
+}
 
 
 def family_of(model: PreTrainedModel) -> Family:
