@@ -19,6 +19,7 @@ from tests.tiny import (
     tiny_phi3,
     tiny_qwen2,
     tiny_qwen3,
+    tiny_smollm3,
     tiny_tokenizer,
 )
 
@@ -35,6 +36,7 @@ FAMILIES = {
     "phi3": tiny_phi3,
     "qwen2": tiny_qwen2,
     "qwen3": tiny_qwen3,
+    "smollm3": tiny_smollm3,
 }
 TOKENS = torch.arange(2, 26).view(2, 12)  # (rows, tokens)
 DECODERS = [family for family in FAMILIES if family != "bert"]

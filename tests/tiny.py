@@ -32,6 +32,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 SIZES = {
@@ -92,6 +94,11 @@ def tiny_gemma3(seed: int = 0, **config: Any) -> Gemma3ForCausalLM:
 def tiny_phi3(seed: int = 0, **config: Any) -> Phi3ForCausalLM:
     """The same sizes as a Phi-3: q, k and v in one layer, gate and up in another."""
     return _seeded(Phi3ForCausalLM, Phi3Config, seed, config)
+
+
+def tiny_smollm3(seed: int = 0, **config: Any) -> SmolLM3ForCausalLM:
+    """The same sizes as a SmolLM3: its second layer has no rotary embeddings."""
+    return _seeded(SmolLM3ForCausalLM, SmolLM3Config, seed, {"no_rope_layer_interval": 2} | config)
 
 
 def tiny_gpt2(seed: int = 0, **config: Any) -> GPT2LMHeadModel:

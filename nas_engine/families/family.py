@@ -65,6 +65,7 @@ class Family:
         width_key: the configuration's key for the intermediate size; None where the architecture fixes it.
         stock_heads: the stock architecture can be built with fewer heads than hidden size over head size.
         head: modules that are new for each task, and so train whole beside the adapters.
+        layer_keys: the configuration's keys for lists with an entry for every layer.
     """
 
     model_type: str
@@ -90,6 +91,7 @@ class Family:
     width_key: str | None = "intermediate_size"
     stock_heads: bool = True
     head: tuple[str, ...] = ()
+    layer_keys: tuple[str, ...] = ("layer_types",)
 
     def path(self, module: str) -> str:
         """The path in the model of a space's module, such as ``layers.3.up``."""
@@ -207,8 +209,11 @@ _BERT = Family(
 )
 _AFTER = {"attention": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"}
 _GEMMAS = tuple(Family(name, norms_after=_AFTER, norm_last=True) for name in ("gemma2", "gemma3_text"))
+_SMOLLM3 = Family("smollm3", layer_keys=("layer_types", "no_rope_layers"))  # every fourth layer rotates nothing
 _LIKE_LLAMA = tuple(map(Family, ("llama", "mistral", "qwen2", "qwen3")))
-FAMILIES = {family.model_type: family for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, *_GEMMAS, *_LIKE_LLAMA)}
+FAMILIES = {
+    family.model_type: family for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, _SMOLLM3, *_GEMMAS, *_LIKE_LLAMA)
+}
 
 
 def family_of(model: PreTrainedModel) -> Family:

@@ -116,9 +116,10 @@ def _drop_layers(model: PreTrainedModel, family: Family, gone: set[int]) -> None
         for module in layer.modules():
             if getattr(module, "layer_idx", None) is not None:
                 module.layer_idx = index  # type: ignore[assignment]
-    kinds = getattr(model.config, "layer_types", None)
-    if kinds is not None:
-        model.config.layer_types = [kind for i, kind in enumerate(kinds) if i not in gone]
+    for key in family.layer_keys:
+        of_layers = getattr(model.config, key, None)
+        if of_layers is not None:
+            setattr(model.config, key, [entry for i, entry in enumerate(of_layers) if i not in gone])
     model.config.num_hidden_layers = len(left)
 
 

@@ -50,6 +50,19 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Part:
+    """How much of a batch a process has whose loss is one of several that are added up.
+
+    Args:
+        labels: of what is labelled, from 0 to 1.
+        states: of all tokens that are no padding.
+    """
+
+    labels: float = 1.0
+    states: float = 1.0
+
+
+@dataclass(frozen=True)
 class Distillation:
     """How much of the loss is the teacher's.
 
@@ -83,15 +96,16 @@ class Distillation:
         """Whether anything of the teacher is learned."""
         return self.weight > 0 or self.hidden > 0
 
-    def loss(self, student: Predictions, teacher: Predictions) -> Tensor:
-        """The loss of `student`, a number; gradients reach it alone."""
+    def loss(self, student: Predictions, teacher: Predictions, part: Part = Part()) -> Tensor:
+        """The loss of `student`, a number, or its summand of a batch's; gradients reach it alone."""
         loss = self.weight * self._divergence(student, teacher)
         if self.weight < 1:
             loss = loss + (1 - self.weight) * student.loss
+        loss = part.labels * loss
         if self.hidden:
             squared = teacher.states.float().square().sum(-1)
             distance = (student.states - teacher.states).float().square().sum(-1) / squared
-            loss = loss + self.hidden * distance.mean()
+            loss = loss + part.states * self.hidden * distance.mean()
         return loss
 
     def _divergence(self, student: Predictions, teacher: Predictions) -> Tensor:
@@ -143,8 +157,16 @@ def answer_loss(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
     return predictions(model, batch).loss
 
 
-def learned(student: Predictions, teacher: Predictions | None, distillation: Distillation) -> tuple[Tensor, float]:
-    """The loss that trains `student`, and its own on the answers, for the report: in nats a token or text."""
-    answers = student.loss
-    loss = answers if teacher is None else distillation.loss(student, teacher)
+def learned(
+    student: Predictions,
+    teacher: Predictions | None,
+    distillation: Distillation,
+    part: Part = Part(),
+) -> tuple[Tensor, float]:
+    """The loss that trains `student`, and its own on the answers, for the report: in nats a token or text.
+
+    Of a part of a batch, both are summands: added up over all parts, they are the whole batch's.
+    """
+    answers = part.labels * student.loss
+    loss = answers if teacher is None else distillation.loss(student, teacher, part)
     return loss, float(answers.detach())

@@ -25,7 +25,7 @@ from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.examples import TextPair
 from nas_engine.texts.labelled import Learned, tokenize_for
-from nas_engine.training.answers import learned, predictions
+from nas_engine.training.answers import Part, learned, predictions
 from nas_engine.training.fitting import can_fit, fit_to_teacher
 from nas_engine.training.run import Run
 from nas_engine.training.settings import Adapters, HealingSettings
@@ -192,9 +192,11 @@ def heal(
     if not healed.adapters:
         raise ValueError("this sub-network has no adapters to train; add lora_rank(...) to the super-network's space.")
     run = _Healing(healed, examples, settings, teacher)
+    progress = progress and run.ranks.first
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is None or not run.resume(folder):
         run.fit(settings.fit_tokens, progress)
+    run.share_state()
     run.go("Healing", max(last, len(run.losses)), folder, checkpoint_every, gradient_checkpointing, progress)
     healed.losses = tuple(sum(step) / len(step) for step in run.losses)
     healed.texts = tuple(e.text if isinstance(e, Labelled) else e.prompt or e.completion for e in train_set[:_TEXTS])
@@ -221,11 +223,11 @@ class _Healing(Run):
         parameters = list(healed.trained.values())
         super().__init__(healed.model, healed.tokenizer, parameters, examples, settings, identity)
 
-    def visit(self, batch: dict[str, Tensor], micro: int) -> list[float]:
+    def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
         """See `Run.visit`."""
         distillation = self.settings.distillation
         teacher = self.teacher.predictions(batch) if self.teacher is not None and distillation.asks else None
-        loss, answers = learned(predictions(self.model, batch), teacher, distillation)
+        loss, answers = learned(predictions(self.model, batch), teacher, distillation, part)
         (loss / self.settings.accumulation).backward()
         return [answers]
 

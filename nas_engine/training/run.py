@@ -20,7 +20,8 @@ from evaluators.text.positions import most_positions
 from evaluators.whole_file import remove_unfinished
 from nas_engine.errors import CheckpointError
 from nas_engine.progress import progress_bar
-from nas_engine.texts.labelled import Learned, collated
+from nas_engine.texts.labelled import Learned, TokenizedLabel, collated
+from nas_engine.training.answers import Part
 from nas_engine.training.checkpoint import (
     Checkpoint,
     load_optimizer,
@@ -28,6 +29,7 @@ from nas_engine.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from nas_engine.training.data_parallel import Ranks
 from nas_engine.training.epochs import batch_indices
 from nas_engine.training.settings import StepSettings
 
@@ -74,6 +76,7 @@ class Run(ABC):
         self.examples, self.settings = examples, settings
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.lengths = tuple(len(example.tokens) for example in examples)
+        self.labelled = tuple(map(_labelled, examples))
         require_readable(model, self.lengths)
         self.losses: list[list[float]] = []  # of every visit, by step
         self.consistent = True  # weights, moments and losses stand at the same step
@@ -83,10 +86,18 @@ class Run(ABC):
         )
         digest = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
         self.identity: dict[str, Any] = asdict(settings) | {"train_set": digest} | dict(identity)
+        self.ranks = Ranks.joined(model.device)
+        self.ranks.require_same(self.identity, settings.batch_size)
 
     @abstractmethod
-    def visit(self, batch: dict[str, Tensor], micro: int) -> list[float]:
-        """Add the gradients of micro-batch number `micro`; the loss on the answers of each network that saw it."""
+    def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
+        """Add the gradients of micro-batch number `micro`; the loss on the answers of each network that saw it.
+
+        Args:
+            batch: of the micro-batch this process's rows.
+            micro: its number.
+            part: how much of it that is; gradients and losses are summands of the whole micro-batch's.
+        """
 
     @abstractmethod
     def state(self) -> Mapping[str, Tensor]:
@@ -112,12 +123,15 @@ class Run(ABC):
         self.model.train()
         self.optimizer.param_groups[0]["lr"] = s.learning_rate_at(step)
         losses = []
-        # Dropout draws from torch's global state: seeded by step, so that resuming draws the same.
+        # Dropout draws from torch's global state: seeded by step, so that resuming draws the same, and by process.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(s.seed * 1_000_003 + step)
+            torch.manual_seed(s.seed * 1_000_003 + step + (self.ranks.rank << 40))
             for micro in range(step * s.accumulation, (step + 1) * s.accumulation):
-                batch = self.batch(batch_indices(micro, s.batch_size, self.lengths, s.seed))
-                losses += self.visit(batch, micro)
+                indices = batch_indices(micro, s.batch_size, self.lengths, s.seed)
+                part = self.ranks.part(indices, self.labelled, self.lengths)
+                losses += self.visit(self.batch(self.ranks.own(indices)), micro, part)
+        losses = self.ranks.totals(losses)
+        self.ranks.add_gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, s.max_gradient_norm)
         self.consistent = False
         self.optimizer.step()
@@ -137,7 +151,7 @@ class Run(ABC):
     ) -> float:
         """Take the steps up to number `until`; their seconds. Ctrl-C leaves a checkpoint in `folder`."""
         started, done = time.perf_counter(), len(self.losses)
-        with progress_bar(title, until, enabled=progress, completed=done) as bar:
+        with progress_bar(title, until, enabled=progress and self.ranks.first, completed=done) as bar:
             try:
                 if gradient_checkpointing:
                     self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -153,8 +167,17 @@ class Run(ABC):
         self.model.eval()
         return time.perf_counter() - started
 
+    def share_state(self) -> None:
+        """Begin, or end, with what process 0 has: devices may round orders and fits differently."""
+        if self.ranks.size > 1:
+            tensors = self.ranks.tensors_of_first(self.state())
+            if not self.ranks.first:
+                self.load_state(tensors)
+
     def save(self, folder: Path) -> None:
-        """Replace the checkpoint in `folder`."""
+        """Replace the checkpoint in `folder`; process 0 does."""
+        if not self.ranks.first:
+            return
         moments = optimizer_tensors(self.optimizer)
         write_checkpoint(folder, Checkpoint(self.losses, self.identity, self.state(), moments, self.refitted))
 
@@ -164,12 +187,9 @@ class Run(ABC):
         Raises:
             CheckpointError: it belongs to a run with other settings, or cannot be read.
         """
-        remove_unfinished(folder)
-        found = read_checkpoint(folder, self.identity)
+        found = self.ranks.from_first(lambda: self._found(folder))
         if found is None:
             return 0
-        if len(found.losses) > self.settings.steps or not all(found.losses):
-            raise CheckpointError(f"the checkpoint in {folder} has {len(found.losses)} steps; delete it to train anew.")
         try:
             self.load_state(found.state)
             load_optimizer(self.optimizer, found.optimizer)
@@ -177,3 +197,17 @@ class Run(ABC):
             raise CheckpointError(f"the checkpoint in {folder} is damaged: {error} Delete it to train anew.") from error
         self.losses, self.refitted = list(found.losses), found.refitted
         return len(self.losses)
+
+    def _found(self, folder: Path) -> Checkpoint | None:
+        remove_unfinished(folder)
+        found = read_checkpoint(folder, self.identity)
+        if found is not None and (len(found.losses) > self.settings.steps or not all(found.losses)):
+            raise CheckpointError(f"the checkpoint in {folder} has {len(found.losses)} steps; delete it to train anew.")
+        return found
+
+
+def _labelled(example: Learned) -> int:
+    """Tokens on which the loss is taken, of which the first of a text is none; 1 of a text with a label."""
+    if isinstance(example, TokenizedLabel):
+        return 1
+    return sum(end - max(start, 1) for start, end in example.spans)

@@ -18,7 +18,7 @@ from nas_engine.progress import say
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.texts.examples import TextPair
 from nas_engine.texts.labelled import Learned, tokenize_for
-from nas_engine.training.answers import learned, predictions
+from nas_engine.training.answers import Part, learned, predictions
 from nas_engine.training.run import Run
 from nas_engine.training.settings import TrainingSettings
 from nas_engine.training.strategies import genomes_of_batch
@@ -95,16 +95,19 @@ def train(
         supernet.require_refit()
     examples = tokenize_for(supernet.model, train_set, supernet.tokenizer, settings.max_tokens)
     run = _Run(supernet, examples, settings, teacher)
+    progress = progress and run.ranks.first
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
     if not supernet.ordered and settings.strategy != "largest":  # which is the same in any order
         say("Ordering heads and channels", enabled=progress)
         supernet.order_by_importance(run.calibration(), settings.refit)
+    run.share_state()
     title = "Training the whole model" if settings.strategy == "largest" else "Training sub-networks"
     seconds = run.go(title, settings.steps, folder, checkpoint_every, gradient_checkpointing, progress)
     if settings.refit and not run.refitted:
         say("Fitting narrower widths to the trained network", enabled=progress)
         run.refit()
+        run.share_state()
         if folder:
             run.save(folder)
     supernet.activate_genome(supernet.space.largest)
@@ -137,12 +140,12 @@ class _Run(Run):
         """The first examples, for ordering and fitting."""
         return self.first(_REFITTING_TOKENS if self.settings.refit else _CALIBRATION_TOKENS)
 
-    def visit(self, batch: dict[str, Tensor], micro: int) -> list[float]:
+    def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
         """See `Run.visit`."""
         s = self.settings
-        return self.visit_genomes(batch, genomes_of_batch(self.supernet.space, s.strategy, s.seed, micro))
+        return self.visit_genomes(batch, genomes_of_batch(self.supernet.space, s.strategy, s.seed, micro), part)
 
-    def visit_genomes(self, batch: dict[str, Tensor], genomes: Genome) -> list[float]:
+    def visit_genomes(self, batch: dict[str, Tensor], genomes: Genome, part: Part = Part()) -> list[float]:  # noqa: B008
         """Add the gradients of `genomes` on `batch`; the loss on the answers of each."""
         s = self.settings
         teacher = self.teacher.predictions(batch) if self.teacher is not None and s.distillation.asks else None
@@ -150,10 +153,10 @@ class _Run(Run):
         for genome in genomes:
             self.supernet.activate_genome(genome)
             said = predictions(self.model, batch)
-            loss, answers = learned(said, teacher, s.distillation)
+            loss, answers = learned(said, teacher, s.distillation, part)
             losses.append(answers)
             if in_place is not None:
-                loss = said.imitating(in_place)
+                loss = part.labels * said.imitating(in_place)
             elif s.distill:
                 in_place = said
             if self.supernet.trains:

@@ -1,0 +1,97 @@
+"""Two processes of torch.distributed train to one process's weights, skipped blocks and all."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.processes import started
+from tests.ranks import everything, one_of, refused
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def together(target, *arguments) -> None:
+    """Run `target` in two processes until both have ended."""
+    processes = [started(target, rank, *arguments) for rank in range(2)]
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[Path, Path]:
+    """What one process left, and what two did."""
+    alone, both = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("both")
+    everything(alone)
+    together(one_of, 2, free_port(), both)
+    return alone, both
+
+
+def differing(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours)
+
+
+@pytest.mark.parametrize("what", ["supernet", "healed"])
+def test_two_processes_train_to_the_weights_of_one(runs, what: str) -> None:
+    alone, both = (load_file(folder / f"{what}-0.safetensors") for folder in runs)
+    assert differing(alone, both) < 1e-4  # of adapters that move by 1e-2 a step
+    other = load_file(runs[1] / f"{what}-1.safetensors")
+    assert all(torch.equal(both[name], other[name]) for name in both)
+
+
+@pytest.mark.parametrize("what", ["training", "healing"])
+def test_checkpoint_of_two_processes_is_that_of_one(runs, what: str) -> None:
+    alone, both = (load_file(folder / what / "training.safetensors") for folder in runs)
+    assert differing(alone, both) < 1e-4
+    # An adapter that a step's sub-network skips takes no step, as in one process.
+    steps = [alone[name] for name in alone if name.endswith("/step")]
+    assert what == "healing" or len({int(step) for step in steps}) > 1
+    assert all(torch.equal(both[name], alone[name]) for name in alone if name.endswith("/step"))
+
+
+def test_losses_are_those_of_whole_batches_in_every_process(runs) -> None:
+    alone, both = (json.loads((folder / "losses-0.json").read_text()) for folder in runs)
+    for ours, theirs in zip(alone, both, strict=True):
+        assert theirs == pytest.approx(ours, abs=1e-5)
+    assert (runs[1] / "losses-1.json").read_text() == (runs[1] / "losses-0.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("other_examples", "message"),
+    [(True, "train_set is .* all processes must train"), (False, "batch_size is 1, for 2 processes")],
+)
+def test_processes_that_cannot_train_together_are_refused(tmp_path, other_examples: bool, message: str) -> None:
+    together(refused, free_port(), tmp_path, other_examples)
+    said = [(tmp_path / f"error-{rank}.txt").read_text() for rank in range(2)]
+    for text in said:
+        assert re.search(message, text)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_processes_that_train_together(runs, tmp_path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"from pathlib import Path\nfrom tests.ranks import everything\neverything(Path({str(tmp_path)!r}))\n"
+    )
+    arguments = ["--nproc-per-node=2", f"--master-port={free_port()}", str(script)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *arguments],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone, both = (load_file(folder / "supernet-0.safetensors") for folder in (runs[0], tmp_path))
+    assert differing(alone, both) < 1e-4
