@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from evaluators import Latency, Measurement, sign_of
+from evaluators.classification.labelled import Learnable
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError
@@ -26,7 +27,7 @@ from nas_engine.jobs.quality import Quality, lost
 from nas_engine.progress import say
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork
-from nas_engine.training import Healed, Teacher, TextPair, heal
+from nas_engine.training import Healed, Teacher, heal
 from nas_engine.training.settings import HealingSettings
 
 _RUNGS = (0.25, 0.5, 1.0)  # fractions of the steps after which finalists are compared
@@ -71,7 +72,7 @@ def choose(
     whole: Subnetwork,
     reference: Measurement,
     selection: Quality,
-    train_set: Sequence[TextPair],
+    train_set: Sequence[Learnable],
     teacher: Teacher | None,
     healing: HealingSettings | None,
     tolerance: float,
@@ -187,7 +188,7 @@ def _listed(
 def _healed(
     finalist: Finalist,
     selection: Quality,
-    train_set: Sequence[TextPair],
+    train_set: Sequence[Learnable],
     teacher: Teacher | None,
     healing: HealingSettings,
     until: int,

@@ -68,6 +68,11 @@ def confirmed(
     }
 
 
+def loader_of(model: PreTrainedModel) -> str:
+    """The class of transformers that loads what is left of `model`."""
+    return "AutoModelForCausalLM" if model.get_output_embeddings() is not None else "AutoModelForSequenceClassification"
+
+
 def loss_key(quality: Quality) -> str:
     """What `summary.json` calls how much was lost: ``accuracy_drop``, ``perplexity_rise``."""
     return f"{quality.name}_{'drop' if sign_of(quality.direction) < 0 else 'rise'}"
