@@ -29,7 +29,7 @@ from transformers import (
 from evaluators.latency.machine import require_device
 from evaluators.text.halving import is_out_of_memory
 from evaluators.whole_file import WritingError, replacing
-from nas_engine.errors import FamilyError, ModelError
+from nas_engine.errors import FamilyError, ModelError, NasEngineWarning
 from nas_engine.families.head import Head
 from nas_engine.progress import without_bars
 
@@ -99,6 +99,7 @@ def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokeni
                 warnings.warn(
                     f"{error} Until then smollm2 is converted at every start; "
                     "set XDG_CACHE_HOME to a folder with 600 MB of room.",
+                    NasEngineWarning,
                     stacklevel=3,
                 )
                 return _from_pretrained(str(gguf.parent), dtype, gguf.name)

@@ -39,7 +39,7 @@ class Head:
                 f"give one of type {known}, or kind=text to learn the texts without their labels."
             )
         own = _names(config)
-        names = own if set(own) == set(self.classes) else self.classes or ("number",)
+        names = own if own and set(own) == set(self.classes) else self.classes or ("number",)
         config.id2label = dict(enumerate(names))
         config.label2id = {name: i for i, name in enumerate(names)}
         config.problem_type = "single_label_classification" if self.classes else "regression"

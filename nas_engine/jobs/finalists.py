@@ -24,7 +24,7 @@ from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError
 from nas_engine.jobs.quality import Quality, lost
-from nas_engine.progress import say
+from nas_engine.progress import best_so_far, say
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork
 from nas_engine.training import Healed, Teacher, heal
@@ -122,6 +122,7 @@ def choose(
         )
         going = [_healed(f, selection, train_set, teacher, healing, until, folder, progress) for f in going]
         going = in_order(going)
+        best_so_far(**{selection.name: going[0].score.value, "speedup": going[0].speedup})
     return going + out
 
 

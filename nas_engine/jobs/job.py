@@ -41,11 +41,12 @@ from nas_engine.jobs.report import (
     score_of,
     write_figures,
 )
+from nas_engine.libraries import MESSAGES, libraries_in
 from nas_engine.loop import search
 from nas_engine.named import nearest
 from nas_engine.options import command_line
 from nas_engine.page.about import About, as_json, tell
-from nas_engine.progress import say
+from nas_engine.progress import job_line, note, say
 from nas_engine.results.result import SearchResult
 from nas_engine.settings_file import write_settings
 from nas_engine.supernet import Subnetwork, SuperNetwork
@@ -56,7 +57,7 @@ _FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compress
             "compressed-onnx")  # fmt: skip
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
           "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "page.json", "report.html",
-          "job.yaml", "data.json", "search.json")  # fmt: skip
+          "job.yaml", "data.json", "search.json", MESSAGES)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,13 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
-    started = time.perf_counter()
     folder = writable(settings.folder, _FOLDERS, _FILES)
+    with job_line(enabled=progress), libraries_in(folder / MESSAGES):
+        return _run(settings, folder, progress)
+
+
+def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
+    started = time.perf_counter()
     say(f"Loading {settings.model}", enabled=progress)
     supernet, data = begin(settings)
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
@@ -96,7 +102,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     data.write(folder)  # which refuses a run that was begun with other data
     write_settings(settings, folder / "job.yaml")
     for line in data.report.lines():
-        say(line, enabled=progress)
+        note(line, enabled=progress)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
     teacher = _reference(supernet, data.train, settings, folder, progress)
