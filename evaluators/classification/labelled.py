@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.text.examples import TextPair
 from evaluators.text.halving import Halving
 from evaluators.text.positions import most_positions
 from search_spaces.fingerprint import fingerprint_of
@@ -27,6 +28,10 @@ class Labelled:
     text: str
     label: int | float
     second: str | None = None
+
+
+Learnable = TextPair | Labelled
+"""What a model learns from: a completion of a prompt, or the label of a text."""
 
 
 def of_two_or_more(examples: Iterable[Labelled]) -> tuple[Labelled, ...]:

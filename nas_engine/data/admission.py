@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
+from evaluators import Labelled
+from evaluators.classification.labelled import Learnable, encoded_pairs
 from evaluators.multiple_choice.questions import Question
 from evaluators.text.encoding import encoded
 from evaluators.text.examples import Example, ScoredText, TextPair, tokenized
@@ -26,11 +28,11 @@ class Admitted:
         row: of the item that it is of.
         example: as models read it.
         tokens: of it.
-        scored: of those, the ones on which the loss is taken.
+        scored: of those, the ones on which the loss is taken; 1 where a label is learned.
     """
 
     row: int
-    example: TextPair
+    example: Learnable
     tokens: int
     scored: int
 
@@ -71,6 +73,8 @@ class Admission:
 
     def __call__(self, items: Sequence[Item]) -> list[Verdict]:
         """What becomes of each of `items`."""
+        if any(isinstance(item.content, Labelled) for item in items):
+            return self._labelled(items)
         verdicts = [Verdict() for _ in items]
         examples = [self._examples(item, verdict) for item, verdict in zip(items, verdicts, strict=True)]
         rows = iter(tokenized([example for of_item in examples for example in of_item], self.tokenizer))
@@ -87,12 +91,25 @@ class Admission:
                     verdict.admitted.append(Admitted(item.row, example, len(row.tokens), row.scored))
         return verdicts
 
+    def _labelled(self, items: Sequence[Item]) -> list[Verdict]:
+        contents = [item.content for item in items if isinstance(item.content, Labelled)]
+        rows = encoded_pairs(contents, self.tokenizer, self.max_tokens + 1)
+        verdicts = []
+        for item, content, row in zip(items, contents, rows, strict=True):
+            tokens = len(row["input_ids"])
+            if tokens > self.max_tokens:
+                verdicts.append(Verdict(left_out=Counter({TOO_LONG: 1})))
+            else:
+                verdicts.append(Verdict([Admitted(item.row, content, tokens, 1)]))
+        return verdicts
+
     def _examples(self, item: Item, verdict: Verdict) -> list[TextPair]:
         content = item.content
         if isinstance(content, Document):
             return [Example("", piece) for piece in self._pieces(content.text)]
-        if not isinstance(content, Conversation):
+        if isinstance(content, Question | Example):
             return [content]
+        assert isinstance(content, Conversation)
         try:
             return [written(content, self.tokenizer)]
         except UnwritableConversationError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from evaluators import Labelled
 from evaluators.multiple_choice.questions import Question
 from evaluators.text.examples import Example
 
@@ -34,7 +35,7 @@ class Document:
     text: str
 
 
-Content = Question | Example | Conversation | Document
+Content = Question | Example | Conversation | Document | Labelled
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Item:
     def asked(self) -> str:
         """What is asked, but for case and white space: rows that ask the same are never in two splits.
 
-        A question's text, a prompt, what everybody but the assistant says, or all of a plain text.
+        A question's text, a prompt, what everybody but the assistant says, all of a plain text, or what has a label.
         """
         return _normalized(_asked(self.content))
 
@@ -75,6 +76,8 @@ def _asked(content: Content) -> str:
             return content.prompt if content.prompt.strip() else content.completion
         case Document():
             return content.text
+        case Labelled():
+            return json.dumps([content.text, content.second])
         case Conversation():
             others = [message for message in content.messages if message["role"] != "assistant"]
             return json.dumps(others or content.messages, sort_keys=True)
@@ -88,5 +91,7 @@ def _said(content: Content) -> str:
             return json.dumps([content.prompt, content.completion])
         case Document():
             return content.text
+        case Labelled():
+            return json.dumps([content.text, content.second, content.label])
         case Conversation():
             return json.dumps([content.messages, content.learned, content.tools], sort_keys=True)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from nas_engine.data.admission import Admit
 from nas_engine.data.contents import Item
 from nas_engine.data.forms import Form, Kind, form_of, items
+from nas_engine.data.labels import Labels
 from nas_engine.data.made import MAKERS
 from nas_engine.data.report import DUPLICATES, EMPTY, SHARED, PartReport
 from nas_engine.data.sources import Row, Source, read_source
@@ -27,6 +28,7 @@ class Cut:
         digest: of all that was read.
         taken: the splits, by name.
         parts: what was read for them.
+        classes: the names of labels, by their index; empty where there are none.
     """
 
     kind: Kind
@@ -34,9 +36,10 @@ class Cut:
     digest: str
     taken: Mapping[str, Taken]
     parts: Mapping[str, PartReport]
+    classes: tuple[str, ...] = ()
 
 
-def cut(name: str, kind: str, sizes: Sizes, seed: int, admit: Admit) -> Cut:
+def cut(name: str, kind: str, sizes: Sizes, seed: int, admit: Admit, order: Sequence[str] = ()) -> Cut:
     """Data by name, in splits of which no two ask the same.
 
     Raises:
@@ -45,7 +48,7 @@ def cut(name: str, kind: str, sizes: Sizes, seed: int, admit: Admit) -> Cut:
     if name in MAKERS:
         return _made(name, kind, sizes, seed, admit)
     source = read_source(name)
-    form = form_of(source, kind)
+    form = form_of(source, kind, order)
     train, of_train = _understood(source.train, form)
     parts = {"train": of_train}
     test = None
@@ -56,7 +59,17 @@ def cut(name: str, kind: str, sizes: Sizes, seed: int, admit: Admit) -> Cut:
         of_train.left_out[SHARED] = before - len(train)
     taken = divided(train, test, sizes, seed, admit, name)
     reports = {part: PartReport(of_part.read, dict(+of_part.left_out)) for part, of_part in parts.items()}
-    return Cut(form.kind, form.stop, source.digest, taken, reports)
+    classes = form.labels.classes if form.labels else ()
+    return Cut(form.kind, form.stop, source.digest, taken, reports, classes)
+
+
+def labels_of(name: str, kind: str = "auto") -> Labels | None:
+    """What the labels of data by name are; None of data that are no texts with labels.
+
+    Raises:
+        TaskError: see `nas_engine.data.load_data`.
+    """
+    return None if name in MAKERS else form_of(read_source(name), kind).labels
 
 
 @dataclass

@@ -13,10 +13,11 @@ from evaluators.multiple_choice.questions import Question, prompt_of
 from evaluators.text.examples import Example
 from nas_engine.data.contents import Content, Document, Item
 from nas_engine.data.conversations import from_messages, from_pair, from_prompt_and_completion
+from nas_engine.data.labels import COLUMNS, TEXTS, Labels
 from nas_engine.data.sources import Row, Source
 from nas_engine.errors import TaskError
 
-Kind = Literal["multiple_choice", "prompt_completion", "chat", "text"]
+Kind = Literal["multiple_choice", "prompt_completion", "chat", "text", "classification", "regression"]
 _SHOWN = 12  # columns in a sentence
 # What Stanford's Alpaca was trained with, and many models since.
 _ALPACA = (
@@ -35,6 +36,7 @@ class Form:
         read: a row's content; None where it has none.
         stop: what a model that goes on after its answer would begin with.
         asks: a row's question and answer, for pairs; then they can be read as conversations too.
+        labels: what they are, where rows have labels.
     """
 
     kind: Kind
@@ -42,6 +44,7 @@ class Form:
     read: Callable[[Row], Content | None]
     stop: tuple[str, ...] = ()
     asks: Callable[[Row], tuple[str, str]] | None = None
+    labels: Labels | None = None
 
     def __str__(self) -> str:
         return " + ".join(self.columns)
@@ -58,42 +61,49 @@ def items(rows: Sequence[Row], form: Form) -> Iterator[Item | None]:
         yield None if content is None else Item(i, content)
 
 
-def form_of(source: Source, kind: str) -> Form:
+def form_of(source: Source, kind: str, order: Sequence[str] = ()) -> Form:
     """How the rows of `source` are written.
 
     Args:
         source: of one form throughout.
         kind: that it has to be, or ``auto``.
+        order: of classes, where there are the same.
 
     Raises:
-        TaskError: no form has these columns, several have, or they are a classification's.
+        TaskError: no form has these columns, several have, or labels are none.
     """
     columns = set(source.columns)
-    with_columns = [form for form in _forms(source) if columns >= set(form.columns)]
+    with_columns = [form for form in _forms(source, kind, order) if columns >= set(form.columns)]
     fitting = [form for form in with_columns if kind in ("auto", form.kind)]
     if kind == "chat" and not fitting:
         fitting = [_as_conversations(form) for form in with_columns if form.asks is not None]
     # What has all the columns of another form and more is that form.
     best = [form for form in fitting if not any(set(form.columns) < set(other.columns) for other in fitting)]
-    if kind == "auto" and "label" in columns and all(form.kind == "text" for form in best):
-        raise TaskError(
-            f"{source.name} has a label for each {'text' if best else 'row'}, which is a classification, and a causal "
-            f"language model is trained on texts. Give one of {_allowed()}"
-            f"{', or kind=text to learn the texts without their labels' if best else ''}."
-        )
     if len(best) != 1:
         raise TaskError(_refusal(source, kind, best))
     return best[0]
 
 
-def _forms(source: Source) -> list[Form]:
+def _forms(source: Source, kind: str, order: Sequence[str]) -> list[Form]:
     forms = list(_FORMS)
+    if kind in ("auto", "classification", "regression"):
+        forms += _with_labels(source, kind, order)
     # The conversational form of prompts and completions has the columns of the plain one.
     prompt = next((row.fields["prompt"] for row in source.train if row.fields.get("prompt") is not None), None)
     if isinstance(prompt, list):
         forms = [form for form in forms if form.columns != _PROMPT.columns]
         forms.append(Form("chat", _PROMPT.columns, from_prompt_and_completion))
     return forms
+
+
+def _with_labels(source: Source, kind: str, order: Sequence[str]) -> list[Form]:
+    found = []
+    for column in COLUMNS:
+        for texts in (texts for texts in TEXTS if {*texts, column} <= set(source.columns)):
+            labels = Labels.of(source, column, kind, order)
+            read = partial(labels.read, texts=texts, column=column)
+            found.append(Form(labels.kind, (*texts, column), read, labels=labels))
+    return found
 
 
 def _as_conversations(form: Form) -> Form:
@@ -122,6 +132,7 @@ def _allowed() -> str:
     by_kind: dict[str, list[str]] = {}
     for form in _FORMS:
         by_kind.setdefault(form.kind, []).append(str(form))
+    by_kind["classification or regression"] = [f"{' + '.join(texts)} + label" for texts in TEXTS]
     return "; ".join(f"{kind}: {' or '.join(forms)}" for kind, forms in by_kind.items())
 
 

@@ -6,21 +6,35 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
-from evaluators import CompletionPerplexity, ExactMatch, MultipleChoiceAccuracy, Perplexity, Problem, Question, Racing
-from evaluators.text.examples import TextPair
+from evaluators import (
+    Classification,
+    CompletionPerplexity,
+    ExactMatch,
+    Labelled,
+    MultipleChoiceAccuracy,
+    Perplexity,
+    Problem,
+    Question,
+    Racing,
+    Regression,
+)
+from evaluators.classification.evaluators import ClassMetric, Correlation
+from evaluators.classification.labelled import Learnable
 from evaluators.text.written_answers import NUMBER, Take, compiled, extracted
 from nas_engine.data.forms import Kind
 from nas_engine.errors import TaskError
 
-Metric = Literal["accuracy", "perplexity", "exact_match"]
-Quality = MultipleChoiceAccuracy | Perplexity | CompletionPerplexity | ExactMatch
+Metric = Literal["accuracy", "perplexity", "exact_match", "f1", "matthews", "pearson", "spearman"]
+Quality = MultipleChoiceAccuracy | Perplexity | CompletionPerplexity | ExactMatch | Classification | Regression
 _METRICS: dict[str, tuple[Metric, ...]] = {  # the first is the one for "auto"
     "multiple_choice": ("accuracy", "perplexity"),
     "prompt_completion": ("perplexity", "exact_match"),
     "chat": ("perplexity",),
     "text": ("perplexity",),
+    "classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman"),
 }
 _MARK = "####"
 _MARKED, _WHOLE = r"####\s*([^\n]+)", r"^\s*(?:[^\n]*####)?\s*([^\n]+)"
@@ -72,7 +86,7 @@ def answers_of(metric: Metric, right: Sequence[str], scored: Sequence[int], stop
 def quality_of(
     kind: Kind,
     metric: Metric,
-    examples: Sequence[TextPair],
+    examples: Sequence[Learnable],
     max_tokens: int,
     answers: Answers,
     races: bool,
@@ -83,10 +97,16 @@ def quality_of(
         kind: of the data.
         metric: one that the kind has.
         examples: of the split, two or more.
-        max_tokens: of a plain text.
+        max_tokens: of a plain text, or of one with a label.
         answers: how they are written and compared.
         races: whether sub-networks that fall behind may be dropped, where the evaluator can.
     """
+    labelled = [example for example in examples if isinstance(example, Labelled)]
+    if kind == "classification":
+        return Classification(labelled, cast("ClassMetric", metric), max_tokens)
+    if kind == "regression":
+        return Regression(labelled, cast("Correlation", metric), max_tokens)
+    examples = [example for example in examples if not isinstance(example, Labelled)]
     if metric == "accuracy":
         questions = [example for example in examples if isinstance(example, Question)]
         return MultipleChoiceAccuracy(questions, racing=Racing() if races else None)

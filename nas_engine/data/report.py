@@ -33,14 +33,16 @@ class SplitReport:
     Args:
         kept: examples.
         tokens: of these.
-        scored: tokens on which the loss is taken.
+        scored: tokens on which the loss is taken; 0 where labels are learned.
         left_out: examples that were looked at and left out, by reason; more are not looked at once enough are kept.
+        labels: examples of each class, by its name.
     """
 
     kept: int
     tokens: int
     scored: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,19 @@ class DataReport:
         """A line a file and a line a split."""
         lines = [f"{name}: {part.read} rows read{_but(part.left_out)}" for name, part in self.parts.items()]
         return lines + [
-            f"{name}: {split.kept} examples, {split.tokens} tokens, {split.scored} of them scored{_but(split.left_out)}"
+            f"{name}: {split.kept} examples, {split.tokens} tokens{_learned(split)}{_but(split.left_out)}"
             for name, split in self.splits.items()
         ]
 
     def as_json(self) -> dict[str, Any]:
         """The counts as JSON data."""
         return asdict(self)
+
+
+def _learned(split: SplitReport) -> str:
+    if split.labels:
+        return f": {in_words(dict(sorted(split.labels.items(), key=lambda item: -item[1])))}"
+    return f", {split.scored} of them scored" if split.scored else ""
 
 
 def _but(left_out: Mapping[str, int]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from evaluators import Labelled
+from evaluators.classification.labelled import Learnable
 from evaluators.documents import read_document
 from evaluators.text.examples import Example, TextPair
 from evaluators.whole_file import replacing
@@ -40,22 +42,24 @@ class DataSplits:
         max_tokens: of an example.
         answers: how models answer in their own words.
         opening: what the tokenizer writes before every text, if chat templates write it too.
+        classes: names of labels, by their index; empty where there are none, or they are numbers.
     """
 
     source: str
     digest: str
     kind: Kind
     metric: Metric
-    train: tuple[TextPair, ...]
-    validation: tuple[TextPair, ...]
-    selection: tuple[TextPair, ...]
-    test: tuple[TextPair, ...]
+    train: tuple[Learnable, ...]
+    validation: tuple[Learnable, ...]
+    selection: tuple[Learnable, ...]
+    test: tuple[Learnable, ...]
     rows: Mapping[str, tuple[int, ...]]
     report: DataReport
     seed: int
     max_tokens: int
     answers: Answers
     opening: str = ""
+    classes: tuple[str, ...] = ()
 
     def quality(self, part: Part) -> Quality:
         """The evaluator of a split: `name`, `direction`, `unit`, `settings()`, a sub-network's score, any model's.
@@ -75,9 +79,11 @@ class DataSplits:
     def prompts(self, part: Part, count: int) -> tuple[TextPair, ...]:
         """The first prompts of a split, at most `count`, each with its right completion, to be answered in own words.
 
-        Of a conversation the last answer is asked for; of a plain text the second half.
+        Of a conversation the last answer is asked for; of a plain text the second half. Of texts with labels there is
+        none.
         """
-        return tuple(self._asked(example) for example in self._part(part)[:count])
+        examples = (example for example in self._part(part)[:count] if not isinstance(example, Labelled))
+        return tuple(self._asked(example) for example in examples)
 
     def write(self, folder: str | Path) -> None:
         """Write `data.json` into a run folder: where the data are from, all counts, and which rows are in which split.
@@ -92,6 +98,7 @@ class DataSplits:
             "digest": self.digest,
             "kind": self.kind,
             "metric": self.metric,
+            "classes": list(self.classes),
             "seed": self.seed,
             "max_tokens": self.max_tokens,
             "report": self.report.as_json(),
@@ -125,7 +132,7 @@ class DataSplits:
                 "examples as then, of the same length and with the same model, or give another folder."
             )
 
-    def _part(self, part: Part) -> tuple[TextPair, ...]:
+    def _part(self, part: Part) -> tuple[Learnable, ...]:
         parts = {"validation": self.validation, "selection": self.selection, "test": self.test}
         if part not in parts:
             raise TaskError(f"part is {part!r}; choose one of {', '.join(parts)}.")

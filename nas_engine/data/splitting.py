@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from evaluators import Labelled
 from nas_engine.data.admission import Admit, Admitted
 from nas_engine.data.contents import Item
 from nas_engine.data.report import in_words
@@ -87,7 +88,7 @@ def divided(
         taken["test"].admitted = order.sample(taken["test"].admitted, len(taken["test"].admitted))
     else:
         order = random.Random(seed)
-        alone = [[item] for item in order.sample(list(test), len(test))]
+        alone = _stratified([[item] for item in order.sample(list(test), len(test))])
         taken["test"], _ = _take(alone, sizes.test, admit)
         _require(taken["test"], min(2, sizes.test), "test", name)
         groups = _grouped(train)
@@ -141,7 +142,18 @@ def _grouped(items: Iterable[Item]) -> list[Group]:
 def _shuffled(items: Iterable[Item], seed: int) -> list[Group]:
     groups = _grouped(items)
     random.Random(seed).shuffle(groups)
-    return groups
+    return _stratified(groups)
+
+
+def _stratified(groups: list[Group]) -> list[Group]:
+    """`groups` in such an order that each stretch of them has about as much of each class as all have."""
+    by_class: dict[int | None, list[Group]] = {}
+    for group in groups:
+        content = group[0].content
+        found = content.label if isinstance(content, Labelled) and isinstance(content.label, int) else None
+        by_class.setdefault(found, []).append(group)
+    places = [((i + 0.5) / len(of_class), group) for of_class in by_class.values() for i, group in enumerate(of_class)]
+    return [group for _, group in sorted(places, key=lambda place: place[0])]
 
 
 def _take(groups: Sequence[Group], count: int, admit: Admit) -> tuple[Taken, list[Group]]:

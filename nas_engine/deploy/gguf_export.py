@@ -17,6 +17,7 @@ from nas_engine.deploy.gguf_check import as_stored, require_exact
 from nas_engine.deploy.gguf_file import write_gguf
 from nas_engine.deploy.gguf_tensors import Source
 from nas_engine.deploy.llama_cpp import require_llama_cpp
+from nas_engine.errors import NasEngineWarning
 from nas_engine.families.family import family_of
 
 
@@ -59,6 +60,7 @@ def export_gguf(
             f"the file is right, to {found.exact:.2g} nats in fp32; but as it is stored, llama.cpp rounds activations "
             f"too, and on the texts of the check log-probabilities change by up to {found.difference:.2g} nats, where "
             f"{found.tolerance:g} is usual. Give texts of the kind that the model is for to see what it means there.",
+            NasEngineWarning,
             stacklevel=4,
         )
     return source.built, found

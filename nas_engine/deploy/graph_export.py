@@ -16,6 +16,7 @@ from nas_engine.deploy.graph_check import as_stored, prompts_of, require_exact
 from nas_engine.deploy.graph_runtimes import OPENVINO, GraphRuntime
 from nas_engine.deploy.rounding import Stored, rounded, stored_matrices
 from nas_engine.deploy.traced import Traceable, traceable
+from nas_engine.errors import NasEngineWarning
 from nas_engine.families.family import family_of
 
 Write = Callable[[Path, Mapping[str, Stored], bool], None]  # a folder, integers, and whether floats are fp16
@@ -99,6 +100,7 @@ def _warn(runtime: GraphRuntime, found: Check) -> None:
             f"activations or its cache too, and on the texts of the check log-probabilities change by up to "
             f"{found.difference:.2g} nats, where {found.tolerance:g} is usual. Give texts of the kind that the model "
             "is for to see what it means there.",
+            NasEngineWarning,
             stacklevel=5,
         )
 

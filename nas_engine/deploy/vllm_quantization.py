@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from nas_engine.compression.grid import Grid
 from nas_engine.compression.sparsification import matrix_of
-from nas_engine.errors import ExportError
+from nas_engine.errors import ExportError, NasEngineWarning
 from nas_engine.families.family import Family
 
 FUSED = (("q", "k", "v"), ("gate", "up"))  # projections that vLLM multiplies by as one
@@ -45,6 +45,7 @@ def require_servable(model: PreTrainedModel, family: Family, grids: Mapping[str,
             f"{len(padded)} matrices are no whole tiles of vLLM's Marlin kernel, {OUTPUTS} outputs by {INPUTS} inputs, "
             f"such as {padded[0]} with {outputs} by {inputs}: vLLM 0.33 pads them, older ones refuse them. Widths in "
             f"multiples of {INPUTS} are whole.",
+            NasEngineWarning,
             stacklevel=4,
         )
 

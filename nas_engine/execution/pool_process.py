@@ -15,6 +15,7 @@ from typing import Any
 
 from nas_engine.execution.worker import Event, Ready, Refused, Shipment, Task, Worker
 from nas_engine.execution.worker_executor import Lost
+from nas_engine.libraries import libraries_in
 
 _DYING_SECONDS = 2.0  # between the end of a process's pipe and its own
 # What ends with the search begins before imports that take seconds.
@@ -119,7 +120,7 @@ def serve(descriptor: int, lifeline: int) -> None:
     """
     for inherited in (descriptor, lifeline):
         os.set_inheritable(inherited, False)
-    with Connection(descriptor) as connection, suppress(EOFError, BrokenPipeError):
+    with libraries_in(None), Connection(descriptor) as connection, suppress(EOFError, BrokenPipeError):
         shipment, folder = connection.recv()
         try:
             worker: Worker[Any] = Worker(shipment, folder)

@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluators.checks import require_at_least
 from evaluators.whole_file import temporary_folder
-from nas_engine.errors import SearchError
+from nas_engine.errors import NasEngineWarning, SearchError
 from nas_engine.execution.executor import Executor
 from nas_engine.execution.measuring import Job, S, device_of
 from nas_engine.execution.worker import Arrived, Event, Ready, Refused, Shipment, Task, Worker, save_supernet, shipment
@@ -106,6 +106,7 @@ class RayCluster:
             warnings.warn(
                 f"the Ray cluster has room for {places} of {self.workers} workers with {self.cpus:g} CPUs and "
                 f"{self.gpus:g} GPUs each; the others wait for more.",
+                NasEngineWarning,
                 stacklevel=2,
             )
 

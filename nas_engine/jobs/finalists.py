@@ -18,14 +18,15 @@ import numpy as np
 import pandas as pd
 
 from evaluators import Latency, Measurement, sign_of
+from evaluators.classification.labelled import Learnable
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError
 from nas_engine.jobs.quality import Quality, lost
-from nas_engine.progress import say
+from nas_engine.progress import best_so_far, say
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork
-from nas_engine.training import Healed, Teacher, TextPair, heal
+from nas_engine.training import Healed, Teacher, heal
 from nas_engine.training.settings import HealingSettings
 from search_spaces.fingerprint import fingerprint_of
 
@@ -71,7 +72,7 @@ def choose(
     whole: Subnetwork,
     reference: Measurement,
     selection: Quality,
-    train_set: Sequence[TextPair],
+    train_set: Sequence[Learnable],
     teacher: Teacher | None,
     healing: HealingSettings | None,
     tolerance: float,
@@ -121,6 +122,7 @@ def choose(
         )
         going = [_healed(f, selection, train_set, teacher, healing, until, folder, progress) for f in going]
         going = in_order(going)
+        best_so_far(**{selection.name: going[0].score.value, "speedup": going[0].speedup})
     return going + out
 
 
@@ -187,7 +189,7 @@ def _listed(
 def _healed(
     finalist: Finalist,
     selection: Quality,
-    train_set: Sequence[TextPair],
+    train_set: Sequence[Learnable],
     teacher: Teacher | None,
     healing: HealingSettings,
     until: int,

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluators import LatencyTable, LatencyTableError
+from evaluators.classification.labelled import Learnable
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError
 from nas_engine.jobs.job_settings import JobSettings
-from nas_engine.progress import progress_bar, say
+from nas_engine.progress import note, progress_bar
 from nas_engine.supernet import SuperNetwork
 from nas_engine.texts.calibration import calibration_batches
-from nas_engine.texts.examples import TextPair
 from search_spaces import SearchSpace
 
 
 def measured_sensitivity(
-    supernet: SuperNetwork, examples: Sequence[TextPair], count: int, folder: Path, progress: bool
+    supernet: SuperNetwork, examples: Sequence[Learnable], count: int, folder: Path, progress: bool
 ) -> dict[str, Sequence[float]] | None:
     """What the first `count` examples say of the genes, kept in the run folder for a search that goes on."""
     if not count:
@@ -66,7 +66,7 @@ def calibrated_latency(supernet: SuperNetwork, settings: JobSettings, folder: Pa
             if (table.workload, table.runtime, table.dtype) == (latency.workload, latency.runtime, latency.dtype):
                 return table
         except LatencyTableError as error:
-            say(f"Timing blocks anew: {error}", enabled=progress)
+            note(f"Timing blocks anew: {error}", enabled=progress)
     with progress_bar("Timing blocks, in per cent", 100, enabled=progress) as bar:
         done = 0
 

@@ -17,13 +17,14 @@ import numpy as np
 import pandas as pd
 
 from evaluators import Evaluator, Measurement, ParameterCount
+from evaluators.classification.labelled import Learnable
 from evaluators.text.generation import require_generable
-from evaluators.text.positions import most_positions
 from evaluators.whole_file import replacing
-from nas_engine.data import DataSplits, load_data
+from nas_engine.data import DataSplits
 from nas_engine.deploy.targets import target_named
 from nas_engine.errors import SettingsError
 from nas_engine.goal.constraints import parse_constraints
+from nas_engine.jobs.beginning import begin
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
 from nas_engine.jobs.job_settings import JobSettings
@@ -35,27 +36,28 @@ from nas_engine.jobs.report import (
     confirmed,
     in_words,
     leave_page,
+    loader_of,
     rounded,
     score_of,
     write_figures,
 )
+from nas_engine.libraries import MESSAGES, libraries_in
 from nas_engine.loop import search
 from nas_engine.named import nearest
 from nas_engine.options import command_line
 from nas_engine.page.about import About, as_json, tell
-from nas_engine.progress import say
+from nas_engine.progress import job_line, note, say
 from nas_engine.results.result import SearchResult
 from nas_engine.settings_file import write_settings
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import Healed, Teacher, TextPair, train
-from nas_engine.training.settings import TrainingSettings
 
 _FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compressed-vllm", "compressed-openvino",
             "compressed-onnx")  # fmt: skip
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
           "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "page.json", "report.html",
-          "job.yaml", "data.json", "search.json")  # fmt: skip
+          "job.yaml", "data.json", "search.json", MESSAGES)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,21 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
-    started = time.perf_counter()
     folder = writable(settings.folder, _FOLDERS, _FILES)
+    with job_line(enabled=progress), libraries_in(folder / MESSAGES):
+        return _run(settings, folder, progress)
+
+
+def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
+    started = time.perf_counter()
     say(f"Loading {settings.model}", enabled=progress)
-    supernet = SuperNetwork.from_pretrained(
-        settings.model, settings.template, seed=settings.seed, device=settings.device, target=settings.target
-    )
-    data = _data(supernet, settings)
+    supernet, data = begin(settings)
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
     _require_possible(supernet, (validation, selection, held_out), data, settings)
     data.write(folder)  # which refuses a run that was begun with other data
     write_settings(settings, folder / "job.yaml")
     for line in data.report.lines():
-        say(line, enabled=progress)
+        note(line, enabled=progress)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
     teacher = _reference(supernet, data.train, settings, folder, progress)
@@ -140,6 +144,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         f"untrained_validation_{validation.name}": rounded(untrained),
         "data": data.report.as_json(),
+        "loads_with": loader_of(supernet.model),
         "front": int(result.frame["on_front"].sum()),
         "evaluations": len(result),
         "seconds": round(time.perf_counter() - started, 1),
@@ -150,22 +155,6 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     leave_page(about, folder, progress)
     return JobResult(result, chosen.row, summary, folder)
-
-
-def _data(supernet: SuperNetwork, settings: JobSettings) -> DataSplits:
-    most = most_positions(supernet.model)
-    return load_data(
-        settings.task,
-        supernet.tokenizer,
-        train=settings.train,
-        validation=settings.validation,
-        selection=settings.selection,
-        test=settings.test,
-        seed=settings.seed,
-        kind=settings.kind,
-        metric=settings.metric,
-        max_tokens=TrainingSettings.max_tokens if most is None else min(TrainingSettings.max_tokens, most),
-    )
 
 
 def _constraints(validation: Quality, settings: JobSettings) -> tuple[str, ...]:
@@ -231,7 +220,7 @@ def _export(
 
 
 def _reference(
-    supernet: SuperNetwork, examples: Sequence[TextPair], settings: JobSettings, folder: Path, progress: bool
+    supernet: SuperNetwork, examples: Sequence[Learnable], settings: JobSettings, folder: Path, progress: bool
 ) -> Teacher:
     """What a user would otherwise have: plain LoRA on the whole model, trained or given; also kept as PEFT's."""
     if settings.adapter is not None:
@@ -244,7 +233,7 @@ def _reference(
 
 def _train(
     supernet: SuperNetwork,
-    examples: Sequence[TextPair],
+    examples: Sequence[Learnable],
     teacher: Teacher,
     settings: JobSettings,
     folder: Path,

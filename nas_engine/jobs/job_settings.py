@@ -33,10 +33,12 @@ class JobSettings:
 
     Args:
         folder: run folder; start again with the same one to go on.
-        model: Hugging Face id or folder, or smollm2.
+        model: Hugging Face id or folder, smollm2, or minilm, an encoder, for data with labels.
         task: what to learn: family, chain_sum, a file or folder of data, hf:<dataset>.
-        kind: of the data: multiple_choice, prompt_completion, chat or text; auto tells by its columns.
-        metric: that is kept: accuracy, perplexity, exact_match; auto takes the one of the data's kind.
+        kind: of the data: multiple_choice, prompt_completion, chat, text, classification or regression; auto tells by
+            its columns and labels.
+        metric: that is kept: accuracy, perplexity, exact_match; of labels accuracy, f1, matthews, pearson, spearman;
+            auto takes the first of the data's kind.
         train: training examples at most.
         validation: examples that guide the search.
         selection: examples on which the finalists are compared.
@@ -147,6 +149,19 @@ class JobSettings:
             )
         require_device(self.device)
 
+    def require_classifies(self) -> None:
+        """Check that nothing is set that classifiers cannot have.
+
+        Raises:
+            SettingsError: a target whose formats hold language models alone.
+        """
+        if self.target != TRANSFORMERS:
+            raise SettingsError(
+                f"the data are texts with labels, and {self.target} is a target of language models here; leave target "
+                f"out, or give {TRANSFORMERS}.",
+                ("target",),
+            )
+
     @property
     def lora(self) -> TrainingSettings | None:
         """Of plain LoRA on the whole model; None where it is given, or is not wanted."""
@@ -191,7 +206,7 @@ class JobSettings:
         """The space before it meets the model."""
         if not self.space:
             together = self.layers_per_gene
-            whole = lora_rank(self.ranks, _PROJECTIONS, layers_per_gene=together)
+            whole = lora_rank(self.ranks, _PROJECTIONS, layers_per_gene=together, skip_missing=True)
             whole += mlp_width(self.widths, multiple_of=32, layers_per_gene=together)
             whole += attention_heads(self.heads, together)
             return whole + layer_skip(skip_missing=True) if self.skip else whole

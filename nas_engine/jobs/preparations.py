@@ -18,11 +18,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.classification.labelled import Learnable
 from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.registry import make_driver
 from nas_engine.errors import LedgerError
 from nas_engine.jobs.quality import Quality
-from nas_engine.texts.examples import TextPair, tokenize
+from nas_engine.texts.labelled import tokenize_for
 from nas_engine.training.run import require_readable
 from nas_engine.training.settings import TrainingSettings
 from search_spaces import SearchSpace
@@ -76,13 +77,15 @@ def require_answerable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         evaluator.require_readable(model, tokenizer)
 
 
-def require_learnable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[TextPair]) -> None:
+def require_learnable(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Learnable]
+) -> None:
     """Check that `model` can be trained on every one of `examples`.
 
     Raises:
         ValueError: it cannot (the example is named).
     """
-    tokenized = tokenize(examples, tokenizer, TrainingSettings.max_tokens)
+    tokenized = tokenize_for(model, examples, tokenizer, TrainingSettings.max_tokens)
     require_readable(model, [len(example.tokens) for example in tokenized])
 
 

@@ -21,10 +21,11 @@ from nas_engine.jobs.preparations import require_answerable, require_counts, req
 from nas_engine.jobs.recipe import Adapter, Recipe, ShearsRecipe, SqftRecipe
 from nas_engine.jobs.recipes import CompressedModel, SearchPlan, shears, sqft
 from nas_engine.jobs.report import leave_page
+from nas_engine.libraries import MESSAGES, libraries_in
 from nas_engine.models import load_model
 from nas_engine.options import command_line
 from nas_engine.page.about import About, Candidate, Compared, as_json, tell
-from nas_engine.progress import say
+from nas_engine.progress import job_line, say
 from nas_engine.training.settings import HealingSettings, TrainingSettings
 
 
@@ -141,12 +142,17 @@ def run_recipe(
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
-    started = time.perf_counter()
     writable(
         settings.folder,
         ("training", "search", "healing", "compressed"),
-        ("summary.json", "candidates.csv", "sparsity.csv", "page.json", "report.html"),
+        ("summary.json", "candidates.csv", "sparsity.csv", "page.json", "report.html", MESSAGES),
     )
+    with job_line(enabled=progress), libraries_in(settings.folder / MESSAGES):
+        return _run(settings, progress)
+
+
+def _run(settings: ShearsSettings | SqftSettings, progress: bool) -> tuple[CompressedModel, dict[str, Any]]:
+    started = time.perf_counter()
     splits = task_splits(
         settings.task, settings.train, settings.validation + settings.confirmation, settings.test, settings.seed
     )

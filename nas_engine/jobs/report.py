@@ -24,7 +24,7 @@ from nas_engine.jobs.quality import Quality, lost
 from nas_engine.page.about import About, tell
 from nas_engine.page.page import REPORT, write_page
 from nas_engine.page.run import TOLD
-from nas_engine.progress import say
+from nas_engine.progress import note
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.training import Teacher, TextPair
@@ -66,6 +66,11 @@ def confirmed(
         "quality": held_out.name,
         loss_key(held_out): round(lost(held_out, reference, scores["chosen"]), 4),
     }
+
+
+def loader_of(model: PreTrainedModel) -> str:
+    """The class of transformers that loads what is left of `model`."""
+    return "AutoModelForCausalLM" if model.get_output_embeddings() is not None else "AutoModelForSequenceClassification"
 
 
 def loss_key(quality: Quality) -> str:
@@ -170,4 +175,4 @@ def leave_page(about: About, folder: Path, progress: bool) -> None:
         write_page(folder)
     except NasEngineError as error:
         again = f"nas-engine report {shlex.quote(str(folder))}"
-        say(f"{REPORT} is left out: {error} Then it is made by {again}", enabled=progress)
+        note(f"{REPORT} is left out: {error} Then it is made by {again}", enabled=progress)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from transformers import PreTrainedModel
 
 from nas_engine.deploy.targets import target_named
+from nas_engine.errors import NasEngineWarning
 from search_spaces import ModelShape, SearchSpace, SpaceTemplate
 from search_spaces.narrowing import differences, require_within
 
@@ -30,5 +31,7 @@ def bound_for(
     wide, narrow = space.bind(shape), space.bind(limited)
     changed = "; ".join(differences(wide.choices, narrow.choices))
     if changed:
-        warnings.warn(f"for {target} the space is narrower than it was written: {changed}.", stacklevel=3)
+        warnings.warn(
+            f"for {target} the space is narrower than it was written: {changed}.", NasEngineWarning, stacklevel=3
+        )
     return narrow

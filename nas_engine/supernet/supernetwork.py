@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators.classification.labelled import Learnable
 from evaluators.documents import checked
 from nas_engine.compression.checkpoint import load_base
 from nas_engine.compression.database import LayerDatabase
@@ -28,7 +29,6 @@ from nas_engine.supernet.storage import fingerprint, read_supernetwork, save_bas
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.batches import Batch
 from nas_engine.texts.calibration import calibration_batches
-from nas_engine.texts.examples import TextPair
 from search_spaces import Configuration, SearchSpace, SpaceTemplate
 
 
@@ -184,8 +184,8 @@ class SuperNetwork(ElasticModel):
         """The sub-network with every gene at its largest value."""
         return self.subnetwork(self.space.configuration(self.space.largest))
 
-    def texts(self, examples: Sequence[TextPair], count: int = 128, max_tokens: int = 1024) -> list[Batch]:
-        """The first `count` of `examples`, prompts and completions, as calibration texts.
+    def texts(self, examples: Sequence[Learnable], count: int = 128, max_tokens: int = 1024) -> list[Batch]:
+        """The first `count` of `examples`, with completions or labels, as calibration texts.
 
         Args:
             examples: such as a task's training questions.

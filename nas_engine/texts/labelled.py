@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Labelled
-from evaluators.classification.labelled import encoded_pairs, padded, require_classifier
-from nas_engine.texts.examples import TextPair, TokenizedExample, batch_of, tokenize
+from evaluators.classification.labelled import Learnable, encoded_pairs, padded, require_classifier
+from nas_engine.texts.examples import TokenizedExample, batch_of, tokenize
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ Learned = TokenizedExample | TokenizedLabel
 
 def tokenize_for(
     model: PreTrainedModel,
-    train_set: Sequence[TextPair] | Sequence[Labelled],
+    train_set: Sequence[Learnable],
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
 ) -> list[TokenizedExample] | list[TokenizedLabel]:

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Labelled
+from evaluators.classification.labelled import Learnable
 from nas_engine.errors import CheckpointError, ExportError
 from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.subnetwork import Subnetwork
-from nas_engine.texts.examples import TextPair
 from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.answers import Part, learned, predictions
 from nas_engine.training.fitting import can_fit, fit_to_teacher
@@ -149,7 +149,7 @@ class Healed:
 @takes(HealingSettings)
 def heal(
     subnet: Subnetwork,
-    train_set: Sequence[TextPair] | Sequence[Labelled],
+    train_set: Sequence[Learnable],
     settings: HealingSettings | int | None = None,
     *,
     teacher: Teacher | None = None,
@@ -189,7 +189,7 @@ def heal(
         raise ValueError(f"until is {until}; give a number of steps from 1 to {steps}.")
     examples = tokenize_for(subnet.model, train_set, subnet.tokenizer, settings.max_tokens)
     healed = Healed(subnet, settings.adapters, settings.seed)
-    if not healed.adapters:
+    if not healed.trained:
         raise ValueError("this sub-network has no adapters to train; add lora_rank(...) to the super-network's space.")
     run = _Healing(healed, examples, settings, teacher)
     progress = progress and run.ranks.first

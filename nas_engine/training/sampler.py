@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from nas_engine.errors import NasEngineWarning
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.training.strategies import genomes_of_batch
 
@@ -38,6 +39,7 @@ class SubnetworkSampler(TrainerCallback):
             warnings.warn(
                 "the heads or channels of this super-network are in no order of importance; call "
                 "supernet.order_by_importance(batches) before training, or small sub-networks start from chance.",
+                NasEngineWarning,
                 stacklevel=2,
             )
 

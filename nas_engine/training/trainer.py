@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from evaluators import Labelled
+from evaluators.classification.labelled import Learnable
 from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.supernetwork import SuperNetwork
-from nas_engine.texts.examples import TextPair
 from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.answers import Part, learned, predictions
 from nas_engine.training.run import Run
@@ -55,7 +54,7 @@ class TrainingReport:
 @takes(TrainingSettings)
 def train(
     supernet: SuperNetwork,
-    train_set: Sequence[TextPair] | Sequence[Labelled],
+    train_set: Sequence[Learnable],
     settings: TrainingSettings | int | None = None,
     *,
     teacher: Teacher | None = None,

@@ -119,8 +119,6 @@ def test_pairs_are_conversations_where_that_is_asked_for(form: str, tmp_path: Pa
         ([{"text": "x"}], {"kind": "chat"}, "which are no form of chat"),
         ([{"text": "x", "prompt": "y", "completion": "z"}], {}, "may be read as prompt_completion by prompt "),
         ([{"text": "x", "messages": []}], {}, "may be read as chat by messages, or text by text; say which by kind="),
-        ([{"text": "x", "label": 1}], {}, "has a label for each text, which is a classification.* or kind=text"),
-        ([{"sentence1": "x", "sentence2": "y", "label": 1}], {}, "has a label for each row, which is a classification"),
         ([{"text": 3}, {"text": ["x"]}], {}, r"line 2 has \"\['x'\]\" as text; give a text"),
         ([ROWS["mmlu"](0) | {"answer": 7}], {}, "line 1 cannot be read as a question .* the choices go from 0 to 1"),
         ([ROWS["text"](0)], {"kind": "novel"}, "kind is 'novel'; choose one of auto, multiple_choice"),

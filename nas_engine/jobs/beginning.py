@@ -1,0 +1,48 @@
+"""What a job begins with: the model, made elastic, and the data, cut; a classifier where the data have labels."""
+
+from __future__ import annotations
+
+from evaluators.text.positions import most_positions
+from nas_engine.data import DataSplits, labels_of, load_data
+from nas_engine.families.head import Head
+from nas_engine.jobs.job_settings import JobSettings
+from nas_engine.models import load_model
+from nas_engine.supernet import SuperNetwork
+from nas_engine.training.settings import TrainingSettings
+
+
+def begin(settings: JobSettings) -> tuple[SuperNetwork, DataSplits]:
+    """The super-network and the examples of a job.
+
+    Raises:
+        ValueError: a model, data or a space that do not go together; the message says what to do.
+    """
+    labels = labels_of(settings.task, settings.kind)
+    if labels is None:
+        supernet = SuperNetwork.from_pretrained(
+            settings.model, settings.template, seed=settings.seed, device=settings.device, target=settings.target
+        )
+        return supernet, _data(supernet, settings)
+    settings.require_classifies()
+    model, tokenizer = load_model(settings.model, head=Head(labels.classes))
+    supernet = SuperNetwork.from_pretrained(
+        model, settings.template, tokenizer, seed=settings.seed, device=settings.device, target=settings.target
+    )
+    return supernet, _data(supernet, settings, tuple(model.config.id2label.values()))
+
+
+def _data(supernet: SuperNetwork, settings: JobSettings, classes: tuple[str, ...] = ()) -> DataSplits:
+    most = most_positions(supernet.model)
+    return load_data(
+        settings.task,
+        supernet.tokenizer,
+        train=settings.train,
+        validation=settings.validation,
+        selection=settings.selection,
+        test=settings.test,
+        seed=settings.seed,
+        kind=settings.kind,
+        metric=settings.metric,
+        max_tokens=TrainingSettings.max_tokens if most is None else min(TrainingSettings.max_tokens, most),
+        classes=classes,
+    )
