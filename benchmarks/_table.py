@@ -15,6 +15,7 @@ nearest row (fewest steps, the first of equals). The table need not exist; then 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from benchmarks._search_problem import BenchmarkProblem, Scores, corners
 from search_spaces import Genome, SearchSpace
 
 TABLE = Path(__file__).parent / "data" / "smollm2_table.npz"
+SENSITIVITY = TABLE.with_name("smollm2_table_sensitivity.json")  # of its super-network, known before its measurements
 
 
 def save_table(
@@ -33,6 +35,12 @@ def save_table(
     """Write a table; see the module's text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, genomes=genomes, objectives=objectives, description=np.array(json.dumps(description)))
+
+
+def save_sensitivity(sensitivity: Mapping[str, Sequence[float]], measured: str, path: Path = SENSITIVITY) -> None:
+    """Write what is known beforehand of a table's genes, by gene, and how it was measured."""
+    text = json.dumps({"measured": measured, "genes": {name: list(values) for name, values in sensitivity.items()}})
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def table_problem(path: Path = TABLE) -> BenchmarkProblem:

@@ -6,7 +6,11 @@ Reduced, it has one gene for the MLP width of each of seven groups of layers (10
 groups are the largest. Accuracy is on validation questions cut from the training ones, in bfloat16, which is twice as
 fast here; parameters are counted. Interrupted, it goes on where it stopped if `--folder` is given.
 
-Run as ``python -m benchmarks.measure_table --folder RUN [--questions 300] [--quick] [--data FOLDER] [--out FILE]``.
+With ``--sensitivity N`` it measures, instead of the table, what N training questions say of the genes beforehand (a
+group's the sum over its layers), and writes that beside the table.
+
+Run as ``python -m benchmarks.measure_table --folder RUN [--questions 300] [--quick] [--data FOLDER] [--out FILE]
+[--sensitivity 64]``.
 """
 
 from __future__ import annotations
@@ -23,9 +27,9 @@ import numpy as np
 import torch
 
 from benchmarks._common import arguments, print_json
-from benchmarks._table import TABLE, save_table
+from benchmarks._table import SENSITIVITY, TABLE, save_sensitivity, save_table
 from benchmarks.evaluation_throughput import trained
-from evaluators import MultipleChoiceAccuracy, ParameterCount
+from evaluators import MultipleChoiceAccuracy, ParameterCount, Question
 from nas_engine import SuperNetwork, search
 from nas_engine.data.tasks import task_splits
 from nas_engine.supernet import Subnetwork
@@ -72,6 +76,16 @@ class Reduced:
             whole[self._gene(layer).name] = width
         return self.supernet.subnetwork(whole)
 
+    def sensitivity(self, questions: Sequence[Question]) -> dict[str, tuple[float, ...]]:
+        """What these say of each value of each gene: the sum over the layers of its group, in nats."""
+        whole = self.supernet.sensitivity(self.supernet.texts(questions, len(questions)))
+        found, first = {}, 0
+        for gene, size in zip(self.space.genes, self.groups, strict=True):
+            layers = [self._gene(layer) for layer in range(first, first + size)]
+            found[gene.name] = tuple(sum(whole[g.name][g.values.index(v)] for g in layers) for v in gene.values)
+            first += size
+        return found
+
     def _gene(self, layer: int) -> Choice:
         genes = self.supernet.space.genes
         return next(gene for gene in genes if gene.dimension == "mlp_width" and gene.layer == layer)
@@ -84,6 +98,7 @@ def given_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of training (120; 3 with --quick)")
     parser.add_argument("--folder", type=Path, help="where the super-network and the measurements are kept")
     parser.add_argument("--out", type=Path, help="the table; benchmarks/data by default, nowhere with --quick")
+    parser.add_argument("--sensitivity", type=int, default=0, help="training questions of which it is measured instead")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("NAS_DATA", "../shared/data")) / "arc_easy")
     return parser.parse_args()
 
@@ -97,8 +112,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         given.folder = given.folder or Path(temporary)
         supernet = trained(given, splits.train)
-        supernet.model.to(torch.float32 if given.quick else torch.bfloat16)  # type: ignore[arg-type]
         reduced = Reduced(supernet, (1,) * len(supernet.layers) if given.quick else GROUPS)
+        if given.sensitivity:
+            found = reduced.sensitivity(splits.train[: given.sensitivity])
+            out = given.out or SENSITIVITY
+            save_sensitivity(found, f"{given.sensitivity} training questions of {Path(task).name}", out)
+            print_json({"sensitivity": found})
+            return
+        supernet.model.to(torch.float32 if given.quick else torch.bfloat16)  # type: ignore[arg-type]
         result = search(
             reduced,
             [MultipleChoiceAccuracy(splits.validation), ParameterCount()],

@@ -1,27 +1,28 @@
-"""What is best where losses and a cost are sums over layers: at a price of the cost, each layer chooses for itself.
+"""Losses and costs that are sums over blocks of genes: what each joint choice of a block loses, and what it costs.
 
 A sensitivity says what each gene's values are expected to cost in quality, one alone; a cost such as a table's latency
-is a sum over layers exactly. The least of loss + price · cost is then found layer by layer (Lagrange multipliers:
-Everett, 1963), and is the least loss of all genomes of its cost or less: the convex hull of the front, for the time of
-a sort. Puzzle (Bercovich et al., 2024, arXiv 2411.19146, section 3) chooses blocks by such sums too.
+is a sum over layers exactly. Genes of a layer are chosen jointly, because they interact: a block that is left out makes
+its width, heads and ranks worthless, and bits count by the width. `exact_front` finds the best choices of all blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
+from moocore import is_nondominated
 
-from nas_engine.drivers.initial import distinct
+from nas_engine.drivers.interactions import blocks_of
 from search_spaces import Genome, SearchSpace
 
 Array = npt.NDArray[np.float64]
-_COMBINATIONS = 4096  # of a group's values at most
-_PRICES = 48  # at which the hull is looked at
-_HALVINGS = 60  # of the range of prices, until a bound is met
+KEPT = 200  # joint choices of a block at most, after dominated ones are dropped
+_COMBINATIONS = 4096  # of a block's values at most
+_CHECKED = 12  # random genomes on which the sum has to agree
+_TOLERANCE = 1e-7  # of the sum, relative to what the blocks can change
 
 
 def costs_of(genomes: Genome, sensitivity: Sequence[Array]) -> Array:
@@ -31,14 +32,15 @@ def costs_of(genomes: Genome, sensitivity: Sequence[Array]) -> Array:
 
 @dataclass(frozen=True)
 class Additive:
-    """Expected losses and a cost of every choice of a group of genes, the others at their largest.
+    """Expected losses and costs of every joint choice of a block of genes, the others at their largest.
 
     Args:
         largest: genome of the largest sub-network.
-        groups: positions of genes that move a layer in common.
-        values: of each group, all its combinations, shape (combinations, genes of the group).
-        losses: what each of them is expected to lose, shape (combinations,).
-        costs: likewise, what it costs.
+        groups: positions of the genes of each block.
+        values: of each block, its joint choices, shape (choices, genes of the block).
+        losses: what each of them is expected to lose, shape (choices,).
+        costs: what each changes of every cost, shape (choices, costs).
+        base: costs of the largest sub-network, shape (costs,).
     """
 
     largest: Genome
@@ -46,73 +48,95 @@ class Additive:
     values: tuple[Genome, ...]
     losses: tuple[Array, ...]
     costs: tuple[Array, ...]
+    base: Array
 
     @classmethod
     def of(cls, space: SearchSpace, sensitivity: Sequence[Array], cost: Callable[[Genome], Array]) -> Additive | None:
-        """None where a group has too many combinations, or nothing is lost or saved.
+        """None where a block has too many joint choices, or the costs are no such sums or cannot be lowered.
 
         Args:
             space: the genomes'.
             sensitivity: of each gene in turn, by its index.
-            cost: of genomes, shape (genomes,).
+            cost: of genomes, shape (genomes,), or (genomes, costs) of several.
         """
-        groups, largest = tuple(list(group) for group in space.layer_groups), space.largest
-        if max(int(np.prod(space.cardinalities[group])) for group in groups) > _COMBINATIONS:
+
+        def costs_at(genomes: Genome) -> Array:
+            return cost(genomes).reshape(len(genomes), -1)
+
+        groups, largest = blocks_of(space, costs_at, _COMBINATIONS), space.largest
+        if groups is None:
             return None
         values = tuple(np.array(list(product(*(range(len(space.genes[i])) for i in g)))) for g in groups)
+        base = costs_at(largest[None])[0]
         losses, costs = [], []
         for group, of_group in zip(groups, values, strict=True):
             genomes = np.repeat(largest[None], len(of_group), axis=0)
             genomes[:, group] = of_group
-            losses.append(costs_of(genomes, sensitivity).sum(axis=1))
-            costs.append(cost(genomes) - cost(largest[None]))
-        found = cls(largest, groups, values, tuple(losses), tuple(costs))
-        return found if found._reach > 0 else None
+            losses.append(costs_of(genomes, sensitivity)[:, group].sum(axis=1))
+            costs.append(costs_at(genomes) - base)
+        found = cls(largest, groups, values, tuple(losses), tuple(costs), base)
+        sampled = space.sample(np.random.default_rng(0), _CHECKED)
+        off = np.abs(found.costs_at(sampled) - costs_at(sampled)).max(axis=0)
+        additive = (off <= _TOLERANCE * (np.abs(base) + found.reach)).all()  # not so where a cost is NaN
+        return found if additive and (found.base > found.least_costs).any() else None
 
     @property
-    def _reach(self) -> float:
-        """The most that a group loses over the most that one saves: where prices begin to matter."""
-        saved = max(float(np.ptp(costs)) for costs in self.costs)
-        return max(float(np.ptp(losses)) for losses in self.losses) / saved if saved else 0.0
+    def reach(self) -> Array:
+        """How far each cost goes from the cheapest choices to the dearest, shape (costs,)."""
+        return np.asarray(sum(np.ptp(costs, axis=0) for costs in self.costs))
 
-    def at(self, price: float) -> Genome:
-        """The genome of the least loss + price · cost, shape (genes,)."""
+    @property
+    def least_costs(self) -> Array:
+        """The least that each cost can be, the others unbounded, shape (costs,)."""
+        return np.asarray(self.base + sum(costs.min(axis=0) for costs in self.costs))
+
+    @property
+    def most_costs(self) -> Array:
+        """The most that each cost can be, shape (costs,)."""
+        return np.asarray(self.base + sum(costs.max(axis=0) for costs in self.costs))
+
+    def losses_at(self, genomes: Genome) -> Array:
+        """Summed losses, shape (genomes,)."""
+        return np.asarray(sum(losses[rows] for losses, rows in zip(self.losses, self.rows(genomes), strict=True)))
+
+    def costs_at(self, genomes: Genome) -> Array:
+        """Summed costs, shape (genomes, costs)."""
+        return self.base + sum(costs[rows] for costs, rows in zip(self.costs, self.rows(genomes), strict=True))
+
+    def rows(self, genomes: Genome) -> list[npt.NDArray[np.int64]]:
+        """Which choice of each block the genomes have, each of shape (genomes,); -1 for one that was dropped."""
+        found = []
+        for group, values in zip(self.groups, self.values, strict=True):
+            same = (genomes[:, None, group] == values).all(axis=2)  # (genomes, choices)
+            found.append(np.where(same.any(axis=1), same.argmax(axis=1), -1))
+        return found
+
+    def genome(self, rows: Sequence[int]) -> Genome:
+        """The genome of one choice a block, shape (genes,)."""
         genome = self.largest.copy()
-        for group, values, losses, costs in zip(self.groups, self.values, self.losses, self.costs, strict=True):
-            genome[group] = values[np.lexsort((losses, losses + price * costs))[0]]
+        for group, values, row in zip(self.groups, self.values, rows, strict=True):
+            genome[group] = values[row]
         return genome
 
-    def hull(self) -> Genome:
-        """Genomes along the hull, from the largest to the cheapest, shape (found, genes)."""
-        return distinct(np.stack([self.at(price) for price in self._reach * np.geomspace(1e-4, 1e4, _PRICES)]))
+    def with_losses(self, losses: Sequence[Array]) -> Additive:
+        """The same blocks and costs with other losses."""
+        return replace(self, losses=tuple(losses))
 
-    def within(self, saving: float) -> Genome | None:
-        """The genome of the least loss that costs at most the largest's less `saving`; None where none does.
+    def efficient(self, kept: int = KEPT) -> Additive:
+        """Without the choices that another of their block beats in loss and all costs: no best sum needs them.
 
-        On the hull, and then as much larger as the bound allows, the greatest relief first.
+        Where more than `kept` are left, as many of them, evenly by their first cost, with the least loss and the least
+        of each cost among them; what is best is then the best of these.
         """
-        low, high = 0.0, self._reach * 1e6
-        if self._saved(self.at(high)) < saving:
-            return None
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2 if low else high / 16
-            low, high = (low, middle) if self._saved(self.at(middle)) >= saving else (middle, high)
-        return self._filled(self.at(high), saving)
-
-    def _filled(self, genome: Genome, saving: float) -> Genome:
-        while True:
-            room = self._saved(genome) - saving
-            best, relief = None, 0.0
-            for group, values, losses, costs in zip(self.groups, self.values, self.losses, self.costs, strict=True):
-                now = int(np.flatnonzero((values == genome[group]).all(axis=1))[0])
-                gains = np.where(costs - costs[now] <= room, losses[now] - losses, 0.0)
-                if gains.max() > relief:
-                    best, relief = (group, values[int(gains.argmax())]), float(gains.max())
-            if best is None:
-                return genome
-            genome = genome.copy()
-            genome[best[0]] = best[1]
-
-    def _saved(self, genome: Genome) -> float:
-        rows = zip(self.groups, self.values, self.costs, strict=True)
-        return -sum(float(costs[(values == genome[group]).all(axis=1)][0]) for group, values, costs in rows)
+        values, losses, costs = [], [], []
+        for of_block, lost, spent in zip(self.values, self.losses, self.costs, strict=True):
+            rows = np.flatnonzero(is_nondominated(np.column_stack([lost, spent]), keep_weakly=False))
+            if len(rows) > kept:
+                corners = [lost[rows].argmin(), *spent[rows].argmin(axis=0)]
+                order = np.argsort(spent[rows, 0], kind="stable")
+                even = order[np.linspace(0, len(rows) - 1, max(kept - len(corners), 1)).round().astype(int)]
+                rows = rows[np.unique([*corners, *even])]
+            values.append(of_block[rows])
+            losses.append(lost[rows])
+            costs.append(spent[rows])
+        return replace(self, values=tuple(values), losses=tuple(losses), costs=tuple(costs))

@@ -13,12 +13,12 @@ from nas_engine.drivers.local_driver import HillClimbingDriver, LocalSearchDrive
 from nas_engine.drivers.optuna_driver import OptunaDriver
 from nas_engine.drivers.pymoo_driver import PymooDriver
 from nas_engine.drivers.random_driver import RandomDriver
-from nas_engine.drivers.surrogate import SurrogateDriver
+from nas_engine.drivers.surrogate import Exact, SurrogateDriver
 from nas_engine.errors import SearchError
 
 DriverFactory = Callable[[DriverProblem], Driver]
 
-HINTED = ("auto", "surrogate")  # drivers that are better with a sensitivity
+HINTED = ("auto", "milp", "surrogate")  # drivers that make something of a sensitivity
 _MANY = 1000  # evaluations beyond which predictions take longer than they save
 
 
@@ -46,6 +46,7 @@ def automatic(problem: DriverProblem) -> Driver:
 DRIVERS: Mapping[str, DriverFactory] = {
     "auto": automatic,
     "surrogate": SurrogateDriver,
+    "milp": partial(SurrogateDriver, proposals=Exact),
     "nsga2": PymooDriver,
     "nsga2-layers": partial(PymooDriver, algorithm=pymoo_driver.nsga2_layers),
     "nsga3": partial(PymooDriver, algorithm=pymoo_driver.nsga3),

@@ -8,12 +8,14 @@ to be learned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from nas_engine.drivers.interactions import blocks_of
 from search_spaces import Genome, SearchSpace
 
 Array = npt.NDArray[np.float64]
@@ -56,14 +58,14 @@ def tabulate(score: Score, space: SearchSpace) -> LayerTables | None:
         score: of one genome.
         space: the genomes'.
     """
-    groups = space.layer_groups
     cardinalities = space.cardinalities
-    if sum(int(np.prod(cardinalities[list(group)])) for group in groups) > _ENTRIES:
-        return None
     # A cost model is anybody's code: whatever it raises here it raises again where it is evaluated and recorded.
     try:
         base = float(score(space.largest))
         if not np.isfinite(base):
+            return None
+        groups = _groups(score, space)
+        if groups is None:
             return None
         tables = tuple(_table(score, space, group) - base for group in groups)
         found = LayerTables(groups, tables, cardinalities, base)
@@ -72,6 +74,23 @@ def tabulate(score: Score, space: SearchSpace) -> LayerTables | None:
     except Exception:
         return None
     return found if np.allclose(found(checked), expected, rtol=_TOLERANCE, atol=0.0) else None
+
+
+def _groups(score: Score, space: SearchSpace) -> tuple[tuple[int, ...], ...] | None:
+    """Genes whose joint choices are tabulated: a layer's; those of it that interact, where a layer has too many."""
+
+    def scores(genomes: Genome) -> Array:
+        return np.array([[score(genome)] for genome in genomes])
+
+    layers = space.layer_groups
+    if _entries(space, layers) <= _ENTRIES:
+        return layers
+    blocks = blocks_of(space, scores, _ENTRIES // len(layers))
+    return None if blocks is None or _entries(space, blocks) > _ENTRIES else tuple(tuple(b) for b in blocks)
+
+
+def _entries(space: SearchSpace, groups: Sequence[Sequence[int]]) -> int:
+    return sum(math.prod(space.cardinalities[list(group)].tolist()) for group in groups)
 
 
 def _table(score: Score, space: SearchSpace, group: Sequence[int]) -> Array:

@@ -1,5 +1,7 @@
-"""The surrogate-assisted driver and its parts: features, prediction, inner search, choice of a batch."""
+"""The surrogate-assisted driver and its parts: features, prediction, proposals, choice of a batch."""
 
-from nas_engine.drivers.surrogate.driver import SurrogateDriver, SurrogateSettings
+from nas_engine.drivers.surrogate.driver import SurrogateDriver
+from nas_engine.drivers.surrogate.exact import Exact
+from nas_engine.drivers.surrogate.settings import SurrogateSettings
 
-__all__ = ["SurrogateDriver", "SurrogateSettings"]
+__all__ = ["Exact", "SurrogateDriver", "SurrogateSettings"]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from nas_engine.drivers.additive import Additive, costs_of
 from nas_engine.drivers.driver import Objectives, Violations
+from nas_engine.drivers.exact_front import Effort, exact_front, spread_budgets
 from nas_engine.drivers.initial import distinct
 from nas_engine.drivers.operators import layers_of
 from nas_engine.drivers.surrogate.design import each_alone, tilted, uniform_levels
@@ -17,6 +18,8 @@ from nas_engine.drivers.surrogate.evolution import evolve
 from search_spaces import Genome, SearchSpace
 
 Array = npt.NDArray[np.float64]
+_BUDGETS = 40  # of each cost
+_EFFORT = Effort(gap=0.002, nodes=200)  # limits in nodes, not in seconds: the same everywhere
 
 
 def starting_points(space: SearchSpace, spread: int, rng: np.random.Generator) -> Genome:
@@ -61,9 +64,10 @@ def promising(
         return np.column_stack([costs_of(genomes, sensitivity).sum(axis=1), known]), np.empty((len(genomes), 0))
 
     known = np.flatnonzero(~np.isnan(computed(space.largest[None])[0]))
-    sums = [Additive.of(space, sensitivity, partial(_column, computed, int(i))) for i in known]
-    hulls = [of_cost.hull() for of_cost in sums if of_cost is not None]
-    start = distinct(np.vstack([*hulls, starting_points(space, survivors // 4, rng)]))
+    sums = Additive.of(space, sensitivity, partial(_columns, computed, known)) if len(known) else None
+    exact = [] if sums is None else exact_front(sums, spread_budgets(sums, _BUDGETS, range(len(known))), _EFFORT)
+    front = [solution.genome for solution in exact if solution is not None]
+    start = distinct(np.vstack([*front, starting_points(space, survivors // 4, rng)]))
     found = evolve(predict, start, space.largest, layers_of(space), survivors, generations, rng)
     costs = predict(found)[0][:, 0]
     order = np.argsort(costs, kind="stable")
@@ -86,5 +90,5 @@ def spread_places(costs: Array, count: int) -> npt.NDArray[np.int64]:
     return places
 
 
-def _column(computed: Callable[[Genome], Array], index: int, genomes: Genome) -> Array:
-    return computed(genomes)[:, index]
+def _columns(computed: Callable[[Genome], Array], columns: npt.NDArray[np.int64], genomes: Genome) -> Array:
+    return computed(genomes)[:, columns]

@@ -1,0 +1,162 @@
+"""Proposals that are exact: under budgets of what is computed, the least of what is expected to be lost.
+
+At first that is the sum of a sensitivity over genes. Measurements correct it: what each choice of a block changes is
+then read off the surrogate's prediction, the other blocks as in the best sub-network known to keep the budget, and once
+more about the one that is found, so that what blocks lose together counts too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from nas_engine.drivers.additive import Additive
+from nas_engine.drivers.driver import DriverProblem
+from nas_engine.drivers.exact_front import Effort, Solution, exact_front, spread_budgets
+from nas_engine.drivers.initial import anchors, distinct
+from nas_engine.drivers.operators import ordered_mutation
+from nas_engine.drivers.ranking import best
+from nas_engine.drivers.surrogate.hint import spread_places
+from nas_engine.drivers.surrogate.prediction import Prediction, computed_of
+from nas_engine.drivers.surrogate.settings import SurrogateSettings
+from nas_engine.errors import SearchError
+from search_spaces import Genome
+
+Array = npt.NDArray[np.float64]
+_BUDGETS = 16  # of a proposal
+_ROUNDS = 2  # of solving about what was found before
+_DENSE = 3  # solutions to choose the first ones among, for each
+_JOINT = 2000  # joint choices of all blocks, beyond which genes are predicted one by one
+_EFFORT = Effort(gap=0.002, nodes=200)  # limits in nodes, not in seconds: the same everywhere
+_WITH = "give a cost that is a sum over layers, such as ParameterCount(), WeightBytes() or a LatencyTable"
+
+
+class Exact:
+    """The exact front of expected losses under budgets, spread over them; then that of corrected losses.
+
+    Args:
+        problem: what is searched.
+        settings: of the surrogate.
+        rng: of all draws.
+
+    Raises:
+        SearchError: there is no sensitivity, not just one objective to be measured, no cost that is a sum over layers,
+            or no sub-network that keeps all computed constraints.
+    """
+
+    def __init__(self, problem: DriverProblem, settings: SurrogateSettings, rng: np.random.Generator) -> None:
+        self._problem, self._settings, self._rng = problem, settings, rng
+        if problem.sensitivity is None:
+            raise SearchError(
+                "the driver milp needs to know beforehand what each gene may cost: give "
+                "sensitivity=supernet.sensitivity(texts), or take the driver surrogate, which does without."
+            )
+        known = ~np.isnan(computed_of(problem, problem.space.largest[None])[0])
+        objectives, columns = known[: problem.objectives], np.flatnonzero(known)
+        if (~objectives).sum() != 1:
+            raise SearchError(
+                f"the driver milp foretells one objective that is measured, and {(~objectives).sum()} of these "
+                f"{len(objectives)} are: bound the others by constraints (objectives=[...] names what is optimized), "
+                "or take the driver surrogate."
+            )
+        self._measured = int(np.flatnonzero(~objectives)[0])
+        if not len(columns):
+            raise SearchError(f"the driver milp keeps budgets of what is computed, and nothing here is: {_WITH}.")
+        sums = Additive.of(problem.space, problem.sensitivity, partial(_columns, problem, columns))
+        if sums is None:
+            raise SearchError(
+                f"no sum over layers is among what is computed here, or too many genes interact: {_WITH}."
+            )
+        self._sums = sums
+        # Constraints are kept by all; where no objective is computed, they are what is swept too.
+        self._limits = np.where(columns < problem.objectives, np.inf, 0.0)
+        swept = np.flatnonzero(columns < problem.objectives)
+        self._swept = (swept if len(swept) else np.arange(len(columns))).tolist()
+        if exact_front(sums, self._limits[None], _EFFORT)[0] is None:
+            raise SearchError("no sub-network keeps all computed constraints together; raise their bounds.")
+        self._hinted: list[Solution] | None = None
+
+    def first(self, count: int) -> Genome:
+        """See `Proposals`."""
+        corners = anchors(self._problem.space)
+        left = max(count - len(corners), 0)
+        found = self._front(self._sums, _DENSE * left) if left else []
+        if not found:
+            return corners
+        genomes = distinct(np.stack([solution.genome for solution in found]))
+        genomes = genomes[~(genomes[:, None] == corners).all(axis=2).any(axis=1)]
+        losses = self._sums.losses_at(genomes)
+        order = np.argsort(losses, kind="stable")
+        places = spread_places(losses[order], left) if len(order) else order
+        return np.vstack([corners, genomes[order[places]]])
+
+    def candidates(self, prediction: Prediction, measured: Genome) -> Genome:
+        """See `Proposals`."""
+        budgets = self._budgets(_BUDGETS)
+        if self._hinted is None:
+            self._hinted = [solution for solution in exact_front(self._sums, budgets, _EFFORT) if solution]
+        pool = distinct(np.vstack([*(solution.genome for solution in self._hinted), measured]))
+        found: list[Genome] = []
+        for budget in budgets:
+            found += self._about(self._best(prediction, pool, budget), budget, prediction)
+            pool = distinct(np.vstack([pool, *found]))
+        varied = ordered_mutation(np.vstack([*found, measured]), self._problem.space.largest, self._rng)
+        new = distinct(np.vstack([*found, varied]))
+        return new[best(*prediction.mean(new), self._settings.survivors)]
+
+    def _front(self, sums: Additive, count: int) -> list[Solution]:
+        return [solution for solution in exact_front(sums, self._budgets(count), _EFFORT) if solution is not None]
+
+    def _budgets(self, count: int) -> Array:
+        turns = len(self._swept) + (len(self._swept) > 1)
+        return spread_budgets(self._sums, -(-count // turns), self._swept, self._limits)
+
+    def _best(self, prediction: Prediction, pool: Genome, budget: Array) -> Genome | None:
+        """The genome of `pool` that is expected to lose the least of those that keep the budget, if one does."""
+        keeps = pool[(self._sums.costs_at(pool) <= budget + 1e-9 * np.abs(budget)).all(axis=1)]
+        return keeps[prediction.mean(keeps)[0][:, self._measured].argmin()] if len(keeps) else None
+
+    def _about(self, place: Genome | None, budget: Array, prediction: Prediction) -> list[Genome]:
+        """What is best under a budget where blocks lose what they do about `place`, and then about what that found."""
+        found: list[Genome] = []
+        for _ in range(_ROUNDS if place is not None else 0):
+            assert place is not None
+            sums = self._sums.with_losses(self._losses_about(place, prediction))
+            solution = exact_front(sums, budget[None], _EFFORT)[0]
+            if solution is None or (solution.genome == place).all():
+                break
+            place = solution.genome
+            found.append(place)
+        return found
+
+    def _losses_about(self, place: Genome, prediction: Prediction) -> Sequence[Array]:
+        """What each block's choices are expected to lose, all else as in `place`."""
+        sums = self._sums
+        joint = sum(len(values) for values in sums.values) <= _JOINT
+        moves = []
+        for group, values in zip(sums.groups, sums.values, strict=True):
+            if joint:
+                genomes = np.repeat(place[None], len(values), axis=0)
+                genomes[:, group] = values
+                moves.append(genomes)
+            else:  # each gene alone, in turn
+                for i in group:
+                    genomes = np.repeat(place[None], self._problem.space.cardinalities[i], axis=0)
+                    genomes[:, i] = np.arange(len(genomes))
+                    moves.append(genomes)
+        expected = prediction.mean(np.vstack(moves))[0][:, self._measured]
+        parts = np.split(expected, np.cumsum([len(genomes) for genomes in moves])[:-1])
+        if joint:
+            return parts
+        by_gene = dict(zip([i for group in sums.groups for i in group], parts, strict=True))
+        return [
+            sum((by_gene[i][values[:, k]] for k, i in enumerate(group)), np.zeros(len(values)))
+            for group, values in zip(sums.groups, sums.values, strict=True)
+        ]
+
+
+def _columns(problem: DriverProblem, columns: npt.NDArray[np.int64], genomes: Genome) -> Array:
+    return computed_of(problem, genomes)[:, columns]

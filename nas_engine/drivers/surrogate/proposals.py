@@ -1,0 +1,83 @@
+"""Where a surrogate's warm start and candidates come from: by default an evolutionary search on predictions."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nas_engine.drivers.driver import DriverProblem
+from nas_engine.drivers.initial import distinct
+from nas_engine.drivers.operators import layers_of, ordered_mutation
+from nas_engine.drivers.ranking import best
+from nas_engine.drivers.surrogate.design import warm_start
+from nas_engine.drivers.surrogate.evolution import evolve
+from nas_engine.drivers.surrogate.hint import promising, starting_points
+from nas_engine.drivers.surrogate.prediction import Prediction, computed_of
+from nas_engine.drivers.surrogate.settings import SurrogateSettings
+from search_spaces import Genome
+
+Array = npt.NDArray[np.float64]
+_HINTED_SHARE = 0.6  # of the warm start, where a sensitivity says what to expect
+
+
+class Proposals(Protocol):
+    """Genomes for a surrogate to choose among; a function of the problem, its seed and what was told."""
+
+    def first(self, count: int) -> Genome:
+        """The warm start: largest, smallest and median, and up to `count` genomes in all, shape (genomes, genes)."""
+        ...
+
+    def candidates(self, prediction: Prediction, measured: Genome) -> Genome:
+        """What may be evaluated next, the best first, shape (genomes, genes); evaluated ones may be among them.
+
+        Args:
+            prediction: of any genome.
+            measured: genomes whose evaluation succeeded.
+        """
+        ...
+
+
+class Evolved:
+    """A design over the space, more than half of it where a sensitivity, if there is one, expects the front; then
+    what NSGA-II ends with on the predictions.
+
+    Args:
+        problem: what is searched.
+        settings: of the inner search.
+        rng: of all draws.
+    """
+
+    def __init__(self, problem: DriverProblem, settings: SurrogateSettings, rng: np.random.Generator) -> None:
+        self._problem, self._settings, self._rng = problem, settings, rng
+        self._layers = layers_of(problem.space)
+
+    def first(self, count: int) -> Genome:
+        """See `Proposals`."""
+        problem, s = self._problem, self._settings
+        if problem.sensitivity is None:
+            return warm_start(problem.space, count, self._rng)
+        general = warm_start(problem.space, count - round(_HINTED_SHARE * count), self._rng)
+
+        def computed(genomes: Genome) -> Array:
+            return computed_of(problem, genomes)[:, : problem.objectives]
+
+        left = max(count - len(general), 0)  # of a small population, nothing
+        hinted = promising(problem.space, problem.sensitivity, computed, left, s.survivors, s.generations, self._rng)
+        return distinct(np.vstack([general, hinted]))
+
+    def candidates(self, prediction: Prediction, measured: Genome) -> Genome:
+        """See `Proposals`."""
+        space, size = self._problem.space, self._settings.survivors
+        parents = measured[best(*prediction.mean(measured), size // 2)]
+        start = distinct(
+            np.vstack(
+                [
+                    parents,
+                    ordered_mutation(parents, space.largest, self._rng),
+                    starting_points(space, size // 4, self._rng),
+                ]
+            )
+        )
+        return evolve(prediction.mean, start, space.largest, self._layers, size, self._settings.generations, self._rng)
