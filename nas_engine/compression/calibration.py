@@ -24,6 +24,7 @@ from search_spaces import ModuleName
 Observer = Callable[[str, Tensor], None]
 """Is given a projection's name in its layer, such as ``up``, and its inputs without padding, shape (tokens, inputs)."""
 _HIDDEN = "hidden_states"
+_BLOCK = 1024  # rows of a product of which only what is below the diagonal is computed
 
 
 @dataclass
@@ -89,6 +90,24 @@ class CalibratedLayer:
                 f"{self.name(projection)} reads numbers that are not finite on the calibration texts, so that nothing "
                 "can be told from them; give a model that runs in its type, or one in float32."
             )
+
+    @torch.no_grad()
+    def pass_on(self, observers: Mapping[str, Observer]) -> None:
+        """Run the layer as it is on every batch once, for the next layer too: of a layer that will not be changed.
+
+        Args:
+            observers: by projection, each shown what that one reads.
+
+        Raises:
+            CompressionError: that is not finite (the projection is named).
+        """
+        listened = {name: self.projections[name] for name in observers}
+        outputs = []
+        for call, hidden, mask in zip(self._calls, self._hidden, self._mask, strict=True):
+            shown = (self._require_finite, lambda name, inputs: observers[name](name, inputs))
+            with _listening(listened, mask, shown):
+                outputs.append(call(self._module, hidden))
+        self.given = outputs
 
     @torch.no_grad()
     def inside(self, projection: str) -> list[tuple[Tensor, Tensor]]:
@@ -160,7 +179,11 @@ def _require_finite(family: Family, layers: Sequence[nn.Module]) -> None:
 
 @contextmanager
 def _recording(layers: list[nn.Module], calls: list[list[_Call]], hidden: list[Tensor]) -> Iterator[None]:
-    """Keep how every layer is called: masks and positions, which the layers share, and the first one's inputs."""
+    """Keep how every layer is called: masks and positions, which the layers share, and the first one's inputs.
+
+    Meanwhile layers after the first compute nothing, for how a layer is called does not depend on what it reads.
+    """
+    first_said: list[Any] = [None]
 
     def record(index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         by_keyword = _HIDDEN in kwargs
@@ -170,12 +193,27 @@ def _recording(layers: list[nn.Module], calls: list[list[_Call]], hidden: list[T
         if index == 0:
             hidden.append(first)
 
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        first_said[0] = output
+
+    def pass_by(*args: Any, **kwargs: Any) -> Any:
+        read = kwargs[_HIDDEN] if _HIDDEN in kwargs else args[0]
+        return (read, *first_said[0][1:]) if isinstance(first_said[0], tuple) else read
+
     handles = [layer.register_forward_pre_hook(partial(record, i), with_kwargs=True) for i, layer in enumerate(layers)]
+    handles += [layers[0].register_forward_hook(keep)]
+    own = [layer.__dict__.get("forward") for layer in layers]
     try:
+        for layer in layers[1:]:
+            layer.__dict__["forward"] = pass_by
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for layer, forward in zip(layers, own, strict=True):
+            layer.__dict__.pop("forward", None)
+            if forward is not None:
+                layer.__dict__["forward"] = forward
 
 
 @contextmanager
@@ -209,6 +247,38 @@ class InputNorms:
         return self._squares[name].sqrt()
 
 
+class Products:
+    """An observer that keeps ``Xᵀ X`` of the inputs X of one projection, in fp32, and adds to it in place."""
+
+    def __init__(self) -> None:
+        self._lower: Tensor | None = None
+
+    def __call__(self, name: str, inputs: Tensor) -> None:
+        """Add the products of `inputs`, shape (tokens, inputs): below the diagonal, for they are symmetric."""
+        x = inputs.float()
+        if self._lower is None:
+            self._lower = x.new_zeros(x.shape[1], x.shape[1])
+        for start, end in _blocks(x.shape[1]):
+            self._lower[start:end, :end].addmm_(x[:, start:end].T, x[:, :end])
+
+    @property
+    def total(self) -> Tensor:
+        """The whole of it, shape (inputs, inputs).
+
+        Raises:
+            ValueError: nothing was observed.
+        """
+        if self._lower is None:
+            raise ValueError("no inputs were observed; run the layer first.")
+        for start, end in _blocks(len(self._lower)):
+            self._lower[:start, start:end] = self._lower[start:end, :start].T
+        return self._lower
+
+
+def _blocks(size: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK))
+
+
 class Hessians:
     """An observer that keeps ``Xᵀ X`` of the inputs X of every projection, of shape (inputs, inputs), in fp32.
 
@@ -217,7 +287,7 @@ class Hessians:
     """
 
     def __init__(self) -> None:
-        self._products: dict[str, Tensor] = {}
+        self._products: dict[str, Products] = {}
         self._shared: dict[str, str] = {}  # the projection whose inputs another one reads too
         self._last: tuple[str, Tensor] | None = None
 
@@ -230,9 +300,8 @@ class Hessians:
         if name in self._shared:
             return
         self._last = (name, inputs)
-        product = inputs.float().T @ inputs.float()
-        self._products[name] = self._products[name] + product if name in self._products else product
+        self._products.setdefault(name, Products())(name, inputs)
 
     def __getitem__(self, name: str) -> Tensor:
         """The product of a projection, shape (inputs, inputs)."""
-        return self._products[self._shared.get(name, name)]
+        return self._products[self._shared.get(name, name)].total

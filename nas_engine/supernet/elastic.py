@@ -20,6 +20,7 @@ from nas_engine.compression.grid import Grid, dequantize, quantize
 from nas_engine.errors import ExportError
 from nas_engine.families.plain import ElasticProjection
 from nas_engine.supernet.adapter_mode import AdapterMode, Plain
+from nas_engine.supernet.shares import fitted, read_through, stored
 
 # What a switch of sub-networks sets, thousands of times a search.
 _SIZES = frozenset({"active_in", "active_out", "active_parts", "active_rank", "_active_parts", "_rows"})
@@ -80,7 +81,7 @@ class ElasticLinear(ElasticProjection):
         self.active_in, self.active_rank = self.in_features, rank
         self.active_parts = self.parts
         self.scaling = alpha / rank if rank else 0.0
-        self._shares: dict[int, Tensor] = {}  # by active inputs, each (active_in, inputs left out)
+        self._shares: dict[int, Tensor] = {}  # by active inputs, the most first
         self._refits: dict[int, Tensor] = {}  # the frozen weight with these, each (outputs, active_in)
         self._sparsity: tuple[Any, float] = (None, 0.0)  # counted once for each weight and size
         self.dropout = nn.Dropout(dropout)
@@ -185,8 +186,7 @@ class ElasticLinear(ElasticProjection):
 
     def _reading(self, matrix: Tensor) -> Tensor:
         """A matrix of shape (…, inputs) for the active inputs alone, which stand in for the others where fitted."""
-        share = self._shares.get(self.active_in)
-        return matrix[:, : self.active_in] if share is None else _without_others(matrix, share)
+        return read_through(matrix, self._shares, self.active_in)
 
     @property
     def active_bias(self) -> Tensor | None:
@@ -237,7 +237,8 @@ class ElasticLinear(ElasticProjection):
 
     @property
     def shares(self) -> Mapping[int, Tensor]:
-        """How far kept inputs stand in for those left out, by how many are kept, each of shape (kept, left out).
+        """How far kept inputs stand in for those left out: by how many are kept, from the most on, their shares in what
+        the next wider size keeps besides, each of shape (kept, left out), in half precision.
 
         What reads an input that is left out, in the frozen weight and in the adapter, reads the kept ones by their
         shares in it; see `nas_engine.supernet.refit`. Without any, active weights are plain prefixes.
@@ -246,9 +247,9 @@ class ElasticLinear(ElasticProjection):
 
     @shares.setter
     def shares(self, shares: Mapping[int, Tensor]) -> None:
-        # In one layout, as files hold them: another one rounds products differently.
-        self._shares = {kept: share.contiguous() for kept, share in shares.items()}
-        self._refits = {kept: _without_others(self.matrix, share) for kept, share in self._shares.items()}
+        self._refits = {}  # before those that come, not beside them
+        self._shares = stored(shares, self.in_features)
+        self._refits = fitted(self.matrix, self._shares)
         self._sparsity = (None, 0.0)
 
     @property
@@ -381,9 +382,9 @@ class ElasticLinear(ElasticProjection):
         self.shares = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ElasticLinear:
-        # A grid and shares are data, no parameters, but they move and are cast with the weight.
+        # A grid and shares are data, no parameters, but they move with the weight, and a grid is cast with it.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.shares = {kept: fn(share) for kept, share in self._shares.items()}
+        self.shares = {kept: share.to(self.weight.device) for kept, share in self._shares.items()}
         if self.grid is not None:
             self.grid = replace(self.grid, scale=fn(self.grid.scale), zero_point=fn(self.grid.zero_point))
         return self
@@ -402,9 +403,3 @@ def _require_finite(what: str, tensor: Tensor) -> None:
             f"{what} has {int((~tensor.isfinite()).sum())} of {tensor.numel()} numbers that are not finite, as a "
             "training that diverged leaves them; go on from an earlier state, or train anew with a lower learning_rate."
         )
-
-
-def _without_others(matrix: Tensor, share: Tensor) -> Tensor:
-    """``M_K + M_R Sᵀ``: a matrix that reads all inputs, of shape (…, inputs), made to read the kept ones alone."""
-    kept = len(share)
-    return matrix[:, :kept] + (matrix[:, kept:].to(share.dtype) @ share.T).to(matrix.dtype)

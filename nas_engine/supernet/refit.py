@@ -8,24 +8,30 @@ output, the optimal update of the Optimal Brain Surgeon (Hassibi and Stork, 1993
 (Kurtić et al., 2023, arXiv 2302.04089, section 3.1) prunes by; here once for every width of a super-network. Adapters
 learn all the time, so they are read through S: what the largest sub-network learns, the narrow ones learn with it.
 Which units are kept follows from the same: they go one after the other, always those that the rest replaces best.
+
+One layer after the other, in one pass of the model; what a layer's fit needs is gone when the next begins. Everything
+comes from Cholesky factors in the products' own precision, and only where that does not do, in fp64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from nas_engine.compression.calibration import Products, calibrated_layers
 from nas_engine.supernet.elastic_units import Units
 from nas_engine.supernet.layer import spread
-from nas_engine.supernet.ordering import listened
 from nas_engine.texts.batches import Batch
+from search_spaces import ModuleName
 
+T = TypeVar("T")
 _STEPS = 96  # in which units are taken away, a few at a time: one by one, a wide layer would take hours
 _DAMPING = 0.01  # of the mean square of an input, so that what calibration texts never tell apart stays as it was
-_BYTES_AT_ONCE = 2**31  # of products, before the model runs again for the next ones
 
 
 @torch.no_grad()
@@ -35,21 +41,28 @@ def find_shares(model: PreTrainedModel, units: Mapping[str, Units], batches: Ite
     Adapters count as they are now: after training, shares are those of the trained network.
 
     Args:
-        model: run without its output head, as often as products need to fit in memory; all of it must be active.
+        model: run once, a layer at a time, without its output head; all of it must be active.
         units: by the projection that reads them, such as ``layers.3.down``.
         batches: `input_ids` and `attention_mask` of shape (rows, tokens).
         reorder: whether units are sorted; else they keep their order.
+
+    Raises:
+        CompressionError: there is no token in `batches`, or what a projection reads is not finite.
     """
-    given = list(batches)
-    for portion in _portions(units):
-        readers = {module: units[module].reader for module in portion}
-        # Of the inputs X of each, padding left out: Xᵀ X.
-        products = listened(model, readers, given, lambda inputs: inputs.T @ inputs)
-        for module, reader in readers.items():
-            of_inputs = damped(products.pop(module))
+    by_layer: dict[int, dict[str, Units]] = {}
+    for module, of_layer in units.items():
+        index, name = ModuleName.parse(module)
+        by_layer.setdefault(index, {})[name] = of_layer
+    for layer in calibrated_layers(model, batches):
+        elastic = by_layer.get(layer.index, {})
+        products = {name: Products() for name in elastic}
+        layer.pass_on(products)
+        for name, of_layer in elastic.items():
+            of_inputs = damped(products.pop(name).total)
             if reorder:
-                of_inputs = _sorted(units[module], of_inputs)
-            reader.shares = {kept: shares_of(of_inputs, kept) for kept in units[module].sizes}
+                of_inputs = _sorted(of_layer, of_inputs)
+            of_layer.reader.shares = {}  # the old ones are not held beside the new
+            of_layer.reader.shares = shares_of(of_inputs, of_layer.sizes)
 
 
 def _sorted(units: Units, products: Tensor) -> Tensor:
@@ -61,27 +74,11 @@ def _sorted(units: Units, products: Tensor) -> Tensor:
     return products[inputs][:, inputs]
 
 
-def _portions(units: Mapping[str, Units]) -> Iterator[list[str]]:
-    """Readers whose products fit in memory together."""
-    portion: list[str] = []
-    room = _BYTES_AT_ONCE
-    for module, of_layer in units.items():
-        needed = 4 * of_layer.reader.in_features**2
-        if portion and needed > room:
-            yield portion
-            portion, room = [], _BYTES_AT_ONCE
-        portion.append(module)
-        room -= needed
-    if portion:
-        yield portion
-
-
 @torch.no_grad()
 def damped(products: Tensor) -> Tensor:
-    """``G + λ I`` in fp64, for products G of shape (inputs, inputs)."""
-    result = products.to(torch.float64, copy=True)
-    result.diagonal().add_(_DAMPING * result.diagonal().mean())
-    return result
+    """``G + λ I``, in place, for products G of shape (inputs, inputs)."""
+    products.diagonal().add_(_DAMPING * products.diagonal().mean())
+    return products
 
 
 @torch.no_grad()
@@ -97,46 +94,89 @@ def elimination_order(weight: Tensor, products: Tensor, width: int, fewest: int)
         width: inputs of a unit, side by side.
         fewest: units that are always kept, whose own order is by the last step's errors.
     """
-    w, inverse = weight.double(), torch.linalg.inv(products)
-    left = torch.arange(len(products) // width, device=weight.device)
-    fewest = max(1, fewest)
-    at_once = max(1, len(left) // _STEPS)
-    gone: list[Tensor] = []
-    while len(left) > fewest:
-        least = _errors_without(w, inverse, width).argsort(stable=True)[: min(at_once, len(left) - fewest)]
-        gone.append(left[least].flip(0))
-        kept = torch.ones(len(left), dtype=torch.bool, device=weight.device)
-        kept[least] = False
-        out, stay = (spread(units, [width]) for units in (least, kept.nonzero().flatten()))
-        share = torch.linalg.solve(inverse[out][:, out], inverse[out][:, stay])
-        w = w[:, stay] - w[:, out] @ share
-        inverse = inverse[stay][:, stay] - inverse[stay][:, out] @ share
-        left = left[kept]
-    last = left[_errors_without(w, inverse, width).argsort(descending=True, stable=True)]
-    return torch.cat([last, *reversed(gone)])
-
-
-def _errors_without(weight: Tensor, inverse: Tensor, width: int) -> Tensor:
-    """Of each unit, the output error when the others stand in for it, shape (units,)."""
-    units = len(inverse) // width
-    own = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (units, width, width)
-    columns = weight.T.view(units, width, -1)
-    # LAPACK takes matrices one by one: of thousands of single numbers it makes minutes where cores are shared.
-    solved = columns / own if width == 1 else torch.linalg.solve(own, columns)
-    errors: Tensor = (columns * solved).sum((1, 2))
-    return errors
+    return _in_enough_precision(lambda given: _elimination_order(weight.to(given), given, width, fewest), products)
 
 
 @torch.no_grad()
-def shares_of(products: Tensor, kept: int) -> Tensor:
-    """How far each kept input stands in for each one left out, such that any weight's outputs stay closest.
+def shares_of(products: Tensor, sizes: Iterable[int]) -> dict[int, Tensor]:
+    """How far the first inputs stand in for those that come after them, such that any weight's outputs stay closest.
 
     Args:
         products: of the inputs, `damped`, shape (inputs, inputs).
-        kept: how many of the first inputs are left.
+        sizes: how many of the first inputs may be left.
 
     Returns:
-        shape (kept, inputs - kept), in fp32.
+        by size, from the largest on, what the step from the next larger size needs, as
+        `nas_engine.supernet.shares.Shares` has it.
     """
-    shares: Tensor = torch.linalg.solve(products[:kept, :kept], products[:kept, kept:])
-    return shares.float()
+    kept = sorted(sizes, reverse=True)
+    return _in_enough_precision(lambda given: _shares_of(given, kept), products) if kept else {}
+
+
+def _shares_of(products: Tensor, sizes: list[int]) -> dict[int, Tensor]:
+    most = sizes[0]
+    factor = torch.linalg.cholesky(products[:most, :most])  # L of G_KK = L Lᵀ, whose corners are those of fewer inputs
+    found = {most: torch.cholesky_solve(products[:most, most:], factor)}
+    for wider, kept in pairwise(sizes):
+        # G_KK⁻¹ G_KR = L_KK⁻ᵀ L_RKᵀ
+        corner, below = factor[:kept, :kept], factor[kept:wider, :kept]
+        found[kept] = torch.linalg.solve_triangular(corner.T, below.T, upper=True)
+    return found
+
+
+def _elimination_order(w: Tensor, products: Tensor, width: int, fewest: int) -> Tensor:
+    """As `elimination_order`, by a Cholesky factor ``CᵀC`` of the inverse that grows by the rows of what is taken away.
+
+    The inverse itself stays as it is: of what is left it holds ``H - CᵀC``, of which a step needs a few rows alone.
+    """
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(products))
+    units = len(products) // width
+    left = torch.arange(units, device=w.device)
+    own = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
+    factor = inverse.new_empty(0, len(inverse))  # (inputs taken away, inputs left)
+    fewest, at_once = max(1, fewest), max(1, units // _STEPS)
+    gone: list[Tensor] = []
+    while len(left) > fewest:
+        least = _errors_without(w, own).argsort(stable=True)[: min(at_once, len(left) - fewest)]
+        gone.append(left[least].flip(0))
+        kept = torch.ones(len(left), dtype=torch.bool, device=w.device)
+        kept[least] = False
+        staying = kept.nonzero().flatten()
+        inputs, out, stay = (spread(index, [width]) for index in (left, least, staying))
+        rows = inverse[inputs[out]][:, inputs].addmm_(factor[:, out].T, factor, alpha=-1)
+        corner = torch.linalg.cholesky(rows[:, out])
+        new = torch.linalg.solve_triangular(corner, rows[:, stay], upper=False)  # (inputs that go, inputs that stay)
+        moved = torch.linalg.solve_triangular(corner, w[:, out].T, upper=False)  # (inputs that go, outputs)
+        w = w[:, stay].addmm_(moved.T, new, alpha=-1)
+        of_units = new.view(len(new), len(staying), width).transpose(0, 1)  # (units, inputs that go, width)
+        own = own[staying] - of_units.transpose(1, 2) @ of_units
+        factor = torch.cat([factor[:, stay], new])
+        left = left[staying]
+    last = left[_errors_without(w, own).argsort(descending=True, stable=True)]
+    return torch.cat([last, *reversed(gone)])
+
+
+def _errors_without(weight: Tensor, own: Tensor) -> Tensor:
+    """Of each unit, the output error when the others stand in for it, shape (units,).
+
+    Args:
+        weight: shape (outputs, inputs).
+        own: the inverse's block of each unit, shape (units, width, width).
+    """
+    units, width, _ = own.shape
+    if width == 1:
+        # LAPACK takes matrices one by one: of thousands of single numbers it makes minutes where cores are shared.
+        return weight.square().sum(0) / own.flatten()
+    columns = weight.T.view(units, width, -1)
+    errors: Tensor = (columns * torch.linalg.solve(own, columns)).sum((1, 2))
+    return errors
+
+
+def _in_enough_precision(solve: Callable[[Tensor], T], products: Tensor) -> T:
+    """What `solve` makes of `products`, in fp64 where their own precision makes them singular."""
+    try:
+        return solve(products)
+    except torch.linalg.LinAlgError:
+        if products.dtype == torch.float64:
+            raise
+    return solve(products.double())

@@ -73,7 +73,7 @@ def _require_fitting(supernet: ElasticModel, tensors: Mapping[str, Tensor]) -> N
         if name in needed:
             fits = tensor.shape == have[name].shape and tensor.is_floating_point() == have[name].is_floating_point()
         else:
-            fits = _fits_as_order(supernet, name, tensor) or _fits_as_share(supernet, name, tensor)
+            fits = _fits_as_order(supernet, name, tensor) or _fits_as_share(supernet, name, tensor, tensors)
         if not fits:
             raise CheckpointError(
                 f"{name}, {tensor.dtype} of shape {tuple(tensor.shape)}, is not this super-network's."
@@ -89,9 +89,14 @@ def _fits_as_order(supernet: ElasticModel, name: str, tensor: Tensor) -> bool:
     return False
 
 
-def _fits_as_share(supernet: ElasticModel, name: str, tensor: Tensor) -> bool:
+def _fits_as_share(supernet: ElasticModel, name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+    """In what the step from the next wider size leaves out, or in everything, as older files have them."""
     module, _, kept = name.partition(_SHARE)
     linear = supernet.elastic_linears.get(module)
     if linear is None or not re.fullmatch("[1-9][0-9]{0,8}", kept) or not tensor.is_floating_point():
         return False
-    return tuple(tensor.shape) == (int(kept), linear.in_features - int(kept))
+    start = f"{module}{_SHARE}"
+    others = [key.removeprefix(start) for key in tensors if key.startswith(start)]
+    wider = min((int(size) for size in others if size.isdigit() and int(size) > int(kept)), default=linear.in_features)
+    return tensor.dim() == 2 and len(tensor) == int(kept) and tensor.shape[1] in {
+        wider - int(kept), linear.in_features - int(kept)}  # fmt: skip

@@ -12,6 +12,7 @@ from nas_engine.errors import CompressionError
 from nas_engine.supernet import refit
 from nas_engine.supernet.layer import spread
 from nas_engine.supernet.refit import damped, elimination_order, shares_of
+from nas_engine.supernet.shares import fitted, read_through, stored
 from search_spaces import attention_heads, lora_rank, mlp_width
 from tests.supernets import DECODERS, EVERY_DIMENSION, FAMILIES, TOKENS, random_adapters, supernetwork
 from tests.tiny import tiny_llama
@@ -31,7 +32,7 @@ def test_weight_read_through_shares_is_the_ridge_solution(seed: int, kept: int, 
     rows = torch.cat([x[:, :kept], damping.sqrt() * torch.eye(kept, dtype=torch.double)])
     missed = torch.cat([x[:, kept:] @ weight[:, kept:].T, torch.zeros(kept, 3, dtype=torch.double)])
     expected = weight[:, :kept] + torch.linalg.lstsq(rows, missed).solution.T
-    fitted = weight[:, :kept] + weight[:, kept:] @ shares_of(damped(x.T @ x), kept).double().T
+    fitted = weight[:, :kept] + weight[:, kept:] @ shares_of(damped(x.T @ x), [kept])[kept].T
     assert torch.allclose(fitted, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -115,9 +116,9 @@ def test_adapter_is_read_through_the_same_shares_as_the_weight() -> None:
     for rank in (4, 2):
         linear.active_rank, linear.active_in = rank, linear.in_features
         whole = linear.combined_weight()
-        for kept, share in linear.shares.items():
+        for kept in linear.shares:
             linear.active_in = kept
-            expected = whole[:, :kept] + whole[:, kept:] @ share.T
+            expected = read_through(whole, linear.shares, kept)
             assert torch.allclose(linear.combined_weight(), expected, atol=1e-5)
 
 
@@ -129,7 +130,8 @@ def test_what_a_narrow_subnetwork_learns_reaches_the_inputs_left_out() -> None:
     supernet.model(TOKENS, labels=TOKENS, use_cache=False).loss.backward()
     linear = supernet.elastic_linears["layers.0.down"]
     gradient = linear.lora_A.grad
-    kept, share = linear.active_in, linear.shares[linear.active_in]
+    kept = linear.active_in
+    share = read_through(torch.eye(linear.in_features)[kept:], linear.shares, kept).T  # in everything left out
     assert torch.allclose(gradient[:2, kept:], gradient[:2, :kept] @ share, atol=1e-6)
     assert gradient[:2, kept:].any()
     assert not gradient[2:].any()  # ranks that are not active learn nothing
@@ -159,13 +161,53 @@ def test_fitting_again_after_training_follows_the_adapters() -> None:
     assert error() < before
 
 
-def test_products_that_do_not_fit_are_taken_in_turns(monkeypatch) -> None:
-    together, in_turns = (supernetwork(tiny_llama(), SPACE) for _ in range(2))
-    together.order_by_importance(BATCHES, refit=True)
-    monkeypatch.setattr(refit, "_BYTES_AT_ONCE", 1)
-    in_turns.order_by_importance(BATCHES, refit=True)
-    state = in_turns.state()
-    assert all(torch.allclose(tensor, state[name], atol=1e-3) for name, tensor in together.state().items())
+def test_orders_and_shares_in_fp32_are_those_in_fp64() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 192, generator=generator) @ torch.randn(192, 192, generator=generator)
+    x[:, 7] *= 1000  # as single channels of language models are
+    weight, products = torch.randn(48, 192, generator=generator), damped((x.T @ x).double())
+    orders = {dtype: elimination_order(weight, products.to(dtype), 1, 32) for dtype in (torch.float32, torch.float64)}
+    assert torch.equal(*orders.values())
+    found, exact = (shares_of(products.to(dtype), (32, 96, 144)) for dtype in orders)
+    assert all((found[kept] - exact[kept]).norm() < 1e-3 * exact[kept].norm() for kept in exact)
+
+
+def test_products_that_are_singular_in_fp32_are_solved_in_fp64() -> None:
+    products = torch.tensor([[10946.0, 17711.0, 1.0], [17711.0, 28657.0, 2.0], [1.0, 2.0, 3.0]])  # determinants of 1
+    with pytest.raises(torch.linalg.LinAlgError):
+        torch.linalg.cholesky(products[:2, :2])
+    exact = torch.tensor([[28657.0 - 2 * 17711.0], [2 * 10946.0 - 17711.0]])  # by Cramer's rule
+    assert torch.allclose(shares_of(products, [2])[2].float(), exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_from_width_to_width_are_the_shares_of_everything_left_out(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 40, generator=generator) @ torch.randn(40, 40, generator=generator)
+    products, weight = damped((x.T @ x).double()), torch.randn(8, 40, generator=generator)
+    held = stored(shares_of(products, (8, 16, 30)), 40)
+    assert sum(share.numel() for share in held.values()) == 8 * 8 + 16 * 14 + 30 * 10
+    assert all(share.itemsize == 2 for share in held.values())
+    for kept in held:
+        share = torch.linalg.solve(products[:kept, :kept], products[:kept, kept:])
+        expected = weight[:, :kept] + weight[:, kept:] @ share.float().T
+        assert (read_through(weight, held, kept) - expected).norm() < 2e-3 * expected.norm()
+        weights = fitted(weight.to(dtype), held)
+        assert weights[kept].dtype == dtype
+        assert (weights[kept].float() - expected).norm() < (2e-3 if dtype == torch.float32 else 6e-3) * expected.norm()
+
+
+def test_shares_of_everything_as_older_files_have_them_are_taken() -> None:
+    supernet = supernetwork(tiny_llama(), SPACE)
+    supernet.order_by_importance(BATCHES, refit=True)
+    state = supernet.state()
+    name = "layers.0.down"
+    whole = torch.eye(supernet.elastic_linears[name].in_features)
+    shares = supernet.elastic_linears[name].shares
+    for kept in shares:
+        state[f"{name}.share.{kept}"] = read_through(whole[kept:], shares, kept).T.contiguous()
+    supernet.load_state(state)
+    assert all(torch.equal(share, shares[kept]) for kept, share in supernet.elastic_linears[name].shares.items())
 
 
 def test_shares_are_saved_and_change_the_fingerprint(tmp_path) -> None:
