@@ -22,7 +22,7 @@ class Choice:
         values: from small to large, without repeats; a genome holds an index into them.
         modules: what the value is applied to, as ``layers.<index>.<projection>``, or a layer's whole block, as
             ``layers.<index>.attention`` and ``layers.<index>.mlp``.
-        dimension: what the value means there: ``lora_rank``, ``mlp_width``, ``attention_heads``, ``layer_skip``,
+        dimension: what the value means there: ``lora_rank``, ``mlp_width``, ``attention_heads``, ``experts``, ``layer_skip``,
             ``weight_bits`` or ``density``.
 
     Raises:

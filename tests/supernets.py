@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nas_engine.supernet import SuperNetwork
-from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
+from search_spaces import attention_heads, experts, layer_skip, lora_rank, mlp_width
 from tests.tiny import (
     tiny_bert,
     tiny_bloom,
@@ -14,11 +14,13 @@ from tests.tiny import (
     tiny_gpt2,
     tiny_llama,
     tiny_mistral,
+    tiny_mixtral,
     tiny_mpt,
     tiny_opt,
     tiny_phi3,
     tiny_qwen2,
     tiny_qwen3,
+    tiny_qwen3_moe,
     tiny_smollm3,
     tiny_tokenizer,
 )
@@ -38,6 +40,7 @@ FAMILIES = {
     "qwen3": tiny_qwen3,
     "smollm3": tiny_smollm3,
 }
+MIXTURES = {"mixtral": tiny_mixtral, "qwen3_moe": tiny_qwen3_moe}  # of experts
 TOKENS = torch.arange(2, 26).view(2, 12)  # (rows, tokens)
 DECODERS = [family for family in FAMILIES if family != "bert"]
 CALIBRATION = [{"input_ids": torch.arange(2, 22).view(2, 10), "attention_mask": torch.ones(2, 10)}]
@@ -45,6 +48,7 @@ _TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 _SHARE = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 SPACE = lora_rank((4, 2), _TARGETS, _SHARE, skip_missing=True) + mlp_width((1.0, 0.75, 0.5))
 EVERY_DIMENSION = SPACE + attention_heads((1.0, 0.5)) + layer_skip()
+OF_MIXTURES = EVERY_DIMENSION + experts((1.0, 0.5))
 
 
 def supernetwork(model: PreTrainedModel, space=SPACE, **settings) -> SuperNetwork:

@@ -19,6 +19,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     MptConfig,
     MptForCausalLM,
     OPTConfig,
@@ -32,6 +34,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -99,6 +103,18 @@ def tiny_phi3(seed: int = 0, **config: Any) -> Phi3ForCausalLM:
 def tiny_smollm3(seed: int = 0, **config: Any) -> SmolLM3ForCausalLM:
     """The same sizes as a SmolLM3: its second layer has no rotary embeddings."""
     return _seeded(SmolLM3ForCausalLM, SmolLM3Config, seed, {"no_rope_layer_interval": 2} | config)
+
+
+def tiny_mixtral(seed: int = 0, **config: Any) -> MixtralForCausalLM:
+    """The same sizes as a Mixtral: six experts, of which a token is sent to two."""
+    sizes = {"num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 32}
+    return _seeded(MixtralForCausalLM, MixtralConfig, seed, sizes | config)
+
+
+def tiny_qwen3_moe(seed: int = 0, **config: Any) -> Qwen3MoeForCausalLM:
+    """The same sizes as a Qwen3-MoE: as Mixtral, with norms on queries and keys and weights that do not sum to 1."""
+    sizes = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    return _seeded(Qwen3MoeForCausalLM, Qwen3MoeConfig, seed, sizes | config)
 
 
 def tiny_gpt2(seed: int = 0, **config: Any) -> GPT2LMHeadModel:

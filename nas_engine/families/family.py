@@ -11,6 +11,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from nas_engine.errors import FamilyError
 from search_spaces import ModelShape, ModuleName
 
+# Grouped products of experts, as transformers computes them, want rows of whole 16 bytes: 8 channels in half precision.
+_GROUPED_WIDTHS = 8
 # The projections that a fused module holds, in the order of its outputs; any other module holds the one it is named by.
 _FUSED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
 
@@ -45,6 +47,26 @@ class HeadBias:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Where a layer that is a mixture of experts keeps them: stacked, as transformers does since version 5.
+
+    The experts' module has ``gate_up_proj`` of shape (experts, 2 * width, hidden) and ``down_proj`` of shape (experts,
+    hidden, width), the router's a ``weight`` of shape (experts, hidden).
+
+    Args:
+        block: path inside a layer of the module that holds both.
+        experts: of the experts, inside `block`.
+        router: of the router, inside `block`.
+        count_key: the configuration's key for the number of experts.
+    """
+
+    block: str = "mlp"
+    experts: str = "experts"
+    router: str = "gate"
+    count_key: str = "num_local_experts"
+
+
+@dataclass(frozen=True)
 class Family:
     """Where a transformer keeps its layers, their projections and what must change with their sizes.
 
@@ -65,6 +87,7 @@ class Family:
         width_key: the configuration's key for the intermediate size; None where the architecture fixes it.
         stock_heads: the stock architecture can be built with fewer heads than hidden size over head size.
         head: modules that are new for each task, and so train whole beside the adapters.
+        experts: where layers are mixtures of experts, whose projections are not those of `projections`.
         layer_keys: the configuration's keys for lists with an entry for every layer.
     """
 
@@ -92,6 +115,7 @@ class Family:
     stock_heads: bool = True
     head: tuple[str, ...] = ()
     layer_keys: tuple[str, ...] = ("layer_types",)
+    experts: Experts | None = None
 
     def path(self, module: str) -> str:
         """The path in the model of a space's module, such as ``layers.3.up``."""
@@ -106,12 +130,18 @@ class Family:
         """What a search space needs to know of `model`, which is not yet elastic."""
         layers = list(model.get_submodule(self.layers).children())
         heads, kv_heads, _ = attention_sizes(model.config)
-        downs = (layer.get_submodule(self.projections["down"]) for layer in layers)
+        projections = {projection: module for module in self.projections for projection in self.held(module)}
+        known = (heads,) * len(layers), (kv_heads,) * len(layers), projections
+        if self.experts is None:
+            downs = (layer.get_submodule(self.projections["down"]) for layer in layers)
+            return ModelShape(tuple(inputs_of(down) for down in downs), *known)
+        stacks = [layer.get_submodule(f"{self.experts.block}.{self.experts.experts}").down_proj for layer in layers]
         return ModelShape(
-            tuple(inputs_of(down) for down in downs),
-            (heads,) * len(layers),
-            (kv_heads,) * len(layers),
-            {projection: module for module in self.projections for projection in self.held(module)},
+            tuple(stack.shape[2] for stack in stacks),  # type: ignore[union-attr, misc]
+            *known,
+            experts=tuple(stack.shape[0] for stack in stacks),  # type: ignore[union-attr, misc]
+            experts_per_token=model.config.num_experts_per_tok,
+            width_multiple=_GROUPED_WIDTHS,
         )
 
 
@@ -210,9 +240,14 @@ _BERT = Family(
 _AFTER = {"attention": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"}
 _GEMMAS = tuple(Family(name, norms_after=_AFTER, norm_last=True) for name in ("gemma2", "gemma3_text"))
 _SMOLLM3 = Family("smollm3", layer_keys=("layer_types", "no_rope_layers"))  # every fourth layer rotates nothing
+_ATTENTION = {name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")}
+_MIXTURES = (
+    Family("mixtral", projections=_ATTENTION, experts=Experts()),
+    Family("qwen3_moe", projections=_ATTENTION, experts=Experts(), width_key="moe_intermediate_size"),
+)
 _LIKE_LLAMA = tuple(map(Family, ("llama", "mistral", "qwen2", "qwen3")))
 FAMILIES = {
-    family.model_type: family for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, _SMOLLM3, *_GEMMAS, *_LIKE_LLAMA)
+    family.model_type: family for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, _SMOLLM3, *_GEMMAS, *_MIXTURES, *_LIKE_LLAMA)
 }
 
 

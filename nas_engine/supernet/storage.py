@@ -159,6 +159,12 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
 def _original_weights(supernet: ElasticModel) -> dict[str, Tensor]:
     """The base model's state dict, adapters left out and channels back in their original order."""
     modules = {supernet.family.path(name): name for name in supernet.elastic_linears}
+    mixtures = {
+        f"{supernet.family.layers}.{layer.index}.{path}": layer.mixture
+        for layer in supernet.layers
+        if layer.mixture is not None
+        for path in layer.mixture.paths
+    }
     weights = {}
     for key, tensor in supernet.model.state_dict().items():
         owner, _, kind = key.rpartition(".")
@@ -170,5 +176,7 @@ def _original_weights(supernet: ElasticModel) -> dict[str, Tensor]:
             tensor = tensor[supernet.original_outputs(modules[owner])]
             tensor = tensor[:, supernet.original_inputs(modules[owner])] if kind == "weight" else tensor
             tensor = (tensor.T if linear.transposed and kind == "weight" else tensor).contiguous()
+        if owner in mixtures:
+            tensor = mixtures[owner].original(kind, tensor)
         weights[key] = tensor
     return weights
