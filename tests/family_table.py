@@ -21,20 +21,23 @@ def table() -> list[str]:
         "| family | tested as | `lora_rank` targets | `mlp_width` | `attention_heads` | `experts` | `layer_skip` |",
         "|---|---|---|---|---|---|---|",
     ]
-    return head + [_line(family) for _, family in sorted(FAMILIES.items())]
-
-
-def _line(family: Family) -> str:
-    tested = [
-        make.__name__.removeprefix("tiny_") for make in TESTED.values() if make().config.model_type == family.model_type
+    tested = [(make().config.model_type, make.__name__.removeprefix("tiny_")) for make in TESTED.values()]
+    return head + [
+        _line(family, [name for model_type, name in tested if model_type == family.model_type])
+        for _, family in sorted(FAMILIES.items())
     ]
+
+
+def _line(family: Family, tested: list[str]) -> str:
     held = [name for module in family.projections for name in family.held(module)]
     fused = [_FUSED[module] for module in family.projections if module in _FUSED]
     targets = ", ".join(held) + (f" ({'; '.join(fused)})" if fused else "")
     width = f"stock, `{family.width_key}`" if family.width_key else "with code"
     heads = "stock" if family.stock_heads else "with code"
     experts = "stock" if family.experts is not None else ""
-    return f"| `{family.model_type}` | {', '.join(tested)} | {targets} | {width} | {heads} | {experts} | stock by layers |"
+    return (
+        f"| `{family.model_type}` | {', '.join(tested)} | {targets} | {width} | {heads} | {experts} | stock by layers |"
+    )
 
 
 def replace_table(page: Path, start: str, table: list[str]) -> None:

@@ -135,11 +135,12 @@ class Family:
         if self.experts is None:
             downs = (layer.get_submodule(self.projections["down"]) for layer in layers)
             return ModelShape(tuple(inputs_of(down) for down in downs), *known)
-        stacks = [layer.get_submodule(f"{self.experts.block}.{self.experts.experts}").down_proj for layer in layers]
+        path = f"{self.experts.block}.{self.experts.experts}.down_proj"
+        stacks = [layer.get_parameter(path) for layer in layers]
         return ModelShape(
-            tuple(stack.shape[2] for stack in stacks),  # type: ignore[union-attr, misc]
+            tuple(stack.shape[2] for stack in stacks),
             *known,
-            experts=tuple(stack.shape[0] for stack in stacks),  # type: ignore[union-attr, misc]
+            experts=tuple(stack.shape[0] for stack in stacks),
             experts_per_token=model.config.num_experts_per_tok,
             width_multiple=_GROUPED_WIDTHS,
         )
@@ -247,20 +248,37 @@ _MIXTURES = (
 )
 _LIKE_LLAMA = tuple(map(Family, ("llama", "mistral", "qwen2", "qwen3")))
 FAMILIES = {
-    family.model_type: family for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, _SMOLLM3, *_GEMMAS, *_MIXTURES, *_LIKE_LLAMA)
+    family.model_type: family
+    for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, _SMOLLM3, *_GEMMAS, *_MIXTURES, *_LIKE_LLAMA)
 }
+
+
+_ADMITTED: dict[str, Family] = {}  # by inspection, in this process
+
+
+def is_admitted(model_type: str) -> bool:
+    """Whether a model of this type was found to be like Llama in this process."""
+    return model_type in _ADMITTED
+
+
+def admit(family: Family) -> Family:
+    """Make `family`, which was found by inspection, that of its type for the rest of the process."""
+    _ADMITTED[family.model_type] = family
+    return family
 
 
 def family_of(model: PreTrainedModel) -> Family:
     """The family of `model`.
 
     Raises:
-        FamilyError: no family describes its `model_type`; the supported ones are named.
+        FamilyError: no family describes its `model_type`, and no model of it was admitted by inspection (see
+            `nas_engine.families.plain.require_plain`); the supported ones are named.
     """
     model_type = model.config.model_type
-    if model_type not in FAMILIES:
+    family = FAMILIES.get(model_type) or _ADMITTED.get(model_type)
+    if family is None:
         raise FamilyError(
             f"models of type {model_type!r} are not supported; supported are {', '.join(sorted(FAMILIES))}. "
             "A new family is one description in nas_engine/families/family.py."
         )
-    return FAMILIES[model_type]
+    return family

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from nas_engine.errors import FamilyError
-from nas_engine.families.family import Experts, Family, family_of
+from nas_engine.families.family import FAMILIES, Experts, Family, family_of, is_admitted
+from nas_engine.families.inspection import inspected
 from search_spaces import ModuleName
 
 _PLAIN = (nn.Linear, Conv1D)
@@ -52,7 +53,8 @@ def require_plain(model: nn.Module, elastic: bool = False) -> Family:
                 f"{path} has a parametrized weight; make it permanent first: "
                 "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')."
             )
-    family = family_of(model)
+    known = model.config.model_type in FAMILIES or (elastic and is_admitted(model.config.model_type))
+    family = family_of(model) if known else inspected(model)
     for index, layer in enumerate(model.get_submodule(family.layers).children()):
         modules = dict(layer.named_modules())
         for name, path in family.projections.items():

@@ -10,7 +10,10 @@ from itertools import groupby
 from nas_engine.plots.layers import kind_of, layers_of
 from search_spaces import Choice, Configuration, SearchSpace, Value
 
-_BLOCKS = {"attention": {"attention", "q", "k", "v", "o", "qkv"}, "mlp": {"mlp", "gate", "up", "down", "gate_up", "experts"}}
+_BLOCKS = {
+    "attention": {"attention", "q", "k", "v", "o", "qkv"},
+    "mlp": {"mlp", "gate", "up", "down", "gate_up", "experts"},
+}
 _BLOCK_NAMES = {"attention": "attention", "mlp": "MLP"}
 _NAMES = {
     "mlp_width": ("MLP width", "channels"),

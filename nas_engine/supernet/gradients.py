@@ -68,7 +68,11 @@ def _changed(gene: Choice) -> list[str]:
     speaks for the rest.
     """
     reader = {HEADS: READERS["heads"], WIDTH: READERS["channels"]}.get(gene.dimension)
-    return [module for module in gene.modules if reader in (None, (name := ModuleName.parse(module).name)) or name == _EXPERTS]
+    return [
+        module
+        for module in gene.modules
+        if reader in (None, (name := ModuleName.parse(module).name)) or name == _EXPERTS
+    ]
 
 
 def _module(supernet: ElasticModel, name: str) -> nn.Module:

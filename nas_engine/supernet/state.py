@@ -30,10 +30,10 @@ def adapter_tensors(supernet: ElasticModel) -> dict[str, Tensor]:
         if layer.mixture is not None and layer.mixture.order is not None and layer.mixture.channel_order is not None:
             orders = layer.mixture.order, layer.mixture.channel_order
             tensors |= {str(ModuleName(layer.index, key)): t for key, t in zip(_MIXTURE_KEYS, orders, strict=True)}
-    for name, layer in supernet.elastic_linears.items():
-        if layer.lora_A is not None and layer.lora_B is not None:
-            tensors |= {f"{name}.lora_A": layer.lora_A.detach(), f"{name}.lora_B": layer.lora_B.detach()}
-        tensors |= {f"{name}{_SHARE}{kept}": share for kept, share in layer.shares.items()}
+    for name, linear in supernet.elastic_linears.items():
+        if linear.lora_A is not None and linear.lora_B is not None:
+            tensors |= {f"{name}.lora_A": linear.lora_A.detach(), f"{name}.lora_B": linear.lora_B.detach()}
+        tensors |= {f"{name}{_SHARE}{kept}": share for kept, share in linear.shares.items()}
     for path, module in supernet.head.items():
         tensors |= {f"head.{path}.{name}": tensor.detach() for name, tensor in module.state_dict().items()}
     return tensors
