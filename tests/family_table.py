@@ -7,11 +7,11 @@ from pathlib import Path
 
 from nas_engine.families.family import FAMILIES, Family
 from tests.supernets import FAMILIES as DENSE
-from tests.supernets import MIXTURES
+from tests.supernets import HYBRIDS, MIXTURES
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 START = "| family |"
-TESTED = DENSE | MIXTURES
+TESTED = DENSE | MIXTURES | HYBRIDS
 _FUSED = {"qkv": "q, k, v in one", "gate_up": "gate, up in one"}
 
 
@@ -33,11 +33,10 @@ def _line(family: Family, tested: list[str]) -> str:
     fused = [_FUSED[module] for module in family.projections if module in _FUSED]
     targets = ", ".join(held) + (f" ({'; '.join(fused)})" if fused else "")
     width = f"stock, `{family.width_key}`" if family.width_key else "with code"
-    heads = "stock" if family.stock_heads else "with code"
+    heads = "" if family.hybrid else "stock" if family.stock_heads else "with code"
+    skipped = "MLPs, with code" if family.hybrid else "stock by layers"
     experts = "stock" if family.experts is not None else ""
-    return (
-        f"| `{family.model_type}` | {', '.join(tested)} | {targets} | {width} | {heads} | {experts} | stock by layers |"
-    )
+    return f"| `{family.model_type}` | {', '.join(tested)} | {targets} | {width} | {heads} | {experts} | {skipped} |"
 
 
 def replace_table(page: Path, start: str, table: list[str]) -> None:

@@ -13,6 +13,8 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -32,6 +34,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -115,6 +119,22 @@ def tiny_qwen3_moe(seed: int = 0, **config: Any) -> Qwen3MoeForCausalLM:
     """The same sizes as a Qwen3-MoE: as Mixtral, with norms on queries and keys and weights that do not sum to 1."""
     sizes = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     return seeded(Qwen3MoeForCausalLM, Qwen3MoeConfig, seed, sizes | config)
+
+
+def tiny_qwen3_5(seed: int = 0, **config: Any) -> Qwen3_5ForCausalLM:
+    """The same sizes as a Qwen3.5: its first and last layer have linear attention."""
+    sizes = {f"linear_{what}_head_dim": 8 for what in ("key", "value")} | {"linear_num_key_heads": 2}
+    layers = {"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]}
+    return seeded(Qwen3_5ForCausalLM, Qwen3_5TextConfig, seed, sizes | layers | {"rope_parameters": rope} | config)
+
+
+def tiny_gemma4(seed: int = 0, **config: Any) -> Gemma4ForCausalLM:
+    """The same sizes as a Gemma 4: heads of 8 in windows and of 16 in the last layer, inputs of their own a layer."""
+    sizes = {"global_head_dim": 16, "hidden_size_per_layer_input": 8}
+    layers = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+    vocabulary = {"vocab_size_per_layer_input": len(tiny_tokenizer())}
+    return seeded(Gemma4ForCausalLM, Gemma4TextConfig, seed, sizes | layers | vocabulary | config)
 
 
 def tiny_gpt2(seed: int = 0, **config: Any) -> GPT2LMHeadModel:

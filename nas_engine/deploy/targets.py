@@ -99,7 +99,7 @@ def vllm_limits(model: PreTrainedModel) -> Limits:
 
 
 def graph_limits(model: PreTrainedModel) -> Limits:
-    """What runs as a graph of `model`: all of it, but for mixtures of experts.
+    """What runs as a graph of `model`: all of it, but for mixtures of experts and hybrids.
 
     Raises:
         ExportError: it is one.

@@ -140,15 +140,15 @@ def traceable(model: PreTrainedModel) -> Traceable:
 
 
 def require_dense(model: PreTrainedModel) -> None:
-    """Check that every token takes the same way through `model`.
+    """Check that a graph can be traced of `model`: layers of attention, and one way for all tokens.
 
     Raises:
-        ExportError: it is a mixture of experts.
+        ExportError: it is a mixture of experts, or a hybrid.
     """
-    if family_of(model).experts is not None:
+    if not family_of(model).complete:
         raise ExportError(
-            f"models of type {model.config.model_type!r} are mixtures of experts, which send each token elsewhere; no "
-            "graph is traced of them. They leave by save_pretrained."
+            f"models of type {model.config.model_type!r} have experts, which are sent tokens each, or "
+            "several kinds of attention; no graph is traced of them. They leave by save_pretrained."
         )
 
 

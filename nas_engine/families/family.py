@@ -88,6 +88,8 @@ class Family:
         stock_heads: the stock architecture can be built with fewer heads than hidden size over head size.
         head: modules that are new for each task, and so train whole beside the adapters.
         experts: where layers are mixtures of experts, whose projections are not those of `projections`.
+        hybrid: attention differs between layers, or is something else in some: none of it is elastic or left out.
+        granted: values that the configuration must have for all this to be true.
         layer_keys: the configuration's keys for lists with an entry for every layer.
     """
 
@@ -116,6 +118,18 @@ class Family:
     head: tuple[str, ...] = ()
     layer_keys: tuple[str, ...] = ("layer_types",)
     experts: Experts | None = None
+    hybrid: bool = False
+    granted: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether `projections` are all matrices of a layer."""
+        return self.experts is None and not self.hybrid
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks of a layer that may be left out."""
+        return ("mlp",) if self.hybrid else ("attention", "mlp")
 
     def path(self, module: str) -> str:
         """The path in the model of a space's module, such as ``layers.3.up``."""
@@ -129,9 +143,9 @@ class Family:
     def shape(self, model: PreTrainedModel) -> ModelShape:
         """What a search space needs to know of `model`, which is not yet elastic."""
         layers = list(model.get_submodule(self.layers).children())
-        heads, kv_heads, _ = attention_sizes(model.config)
+        heads, kv_heads, _ = (0, 0, 0) if self.hybrid else attention_sizes(model.config)
         projections = {projection: module for module in self.projections for projection in self.held(module)}
-        known = (heads,) * len(layers), (kv_heads,) * len(layers), projections
+        known = (heads,) * len(layers) if heads else (), (kv_heads,) * len(layers) if heads else (), projections
         if self.experts is None:
             downs = (layer.get_submodule(self.projections["down"]) for layer in layers)
             return ModelShape(tuple(inputs_of(down) for down in downs), *known)
@@ -246,10 +260,35 @@ _MIXTURES = (
     Family("mixtral", projections=_ATTENTION, experts=Experts()),
     Family("qwen3_moe", projections=_ATTENTION, experts=Experts(), width_key="moe_intermediate_size"),
 )
+_MLP = {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
+_QWEN3_5 = Family("qwen3_5_text", projections=_MLP, attention=(), hybrid=True)
+_GEMMA4 = Family(  # heads of two sizes
+    "gemma4_text",
+    projections=_MLP,
+    attention=(),
+    norms_after={"mlp": "post_feedforward_layernorm"},
+    norm_last=True,
+    hybrid=True,
+    # Experts beside the MLP, and layers that read keys and values of earlier ones, which evaluators may not have run.
+    granted={"enable_moe_block": False, "num_kv_shared_layers": 0},
+)
 _LIKE_LLAMA = tuple(map(Family, ("llama", "mistral", "qwen2", "qwen3")))
 FAMILIES = {
     family.model_type: family
-    for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, _SMOLLM3, *_GEMMAS, *_MIXTURES, *_LIKE_LLAMA)
+    for family in (
+        _BERT,
+        _BLOOM,
+        _GEMMA4,
+        _GPT2,
+        _MPT,
+        _OPT,
+        _PHI3,
+        _QWEN3_5,
+        _SMOLLM3,
+        *_GEMMAS,
+        *_MIXTURES,
+        *_LIKE_LLAMA,
+    )
 }
 
 

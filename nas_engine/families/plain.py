@@ -55,6 +55,11 @@ def require_plain(model: nn.Module, elastic: bool = False) -> Family:
             )
     known = model.config.model_type in FAMILIES or (elastic and is_admitted(model.config.model_type))
     family = family_of(model) if known else inspected(model)
+    for key, value in family.granted.items():
+        if (given := getattr(model.config, key, value)) != value:
+            raise FamilyError(
+                f"config.{key} is {given}, and models of type {model.config.model_type!r} are known with {value} alone."
+            )
     for index, layer in enumerate(model.get_submodule(family.layers).children()):
         modules = dict(layer.named_modules())
         for name, path in family.projections.items():

@@ -26,7 +26,7 @@ from nas_engine.supernet.dimensions import BITS, DENSITY, EXPERTS, RANK, SKIP, W
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_units import elastic_units
 from nas_engine.supernet.extraction import absent_layers, bypassed
-from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer
+from nas_engine.supernet.layer import READERS, ElasticLayer
 from nas_engine.supernet.mixture import Mixture
 from nas_engine.supernet.resizing import resizers_of
 from search_spaces import Choice, Configuration, ModuleName, SearchSpace, SpaceError, Value
@@ -232,7 +232,9 @@ class ElasticModel:
         layers = len(list(self.model.get_submodule(self.family.layers).children()))
         for choice in space.choices:
             mixture = self.family.experts is not None and choice.dimension in (EXPERTS, WIDTH)
-            names = BLOCKS if choice.dimension == SKIP else ("experts",) if mixture else self.family.projections
+            names = (
+                self.family.blocks if choice.dimension == SKIP else ("experts",) if mixture else self.family.projections
+            )
             for module in choice.modules:
                 index, name = ModuleName.parse(module)
                 if index >= layers or name not in names:

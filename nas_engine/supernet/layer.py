@@ -53,7 +53,7 @@ class ElasticLayer:
         self.family, self.index, self.module = family, index, module
         self.linears: dict[str, ElasticLinear] = {}
         self.orders: dict[Unit, Tensor] = {}
-        self.full_heads, self.full_kv_heads, self.head_size = attention_sizes(config)
+        self.full_heads, self.full_kv_heads, self.head_size = (1, 1, 0) if family.hybrid else attention_sizes(config)
         self.mixture = None if family.experts is None else Mixture(family.experts, module)
         self.full_width = (
             inputs_of(module.get_submodule(family.projections["down"]))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from nas_engine.errors import FamilyError
 from nas_engine.supernet import SuperNetwork
 from nas_engine.supernet.subnetwork import Subnetwork
 from search_spaces import Configuration, SpaceTemplate
@@ -20,7 +21,9 @@ from tests.supernets import (
     CALIBRATION,
     DECODERS,
     EVERY_DIMENSION,
+    HYBRIDS,
     MIXTURES,
+    OF_HYBRIDS,
     OF_MIXTURES,
     TOKENS,
     logits,
@@ -29,12 +32,12 @@ from tests.supernets import (
 )
 from tests.supernets import FAMILIES as DENSE
 
-FAMILIES = DENSE | MIXTURES
-WRITERS = [*DECODERS, *MIXTURES]
+FAMILIES = DENSE | MIXTURES | HYBRIDS
+WRITERS = [*DECODERS, *MIXTURES, *HYBRIDS]
 
 
 def space_of(family: str) -> SpaceTemplate:
-    return OF_MIXTURES if family in MIXTURES else EVERY_DIMENSION
+    return OF_MIXTURES if family in MIXTURES else OF_HYBRIDS if family in HYBRIDS else EVERY_DIMENSION
 
 
 def with_adapters(family: str) -> SuperNetwork:
@@ -59,8 +62,8 @@ def mixed(supernet: SuperNetwork) -> Configuration:
     """Layer 0 narrow with fewer heads and experts, layer 1 without attention, layer 2 without MLP."""
     space = supernet.space
     smallest, largest = space.configuration(space.smallest), space.configuration(space.largest)
-    genes = ["layers.0.attention.heads", "layers.0.mlp.width", "layers.1.attention.keep", "layers.2.mlp.keep"]
-    genes += [gene for gene in ("layers.0.mlp.experts",) if gene in largest]
+    genes = ("layers.0.attention.heads", "layers.0.mlp.width", "layers.1.attention.keep", "layers.2.mlp.keep")
+    genes = [gene for gene in (*genes, "layers.0.mlp.experts") if gene in largest]
     return largest | {gene: smallest[gene] for gene in genes}
 
 
@@ -169,6 +172,10 @@ def weight_gradients(subnet: Subnetwork, supernet: SuperNetwork, extracted: nn.M
 
 def test_operators_are_the_matrix_products_of_the_extracted_model(ordered: SuperNetwork) -> None:
     subnet = ordered.subnetwork(mixed(ordered))
+    if ordered.family.hybrid:
+        with pytest.raises(FamilyError, match="have several kinds of attention, of which"):
+            subnet.operators(batch=1, tokens=8)
+        return
     products = [op for op in subnet.operators(batch=1, tokens=8) if op.kind == "weight" and op.name != "lm_head"]
     subnet.model  # noqa: B018
     layers = subnet.extract().get_submodule(ordered.family.layers)
@@ -227,8 +234,9 @@ def test_documented_families_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize(
     ("family", "what"),
-    [(family, what) for family in FAMILIES for what in ("mlp.width", "attention.heads", "layers")]
-    + [(family, "mlp.experts") for family in MIXTURES],
+    [(family, what) for family in (*DENSE, *MIXTURES) for what in ("mlp.width", "attention.heads", "layers")]
+    + [(family, "mlp.experts") for family in MIXTURES]
+    + [(family, "mlp.width") for family in HYBRIDS],
 )
 def test_equal_sizes_leave_as_the_stock_architecture_where_it_can_have_them(tmp_path, family: str, what: str) -> None:
     supernet = with_adapters(family)
