@@ -2,6 +2,7 @@
 
 from search_spaces.choice import Choice, Value
 from search_spaces.dimensions.attention_heads import attention_heads
+from search_spaces.dimensions.experts import experts
 from search_spaces.dimensions.layer_skip import layer_skip
 from search_spaces.dimensions.lora_rank import lora_rank
 from search_spaces.dimensions.mlp_width import mlp_width
@@ -30,6 +31,7 @@ __all__ = [
     "SpaceTemplate",
     "Value",
     "attention_heads",
+    "experts",
     "layer_skip",
     "lonas",
     "lora_rank",

@@ -22,8 +22,8 @@ class Choice:
         values: from small to large, without repeats; a genome holds an index into them.
         modules: what the value is applied to, as ``layers.<index>.<projection>``, or a layer's whole block, as
             ``layers.<index>.attention`` and ``layers.<index>.mlp``.
-        dimension: what the value means there: ``lora_rank``, ``mlp_width``, ``attention_heads``, ``layer_skip``,
-            ``weight_bits`` or ``density``.
+        dimension: what the value means there: ``lora_rank``, ``mlp_width``, ``attention_heads``, ``experts``,
+            ``layer_skip``, ``weight_bits`` or ``density``.
 
     Raises:
         SpaceError: no value, values out of order, a value that is not a finite number, or a module's name that is none.

@@ -9,6 +9,7 @@ from search_spaces.errors import SpaceError
 from search_spaces.limits import Limits
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+EXPERTS = "experts"  # the module that holds all experts of a layer
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class ModelShape:
         projections: the module of a layer that holds each projection, of q, k, v, o, gate, up and down. Fused ones
             share a module: q, k and v may all be in ``"qkv"``.
         limits: of where its sub-networks will run.
+        experts: of each layer, where layers are mixtures of experts; `intermediate_sizes` are then those of one expert.
+        experts_per_token: how many of them a token is sent to.
+        width_multiple: MLP widths below the whole one are multiples of it.
     """
 
     intermediate_sizes: tuple[int, ...]
@@ -29,11 +33,21 @@ class ModelShape:
     kv_heads: tuple[int, ...] = ()
     projections: Mapping[str, str] = field(default_factory=lambda: {name: name for name in PROJECTIONS})
     limits: Limits = field(default_factory=Limits)
+    experts: tuple[int, ...] = ()
+    experts_per_token: int = 0
+    width_multiple: int = 1
 
     @property
     def layers(self) -> int:
         """The number of layers."""
         return len(self.intermediate_sizes)
+
+    @property
+    def mlp_modules(self) -> tuple[str, ...]:
+        """The modules that have an MLP's width: its projections, or the experts."""
+        if self.experts:
+            return (EXPERTS,)
+        return self.modules(name for name in ("gate", "up", "down") if name in self.projections)
 
     def modules(self, projections: Iterable[str]) -> tuple[str, ...]:
         """The modules that hold `projections`, each once.

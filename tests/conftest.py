@@ -13,6 +13,17 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 
 
+# Families of which the tests outside tests/nas_engine/families are left to `make test-all`.
+_LATER = {"smollm3"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        given = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        if "families" not in item.path.parts and any(isinstance(v, str) and v in _LATER for v in given):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test or file that is skipped has failed")
 

@@ -6,32 +6,37 @@ Run as ``python -m tests.family_table`` to write it anew.
 from pathlib import Path
 
 from nas_engine.families.family import FAMILIES, Family
-from tests.supernets import FAMILIES as TESTED
+from tests.supernets import FAMILIES as DENSE
+from tests.supernets import HYBRIDS, MIXTURES
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 START = "| family |"
+TESTED = DENSE | MIXTURES | HYBRIDS
 _FUSED = {"qkv": "q, k, v in one", "gate_up": "gate, up in one"}
 
 
 def table() -> list[str]:
     """The lines of the table, one a family."""
     head = [
-        "| family | tested as | `lora_rank` targets | `mlp_width` | `attention_heads` | `layer_skip` |",
-        "|---|---|---|---|---|---|",
+        "| family | tested as | `lora_rank` targets | `mlp_width` | `attention_heads` | `experts` | `layer_skip` |",
+        "|---|---|---|---|---|---|---|",
     ]
-    return head + [_line(family) for _, family in sorted(FAMILIES.items())]
+    tested = [(make().config.model_type, make.__name__.removeprefix("tiny_")) for make in TESTED.values()]
+    return head + [
+        _line(family, [name for model_type, name in tested if model_type == family.model_type])
+        for _, family in sorted(FAMILIES.items())
+    ]
 
 
-def _line(family: Family) -> str:
-    tested = [
-        make.__name__.removeprefix("tiny_") for make in TESTED.values() if make().config.model_type == family.model_type
-    ]
+def _line(family: Family, tested: list[str]) -> str:
     held = [name for module in family.projections for name in family.held(module)]
     fused = [_FUSED[module] for module in family.projections if module in _FUSED]
     targets = ", ".join(held) + (f" ({'; '.join(fused)})" if fused else "")
     width = f"stock, `{family.width_key}`" if family.width_key else "with code"
-    heads = "stock" if family.stock_heads else "with code"
-    return f"| `{family.model_type}` | {', '.join(tested)} | {targets} | {width} | {heads} | stock by layers |"
+    heads = "" if family.hybrid else "stock" if family.stock_heads else "with code"
+    skipped = "MLPs, with code" if family.hybrid else "stock by layers"
+    experts = "stock" if family.experts is not None else ""
+    return f"| `{family.model_type}` | {', '.join(tested)} | {targets} | {width} | {heads} | {experts} | {skipped} |"
 
 
 def replace_table(page: Path, start: str, table: list[str]) -> None:

@@ -5,20 +5,24 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nas_engine.supernet import SuperNetwork
-from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
+from search_spaces import attention_heads, experts, layer_skip, lora_rank, mlp_width
 from tests.tiny import (
     tiny_bert,
     tiny_bloom,
     tiny_gemma2,
     tiny_gemma3,
+    tiny_gemma4,
     tiny_gpt2,
     tiny_llama,
     tiny_mistral,
+    tiny_mixtral,
     tiny_mpt,
     tiny_opt,
     tiny_phi3,
     tiny_qwen2,
     tiny_qwen3,
+    tiny_qwen3_5,
+    tiny_qwen3_moe,
     tiny_smollm3,
     tiny_tokenizer,
 )
@@ -38,6 +42,8 @@ FAMILIES = {
     "qwen3": tiny_qwen3,
     "smollm3": tiny_smollm3,
 }
+MIXTURES = {"mixtral": tiny_mixtral, "qwen3_moe": tiny_qwen3_moe}  # of experts
+HYBRIDS = {"gemma4": tiny_gemma4, "qwen3_5": tiny_qwen3_5}  # of several kinds of attention
 TOKENS = torch.arange(2, 26).view(2, 12)  # (rows, tokens)
 DECODERS = [family for family in FAMILIES if family != "bert"]
 CALIBRATION = [{"input_ids": torch.arange(2, 22).view(2, 10), "attention_mask": torch.ones(2, 10)}]
@@ -45,6 +51,8 @@ _TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 _SHARE = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 SPACE = lora_rank((4, 2), _TARGETS, _SHARE, skip_missing=True) + mlp_width((1.0, 0.75, 0.5))
 EVERY_DIMENSION = SPACE + attention_heads((1.0, 0.5)) + layer_skip()
+OF_HYBRIDS = SPACE + layer_skip(("mlp",))
+OF_MIXTURES = EVERY_DIMENSION + experts((1.0, 0.5))
 
 
 def supernetwork(model: PreTrainedModel, space=SPACE, **settings) -> SuperNetwork:

@@ -13,12 +13,16 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     MptConfig,
     MptForCausalLM,
     OPTConfig,
@@ -30,8 +34,12 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -63,72 +71,98 @@ MERGES = ("i n", "t h", "th e", "Ġ the", "Ġ a", "e r", "o n", "Ġ t", "Ġ w", 
 
 def tiny_llama(seed: int = 0, **config: Any) -> LlamaForCausalLM:
     """A seeded Llama of 3 layers, 4 heads of 8 and 2 KV heads; `config` overrides its configuration."""
-    return _seeded(LlamaForCausalLM, LlamaConfig, seed, config)
+    return seeded(LlamaForCausalLM, LlamaConfig, seed, config)
 
 
 def tiny_mistral(seed: int = 0, **config: Any) -> MistralForCausalLM:
     """The same sizes as a Mistral, without a sliding window unless `config` sets one."""
-    return _seeded(MistralForCausalLM, MistralConfig, seed, {"sliding_window": None} | config)
+    return seeded(MistralForCausalLM, MistralConfig, seed, {"sliding_window": None} | config)
 
 
 def tiny_qwen2(seed: int = 0, **config: Any) -> Qwen2ForCausalLM:
     """The same sizes as a Qwen2: q, k and v have biases (nonzero ones, as after training)."""
-    return _seeded(Qwen2ForCausalLM, Qwen2Config, seed, config)
+    return seeded(Qwen2ForCausalLM, Qwen2Config, seed, config)
 
 
 def tiny_qwen3(seed: int = 0, **config: Any) -> Qwen3ForCausalLM:
     """The same sizes as a Qwen3: queries and keys are normalized."""
-    return _seeded(Qwen3ForCausalLM, Qwen3Config, seed, config)
+    return seeded(Qwen3ForCausalLM, Qwen3Config, seed, config)
 
 
 def tiny_gemma2(seed: int = 0, **config: Any) -> Gemma2ForCausalLM:
     """The same sizes as a Gemma 2: norms on both sides of each block, soft-capped logits."""
-    return _seeded(Gemma2ForCausalLM, Gemma2Config, seed, {"query_pre_attn_scalar": 8} | config)
+    return seeded(Gemma2ForCausalLM, Gemma2Config, seed, {"query_pre_attn_scalar": 8} | config)
 
 
 def tiny_gemma3(seed: int = 0, **config: Any) -> Gemma3ForCausalLM:
     """The same sizes as a Gemma 3: as Gemma 2 without soft caps, with norms on queries and keys."""
-    return _seeded(Gemma3ForCausalLM, Gemma3TextConfig, seed, {"query_pre_attn_scalar": 8} | config)
+    return seeded(Gemma3ForCausalLM, Gemma3TextConfig, seed, {"query_pre_attn_scalar": 8} | config)
 
 
 def tiny_phi3(seed: int = 0, **config: Any) -> Phi3ForCausalLM:
     """The same sizes as a Phi-3: q, k and v in one layer, gate and up in another."""
-    return _seeded(Phi3ForCausalLM, Phi3Config, seed, config)
+    return seeded(Phi3ForCausalLM, Phi3Config, seed, config)
 
 
 def tiny_smollm3(seed: int = 0, **config: Any) -> SmolLM3ForCausalLM:
     """The same sizes as a SmolLM3: its second layer has no rotary embeddings."""
-    return _seeded(SmolLM3ForCausalLM, SmolLM3Config, seed, {"no_rope_layer_interval": 2} | config)
+    return seeded(SmolLM3ForCausalLM, SmolLM3Config, seed, {"no_rope_layer_interval": 2} | config)
+
+
+def tiny_mixtral(seed: int = 0, **config: Any) -> MixtralForCausalLM:
+    """The same sizes as a Mixtral: six experts, of which a token is sent to two."""
+    sizes = {"num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 32}
+    return seeded(MixtralForCausalLM, MixtralConfig, seed, sizes | config)
+
+
+def tiny_qwen3_moe(seed: int = 0, **config: Any) -> Qwen3MoeForCausalLM:
+    """The same sizes as a Qwen3-MoE: as Mixtral, with norms on queries and keys and weights that do not sum to 1."""
+    sizes = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    return seeded(Qwen3MoeForCausalLM, Qwen3MoeConfig, seed, sizes | config)
+
+
+def tiny_qwen3_5(seed: int = 0, **config: Any) -> Qwen3_5ForCausalLM:
+    """The same sizes as a Qwen3.5: its first and last layer have linear attention."""
+    sizes = {f"linear_{what}_head_dim": 8 for what in ("key", "value")} | {"linear_num_key_heads": 2}
+    layers = {"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]}
+    return seeded(Qwen3_5ForCausalLM, Qwen3_5TextConfig, seed, sizes | layers | {"rope_parameters": rope} | config)
+
+
+def tiny_gemma4(seed: int = 0, **config: Any) -> Gemma4ForCausalLM:
+    """The same sizes as a Gemma 4: heads of 8 in windows and of 16 in the last layer, inputs of their own a layer."""
+    sizes = {"global_head_dim": 16, "hidden_size_per_layer_input": 8}
+    layers = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+    vocabulary = {"vocab_size_per_layer_input": len(tiny_tokenizer())}
+    return seeded(Gemma4ForCausalLM, Gemma4TextConfig, seed, sizes | layers | vocabulary | config)
 
 
 def tiny_gpt2(seed: int = 0, **config: Any) -> GPT2LMHeadModel:
     """A GPT-2 of 3 layers and 4 heads of 8: fused attention, weights kept as (inputs, outputs), learned positions."""
     sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256, "n_inner": 48}
-    return _seeded(GPT2LMHeadModel, GPT2Config, seed, sizes | config, base={})
+    return seeded(GPT2LMHeadModel, GPT2Config, seed, sizes | config, base={})
 
 
 def tiny_opt(seed: int = 0, **config: Any) -> OPTForCausalLM:
     """An OPT of the same sizes: its MLP has no module of its own."""
     sizes = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
-    return _seeded(OPTForCausalLM, OPTConfig, seed, sizes | {"word_embed_proj_dim": 32} | config, base={})
+    return seeded(OPTForCausalLM, OPTConfig, seed, sizes | {"word_embed_proj_dim": 32} | config, base={})
 
 
 def tiny_bloom(seed: int = 0, **config: Any) -> BloomForCausalLM:
     """A BLOOM of 3 layers and 4 heads of 8: q, k and v head by head in one layer, ALiBi, an MLP 4 times as wide."""
-    return _seeded(
-        BloomForCausalLM, BloomConfig, seed, {"hidden_size": 32, "n_layer": 3, "n_head": 4} | config, base={}
-    )
+    return seeded(BloomForCausalLM, BloomConfig, seed, {"hidden_size": 32, "n_layer": 3, "n_head": 4} | config, base={})
 
 
 def tiny_mpt(seed: int = 0, **config: Any) -> MptForCausalLM:
     """An MPT of the same sizes as the BLOOM: q, k and v one after the other, no biases."""
-    return _seeded(MptForCausalLM, MptConfig, seed, {"d_model": 32, "n_layers": 3, "n_heads": 4} | config, base={})
+    return seeded(MptForCausalLM, MptConfig, seed, {"d_model": 32, "n_layers": 3, "n_heads": 4} | config, base={})
 
 
 def tiny_bert(seed: int = 0, **config: Any) -> BertForSequenceClassification:
     """A BERT of the same sizes that puts texts into three classes."""
     sizes = {name: size for name, size in SIZES.items() if name not in ("head_dim", "num_key_value_heads")}
-    return _seeded(BertForSequenceClassification, BertConfig, seed, sizes | {"num_labels": 3} | config, base={})
+    return seeded(BertForSequenceClassification, BertConfig, seed, sizes | {"num_labels": 3} | config, base={})
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -145,13 +179,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
 
 
-def _seeded(
+def seeded(
     architecture: type[PreTrainedModel],
     configuration: type[PreTrainedConfig],
     seed: int,
     config: dict[str, Any],
     base: dict[str, Any] = SIZES,
 ) -> Any:
+    """A tiny model whose every weight follows from `seed`; `config` overrides the sizes of `base`."""
     tokens = {"vocab_size": len(tiny_tokenizer()), "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

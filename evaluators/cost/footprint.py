@@ -158,6 +158,6 @@ def working_bytes(subnet: Subnetwork, batch: int, tokens: int, phase: Phase, fus
         if sizes.heads and not fused_attention:
             scores = by_name[f"layers.{i}.scores"]
             attention += 2 * scores.count * scores.m * scores.n
-        mlp = rows * sizes.intermediate_size * (4 if sizes.gated else 2)
+        mlp = rows * max(1, sizes.experts_per_token) * sizes.intermediate_size * (4 if sizes.gated else 2)
         most = max(most, 2 * hidden + attention, 2 * hidden + mlp)
     return -(-most * operators[0].activation_bits // 8)

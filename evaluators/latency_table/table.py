@@ -94,11 +94,17 @@ class LatencyTable:
             progress: is told how many sub-networks are timed, of how many.
 
         Raises:
-            ValueError: `levels` below 2, or `samples` below 0.
+            ValueError: `levels` below 2, `samples` below 0, or layers that are mixtures of experts.
             BusyError: other evaluations run on the device.
         """
         require_at_least(2, levels=levels)
         require_at_least(0, samples=samples)
+        whole = supernet.subnetwork(supernet.space.configuration(supernet.space.largest))
+        if any(layer.experts for layer in whole.layer_sizes):
+            raise ValueError(
+                "a latency table knows heads and MLP widths, and not how many experts a layer has; time mixtures of "
+                "experts by Latency."
+            )
         latency = latency or Latency()
         costs = calibrated_costs(supernet, latency, levels, samples, seed, progress)
         device = torch.device(latency.device)

@@ -29,6 +29,7 @@ TOKEN_BUDGET = 2048
 _LOGITS_AT_ONCE = 2**24  # elements of the largest block of logits: 64 MB in fp32
 _MASKED_ATTENTION = ("sdpa", "eager")
 _COUNTS_POSITIONS_ITSELF = ("bloom", "mpt")  # ALiBi: a token's place in its row is its position
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # types of layers that take a mask
 Around = Callable[[int], AbstractContextManager[None]]
 
 
@@ -65,7 +66,7 @@ def log_likelihoods(
     require_readable(model, questions, tokens)
     counts = [len(question.choices) for question in questions]
     row_tokens = ROW_TOKENS
-    if model.config.model_type in _COUNTS_POSITIONS_ITSELF:
+    if _reads_rows(model):
         tokens, row_tokens = one_option_a_row(tokens), 0
     totals = torch.zeros(sum(counts))  # (options of all questions,)
     numbers = count()
@@ -81,10 +82,17 @@ def log_likelihoods(
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-math.inf)
 
 
+def _reads_rows(model: PreTrainedModel) -> bool:
+    """Whether `model` reads a row from its beginning to its end, whatever a mask of ours or positions say."""
+    config = model.config.get_text_config()
+    recurrent = set(getattr(config, "layer_types", None) or ()) - _ATTENTION
+    return bool(recurrent) or model.config.model_type in _COUNTS_POSITIONS_ITSELF
+
+
 def _hidden_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """The trunk's last hidden states, shape (rows, tokens, hidden)."""
     trunk: nn.Module = model.get_decoder()
-    if model.config.model_type in _COUNTS_POSITIONS_ITSELF:
+    if _reads_rows(model):
         layout = {"attention_mask": batch.no_padding.long()}
     else:
         layout = {"attention_mask": tree_mask(batch, model.dtype), "position_ids": batch.position_ids}

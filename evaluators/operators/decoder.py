@@ -20,6 +20,8 @@ class LayerSizes:
         intermediate_size: channels of the MLP; 0 where the layer has none.
         ranks: rank of the unmerged adapter of each projection that has one, by name: q, k, v, o, gate, up, down.
         gated: whether the MLP has a gate beside its up projection.
+        experts: how many MLPs of that size the layer has, where it is a mixture of experts; else 0.
+        experts_per_token: how many of them a token is sent to.
     """
 
     heads: int
@@ -28,6 +30,8 @@ class LayerSizes:
     intermediate_size: int
     ranks: Mapping[str, int] = field(default_factory=dict)
     gated: bool = True
+    experts: int = 0
+    experts_per_token: int = 0
 
 
 def decoder_operators(
@@ -47,6 +51,9 @@ def decoder_operators(
     `activation_bits`), ``layers.3.scores`` and ``layers.3.values`` for attention, and ``lm_head``. Attention counts
     every query with every key: what causality allows to skip is not taken off. The query heads that share a KV head
     are stacked into one product, so that a key is read once for all of them.
+
+    Experts are ``layers.3.experts.up`` and so on: one product for each expert that tokens may reach at once, with its
+    even share of them, rounded up; the router is ``layers.3.router``.
 
     Args:
         layers: sizes of each layer.
@@ -99,7 +106,16 @@ def _layer(sizes: LayerSizes, hidden_size: int, batch: int, tokens: int, past: i
         yield Operator("scores", "attention", stacked, sizes.head_size, keys, groups)
         yield Operator("values", "attention", stacked, keys, sizes.head_size, groups)
         yield from projection("o", queries, hidden_size)
-    if sizes.intermediate_size:
+    if sizes.intermediate_size and sizes.experts:
+        sent = rows * sizes.experts_per_token
+        reached = min(sizes.experts, sent)
+        yield Operator("router", "weight", rows, hidden_size, sizes.experts)
+        for name, inputs, outputs in (
+            *((name, hidden_size, sizes.intermediate_size) for name in ("gate", "up")),
+            ("down", sizes.intermediate_size, hidden_size),
+        ):
+            yield Operator(f"experts.{name}", "weight", -(-sent // reached), inputs, outputs, reached)
+    elif sizes.intermediate_size:
         if sizes.gated:
             yield from projection("gate", hidden_size, sizes.intermediate_size)
         yield from projection("up", hidden_size, sizes.intermediate_size)

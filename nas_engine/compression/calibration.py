@@ -141,6 +141,12 @@ def calibrated_layers(model: PreTrainedModel, batches: Iterable[Batch]) -> Itera
         FamilyError: the model's family is not supported.
     """
     family = family_of(model)
+    if not family.complete:
+        what = "mixtures of experts" if family.experts is not None else "hybrids of several kinds of attention"
+        raise CompressionError(
+            f"models of type {model.config.model_type!r} are {what}, whose weights are not made sparse or quantized "
+            "yet; leave that out, and let other dimensions make them smaller."
+        )
     layers = list(model.get_submodule(family.layers).children())
     _require_finite(family, layers)
     given = list(readable(batches, model))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from nas_engine.deploy.gguf_architecture import architecture_of, builds_uneven
+from nas_engine.deploy.traced import require_dense
 from nas_engine.deploy.vllm_form import BACKEND, LIKE_LLAMA, has_window, require_known
 from nas_engine.deploy.vllm_quantization import FUSED
 from nas_engine.errors import ExportError
@@ -97,12 +98,26 @@ def vllm_limits(model: PreTrainedModel) -> Limits:
     )
 
 
+def graph_limits(model: PreTrainedModel) -> Limits:
+    """What runs as a graph of `model`: all of it, but for mixtures of experts and hybrids.
+
+    Raises:
+        ExportError: it is one.
+    """
+    require_dense(model)
+    return Limits()
+
+
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
         Target("transformers"),
-        Target("openvino", format="openvino", file="compressed-openvino", runtime="openvino", weights="int8"),
-        Target("onnxruntime", format="onnx", file="compressed-onnx", runtime="onnxruntime", weights="int8"),
+        Target(
+            "openvino", graph_limits, format="openvino", file="compressed-openvino", runtime="openvino", weights="int8"
+        ),
+        Target(
+            "onnxruntime", graph_limits, format="onnx", file="compressed-onnx", runtime="onnxruntime", weights="int8"
+        ),
         Target("llama.cpp", llama_cpp_limits, "gguf", "compressed.gguf", "llama.cpp", "q8_0", zeros=False),
         Target("vllm", vllm_limits, "vllm", "compressed-vllm", zeros=False),
     )

@@ -120,6 +120,7 @@ def traceable(model: PreTrainedModel) -> Traceable:
         ExportError: it writes no text, or computes in a way that a trace does not hold.
     """
     family = family_of(model)
+    require_dense(model)
     if model.get_output_embeddings() is None:
         raise ExportError(
             f"{type(model).__name__} classifies texts and writes none; models that generate are exported, others leave "
@@ -136,6 +137,19 @@ def traceable(model: PreTrainedModel) -> Traceable:
     attending = [i for i, layer in enumerate(layers) if family.projections["o"] in dict(layer.named_modules())]
     model = _plain(model)
     return Traceable(model, _cached(model, attending), model.config.model_type not in _POSITIONS_BY_MASK)
+
+
+def require_dense(model: PreTrainedModel) -> None:
+    """Check that a graph can be traced of `model`: layers of attention, and one way for all tokens.
+
+    Raises:
+        ExportError: it is a mixture of experts, or a hybrid.
+    """
+    if not family_of(model).complete:
+        raise ExportError(
+            f"models of type {model.config.model_type!r} have experts, which are sent tokens each, or "
+            "several kinds of attention; no graph is traced of them. They leave by save_pretrained."
+        )
 
 
 def _require_one_way(model: PreTrainedModel) -> None:

@@ -33,8 +33,9 @@ def form_of(model: PreTrainedModel) -> Form:
     Raises:
         ExportError: vLLM builds it in none; why, and what can be changed.
     """
-    config, blocks = model.config, blocks_of(model, family_of(model))
+    config = model.config
     require_known(config)
+    blocks = blocks_of(model, family_of(model))
     if getattr(config, "subnetwork", None) is None and _head_sizes_fit(config):
         return "native"
     without = {"transformers": _not_by_transformers(config, blocks), "nemotron_nas": _not_by_nemotron(config, blocks)}

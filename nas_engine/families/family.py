@@ -11,6 +11,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from nas_engine.errors import FamilyError
 from search_spaces import ModelShape, ModuleName
 
+# Grouped products of experts, as transformers computes them, want rows of whole 16 bytes: 8 channels in half precision.
+_GROUPED_WIDTHS = 8
 # The projections that a fused module holds, in the order of its outputs; any other module holds the one it is named by.
 _FUSED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
 
@@ -45,6 +47,26 @@ class HeadBias:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Where a layer that is a mixture of experts keeps them: stacked, as transformers does since version 5.
+
+    The experts' module has ``gate_up_proj`` of shape (experts, 2 * width, hidden) and ``down_proj`` of shape (experts,
+    hidden, width), the router's a ``weight`` of shape (experts, hidden).
+
+    Args:
+        block: path inside a layer of the module that holds both.
+        experts: of the experts, inside `block`.
+        router: of the router, inside `block`.
+        count_key: the configuration's key for the number of experts.
+    """
+
+    block: str = "mlp"
+    experts: str = "experts"
+    router: str = "gate"
+    count_key: str = "num_local_experts"
+
+
+@dataclass(frozen=True)
 class Family:
     """Where a transformer keeps its layers, their projections and what must change with their sizes.
 
@@ -65,6 +87,9 @@ class Family:
         width_key: the configuration's key for the intermediate size; None where the architecture fixes it.
         stock_heads: the stock architecture can be built with fewer heads than hidden size over head size.
         head: modules that are new for each task, and so train whole beside the adapters.
+        experts: where layers are mixtures of experts, whose projections are not those of `projections`.
+        hybrid: attention differs between layers, or is something else in some: none of it is elastic or left out.
+        granted: values that the configuration must have for all this to be true.
         layer_keys: the configuration's keys for lists with an entry for every layer.
     """
 
@@ -92,6 +117,19 @@ class Family:
     stock_heads: bool = True
     head: tuple[str, ...] = ()
     layer_keys: tuple[str, ...] = ("layer_types",)
+    experts: Experts | None = None
+    hybrid: bool = False
+    granted: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether `projections` are all matrices of a layer."""
+        return self.experts is None and not self.hybrid
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks of a layer that may be left out."""
+        return ("mlp",) if self.hybrid else ("attention", "mlp")
 
     def path(self, module: str) -> str:
         """The path in the model of a space's module, such as ``layers.3.up``."""
@@ -105,13 +143,20 @@ class Family:
     def shape(self, model: PreTrainedModel) -> ModelShape:
         """What a search space needs to know of `model`, which is not yet elastic."""
         layers = list(model.get_submodule(self.layers).children())
-        heads, kv_heads, _ = attention_sizes(model.config)
-        downs = (layer.get_submodule(self.projections["down"]) for layer in layers)
+        heads, kv_heads, _ = (0, 0, 0) if self.hybrid else attention_sizes(model.config)
+        projections = {projection: module for module in self.projections for projection in self.held(module)}
+        known = (heads,) * len(layers) if heads else (), (kv_heads,) * len(layers) if heads else (), projections
+        if self.experts is None:
+            downs = (layer.get_submodule(self.projections["down"]) for layer in layers)
+            return ModelShape(tuple(inputs_of(down) for down in downs), *known)
+        path = f"{self.experts.block}.{self.experts.experts}.down_proj"
+        stacks = [layer.get_parameter(path) for layer in layers]
         return ModelShape(
-            tuple(inputs_of(down) for down in downs),
-            (heads,) * len(layers),
-            (kv_heads,) * len(layers),
-            {projection: module for module in self.projections for projection in self.held(module)},
+            tuple(stack.shape[2] for stack in stacks),
+            *known,
+            experts=tuple(stack.shape[0] for stack in stacks),
+            experts_per_token=model.config.num_experts_per_tok,
+            width_multiple=_GROUPED_WIDTHS,
         )
 
 
@@ -210,22 +255,69 @@ _BERT = Family(
 _AFTER = {"attention": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"}
 _GEMMAS = tuple(Family(name, norms_after=_AFTER, norm_last=True) for name in ("gemma2", "gemma3_text"))
 _SMOLLM3 = Family("smollm3", layer_keys=("layer_types", "no_rope_layers"))  # every fourth layer rotates nothing
+_ATTENTION = {name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")}
+_MIXTURES = (
+    Family("mixtral", projections=_ATTENTION, experts=Experts()),
+    Family("qwen3_moe", projections=_ATTENTION, experts=Experts(), width_key="moe_intermediate_size"),
+)
+_MLP = {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
+_QWEN3_5 = Family("qwen3_5_text", projections=_MLP, attention=(), hybrid=True)
+_GEMMA4 = Family(  # heads of two sizes
+    "gemma4_text",
+    projections=_MLP,
+    attention=(),
+    norms_after={"mlp": "post_feedforward_layernorm"},
+    norm_last=True,
+    hybrid=True,
+    # Experts beside the MLP, and layers that read keys and values of earlier ones, which evaluators may not have run.
+    granted={"enable_moe_block": False, "num_kv_shared_layers": 0},
+)
 _LIKE_LLAMA = tuple(map(Family, ("llama", "mistral", "qwen2", "qwen3")))
 FAMILIES = {
-    family.model_type: family for family in (_BERT, _BLOOM, _GPT2, _MPT, _OPT, _PHI3, _SMOLLM3, *_GEMMAS, *_LIKE_LLAMA)
+    family.model_type: family
+    for family in (
+        _BERT,
+        _BLOOM,
+        _GEMMA4,
+        _GPT2,
+        _MPT,
+        _OPT,
+        _PHI3,
+        _QWEN3_5,
+        _SMOLLM3,
+        *_GEMMAS,
+        *_MIXTURES,
+        *_LIKE_LLAMA,
+    )
 }
+
+
+_ADMITTED: dict[str, Family] = {}  # by inspection, in this process
+
+
+def is_admitted(model_type: str) -> bool:
+    """Whether a model of this type was found to be like Llama in this process."""
+    return model_type in _ADMITTED
+
+
+def admit(family: Family) -> Family:
+    """Make `family`, which was found by inspection, that of its type for the rest of the process."""
+    _ADMITTED[family.model_type] = family
+    return family
 
 
 def family_of(model: PreTrainedModel) -> Family:
     """The family of `model`.
 
     Raises:
-        FamilyError: no family describes its `model_type`; the supported ones are named.
+        FamilyError: no family describes its `model_type`, and no model of it was admitted by inspection (see
+            `nas_engine.families.plain.require_plain`); the supported ones are named.
     """
     model_type = model.config.model_type
-    if model_type not in FAMILIES:
+    family = FAMILIES.get(model_type) or _ADMITTED.get(model_type)
+    if family is None:
         raise FamilyError(
             f"models of type {model_type!r} are not supported; supported are {', '.join(sorted(FAMILIES))}. "
             "A new family is one description in nas_engine/families/family.py."
         )
-    return FAMILIES[model_type]
+    return family

@@ -6,7 +6,8 @@ it anywhere transformers runs. It imports nothing else. `Subnetwork<Architecture
 `SubnetworkLlamaModel`, the same without its output head, finds them under shorter ones:
 
 - ``linears``: outputs and inputs of linear layers that are smaller,
-- ``attributes``: sizes that attention modules keep,
+- ``tensors``: weights of mixtures of experts that are smaller,
+- ``attributes``: sizes that modules keep,
 - ``bypasses``: modules that are left out, and what stands in for them,
 - ``head_biases``: attention modules that get a bias for each head, of which some are left.
 
@@ -85,6 +86,11 @@ def _resized(linear, outputs, inputs):
 class _Changed:
     """Changes what the stock constructor built, before any weight is loaded."""
 
+    @classmethod
+    def is_custom_code(cls):
+        """Files hold weights as the stock architecture's do, each expert's apart: its conversions are for these too."""
+        return False
+
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         # Paths are those in the model with its head; a model without one is what they begin with.
@@ -95,6 +101,9 @@ class _Changed:
         }
         for path, (outputs, inputs) in changes["linears"].items():
             _replace(self, path, _resized(self.get_submodule(path), outputs, inputs))
+        for path, shape in changes.get("tensors", {}).items():
+            owner, _, name = path.rpartition(".")
+            setattr(self.get_submodule(owner), name, nn.Parameter(torch.empty(shape)))
         for path, value in changes["attributes"].items():
             set_attribute(self, path, value)
         for path, arguments in changes["bypasses"].items():

@@ -6,13 +6,16 @@ library's quantization, has a `weight` too, and is something else than it: only 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from nas_engine.errors import FamilyError
-from nas_engine.families.family import Family, family_of
+from nas_engine.families.family import FAMILIES, Experts, Family, family_of, is_admitted
+from nas_engine.families.inspection import inspected
 from search_spaces import ModuleName
 
 _PLAIN = (nn.Linear, Conv1D)
@@ -50,7 +53,13 @@ def require_plain(model: nn.Module, elastic: bool = False) -> Family:
                 f"{path} has a parametrized weight; make it permanent first: "
                 "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')."
             )
-    family = family_of(model)
+    known = model.config.model_type in FAMILIES or (elastic and is_admitted(model.config.model_type))
+    family = family_of(model) if known else inspected(model)
+    for key, value in family.granted.items():
+        if (given := getattr(model.config, key, value)) != value:
+            raise FamilyError(
+                f"config.{key} is {given}, and models of type {model.config.model_type!r} are known with {value} alone."
+            )
     for index, layer in enumerate(model.get_submodule(family.layers).children()):
         modules = dict(layer.named_modules())
         for name, path in family.projections.items():
@@ -58,7 +67,30 @@ def require_plain(model: nn.Module, elastic: bool = False) -> Family:
             if path not in modules:
                 raise FamilyError(f"{where} is not there; a model with blocks left out is no base, give the whole one.")
             _require_plain_linear(modules[path], where, elastic)
+        if family.experts is not None:
+            _require_stacked(modules, family.experts, index)
     return family
+
+
+def _require_stacked(modules: Mapping[str, nn.Module], described: Experts, index: int) -> None:
+    """Experts and router have the weights that are known, of sizes that agree, and nothing else."""
+    where = f"layers.{index}.experts"
+    experts, router = (modules.get(f"{described.block}.{path}") for path in (described.experts, described.router))
+    if experts is None or router is None:
+        raise FamilyError(f"{where} are not there; layers that are no mixtures of experts among others are not known.")
+    for module, names in ((experts, {"gate_up_proj", "down_proj"}), (router, {"weight"})):
+        if {name for name, _ in module.named_parameters()} != names or list(module.children())[1:]:
+            raise FamilyError(
+                f"{where} are a {_name(module)} with {', '.join(name for name, _ in module.named_parameters())}, and "
+                f"not {', '.join(sorted(names))} alone; give the model as transformers loads it, unquantized."
+            )
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+            raise FamilyError(f"{where} have a hook on their forward pass, which would be lost; remove it first.")
+    stack, down = (tuple(experts._parameters[name].shape) for name in ("gate_up_proj", "down_proj"))  # type: ignore[union-attr]
+    number, hidden, width = down
+    routed = tuple(router._parameters["weight"].shape)  # type: ignore[union-attr]
+    if stack != (number, 2 * width, hidden) or routed != (number, hidden):
+        raise FamilyError(f"{where} have weights of shapes {stack}, {down} and {routed}, which do not fit together.")
 
 
 def _require_plain_linear(linear: nn.Module, where: str, elastic: bool) -> None:

@@ -66,7 +66,7 @@ class JobSettings:
         skip: whole attention and MLP blocks may be left out too.
         layers_per_gene: consecutive layers that share a gene.
         space: the dimensions that are searched, instead of ranks, widths, heads, skip and layers_per_gene: lora_rank,
-            mlp_width, attention_heads, layer_skip, each with its arguments, or module:function.
+            mlp_width, attention_heads, experts, layer_skip, each with its arguments, or module:function.
         evaluators: what else measures, beside the metric, latency and parameters: installed evaluators by name, or
             module:function, with their arguments.
         objectives: names of what is optimized, where others only bound; by default everything.

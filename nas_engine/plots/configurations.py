@@ -10,11 +10,15 @@ from itertools import groupby
 from nas_engine.plots.layers import kind_of, layers_of
 from search_spaces import Choice, Configuration, SearchSpace, Value
 
-_BLOCKS = {"attention": {"attention", "q", "k", "v", "o", "qkv"}, "mlp": {"mlp", "gate", "up", "down", "gate_up"}}
+_BLOCKS = {
+    "attention": {"attention", "q", "k", "v", "o", "qkv"},
+    "mlp": {"mlp", "gate", "up", "down", "gate_up", "experts"},
+}
 _BLOCK_NAMES = {"attention": "attention", "mlp": "MLP"}
 _NAMES = {
     "mlp_width": ("MLP width", "channels"),
     "attention_heads": ("attention heads", ""),
+    "experts": ("experts", ""),
     "lora_rank": ("adapter rank", ""),
     "weight_bits": ("weights", "bits"),
     "density": ("weights kept", "fraction"),

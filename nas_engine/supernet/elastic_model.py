@@ -22,11 +22,12 @@ from nas_engine.families.plain import require_plain
 from nas_engine.supernet.adapter_mode import ADAPTER_MODES
 from nas_engine.supernet.compressed_base import prepare_base
 from nas_engine.supernet.compression_state import CompressionState
-from nas_engine.supernet.dimensions import BITS, DENSITY, RANK, SKIP
+from nas_engine.supernet.dimensions import BITS, DENSITY, EXPERTS, RANK, SKIP, WIDTH
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_units import elastic_units
 from nas_engine.supernet.extraction import absent_layers, bypassed
-from nas_engine.supernet.layer import BLOCKS, READERS, ElasticLayer
+from nas_engine.supernet.layer import READERS, ElasticLayer
+from nas_engine.supernet.mixture import Mixture
 from nas_engine.supernet.resizing import resizers_of
 from search_spaces import Choice, Configuration, ModuleName, SearchSpace, SpaceError, Value
 
@@ -68,6 +69,7 @@ class ElasticModel:
         head: modules that are new for the task and train whole, such as BERT's classifier, by path.
         elastic_linears: every elastic projection by the space's name, such as ``layers.3.up``.
         units: heads and channels whose number is elastic, by the projection that reads them.
+        mixtures: the experts whose number or width is elastic.
         base_fingerprint: 16 hexadecimal digits of the original model's weights.
         quantization: the grids that the original model's weights lie on; None where they are in floating point.
         database: the versions of each projection that its bits and density choose from; None where they do not vary.
@@ -104,6 +106,7 @@ class ElasticModel:
             if of_layer.unit == "heads":
                 of_layer.layer.watch_head_bias()
         self.compression_state = CompressionState(space, database, self.base_fingerprint, self.adapter.mode)
+        self.mixtures = self._elastic_mixtures()
         self._fix_orders()
         self._rigid_linears: dict[str, ElasticLinear] = {}  # views of the others, to be asked what they hold
         self._resizers = {c.name: resizers_of(c, self.layers, self.elastic_linears) for c in space.choices}
@@ -155,7 +158,12 @@ class ElasticModel:
         without = {id(p) for module in absent for p in module.parameters()}
         linears = [linear for linear in self.elastic_linears.values() if id(linear.weight) not in without]
         elastic = {id(p) for linear in self.elastic_linears.values() for p in linear.parameters()}
-        rest = sum(p.numel() for p in self.model.parameters() if id(p) not in without | elastic)
+        absent_experts = sum(
+            layer.mixture.inactive_parameters
+            for layer in self.layers
+            if layer.mixture is not None and id(layer.mixture.down) not in without
+        )
+        rest = sum(p.numel() for p in self.model.parameters() if id(p) not in without | elastic) - absent_experts
         extra = sum(linear.active_adapter_parameters for linear in linears if adapters or not linear.merges)
         return rest + sum(linear.active_parameters for linear in linears) + extra
 
@@ -180,7 +188,8 @@ class ElasticModel:
     @property
     def ordered(self) -> bool:
         """Whether prefixes of all heads and channels that are elastic are the important ones."""
-        return all(of_layer.ordered for of_layer in self.units.values())
+        mixtures = all(mixture.order is not None for mixture in self.mixtures)
+        return mixtures and all(of_layer.ordered for of_layer in self.units.values())
 
     @property
     def can_refit(self) -> bool:
@@ -222,7 +231,10 @@ class ElasticModel:
     def _require_known(self, space: SearchSpace) -> None:
         layers = len(list(self.model.get_submodule(self.family.layers).children()))
         for choice in space.choices:
-            names = BLOCKS if choice.dimension == SKIP else self.family.projections
+            mixture = self.family.experts is not None and choice.dimension in (EXPERTS, WIDTH)
+            names = (
+                self.family.blocks if choice.dimension == SKIP else ("experts",) if mixture else self.family.projections
+            )
             for module in choice.modules:
                 index, name = ModuleName.parse(module)
                 if index >= layers or name not in names:
@@ -235,12 +247,20 @@ class ElasticModel:
         """The largest rank of every elastic module; 0 where its width alone is elastic."""
         ranks: dict[str, int] = {}
         for choice in self.space.choices:
-            if choice.dimension != SKIP:
+            if choice.dimension != SKIP and not choice.modules[0].endswith(".experts"):
                 for module in choice.modules:
                     ranks.setdefault(module, 0)
                     if choice.dimension == RANK:
                         ranks[module] = int(choice.values[-1])
         return ranks
+
+    def _elastic_mixtures(self) -> list[Mixture]:
+        modules = {m for c in self.space.choices if c.dimension in (EXPERTS, WIDTH) for m in c.modules}
+        return [
+            layer.mixture
+            for layer in self.layers
+            if layer.mixture is not None and str(ModuleName(layer.index, "experts")) in modules
+        ]
 
     def _make_elastic(self) -> dict[str, ElasticLinear]:
         grids = self.quantization.grids if self.quantization else {}

@@ -46,12 +46,16 @@ def extract(
     gone = {layer.index for layer in absent_layers(layers)}
     # `deepcopy` looks objects up in the memo before it copies them: elastic layers turn into their merged slices
     # and no full-size copy is ever made.
-    memo: dict[int, object] = {}
+    config = copy.deepcopy(model.config)
+    memo: dict[int, object] = {id(model.config): config}
     for layer in layers:
         if layer.index in gone:
             memo[id(layer.module)] = nn.Identity()
             continue
         memo |= {id(linear): _deployed(linear, layer, name, merge, stand_in) for name, linear in layer.linears.items()}
+        if layer.mixture is not None and layer.kept["mlp"]:
+            of_config = {id(model.config): config}
+            memo |= {id(m): layer.mixture.extracted(m, of_config) for m in layer.mixture.paths.values()}
         memo |= {id(m): layer.bypass(block, b) for block, b, m in bypassed(layer)}
     if share_embeddings:
         memo |= {id(p): p for e in _embeddings(model) for p in e.parameters()}
@@ -133,6 +137,11 @@ def _describe_as_stock(model: PreTrainedModel, family: Family, layers: Sequence[
         described &= len(widths) == 1 and family.width_key is not None
         if len(widths) == 1 and family.width_key is not None:
             described &= _described(model, {family.width_key: min(widths)})
+    experts = {layer.mixture.active for layer in with_mlp if layer.mixture is not None}
+    if family.experts is not None and experts != {layers[0].mixture.full_experts}:  # type: ignore[union-attr]
+        described &= len(experts) == 1
+        if len(experts) == 1:
+            described &= _described(model, {family.experts.count_key: min(experts)})
     if heads != {layers[0].full_heads}:
         described &= len(heads) == 1 and family.stock_heads
         if len(heads) == 1 and family.stock_heads:
@@ -163,6 +172,8 @@ def _configurable(config: PreTrainedConfig, sizes: Mapping[str, int]) -> bool:
 def _changes(family: Family, layers: Sequence[ElasticLayer]) -> dict[str, dict[str, Any]]:
     """What `modeling_subnetwork` changes in the stock architecture, by path; layers are numbered anew."""
     changes: dict[str, dict[str, Any]] = {"linears": {}, "attributes": {}, "bypasses": {}, "head_biases": {}}
+    if family.experts is not None:
+        changes["tensors"] = {}
     for index, layer in enumerate(layers):
         prefix = f"{family.layers}.{index}."
         out = tuple(f"{bypass.module}." for _, bypass, _ in bypassed(layer))
@@ -177,6 +188,12 @@ def _changes(family: Family, layers: Sequence[ElasticLayer]) -> dict[str, dict[s
             if block == "attention":
                 arguments["layer_idx"] = index
             changes["bypasses"][prefix + bypass.module] = arguments
+        if layer.mixture is not None and layer.mixture.cut and layer.kept["mlp"]:
+            for path, module in layer.mixture.paths.items():
+                tensors = layer.mixture.tensors(module).items()
+                changes["tensors"] |= {f"{prefix}{path}.{name}": list(tensor.shape) for name, tensor in tensors}
+                sizes = layer.mixture.attributes(module).items()
+                changes["attributes"] |= {f"{prefix}{path}.{name}": size for name, size in sizes}
         if layer.kept["attention"]:
             if layer.heads < layer.full_heads:
                 changes["attributes"] |= {prefix + path: value for path, value in layer.head_attributes.items()}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from search_spaces import Choice
 
 _POSITIONS = 512  # of a batch, at which next tokens are drawn: each holds a distribution over the vocabulary
+_EXPERTS = "experts"
 _LAST = {"attention": READERS["heads"], "mlp": READERS["channels"]}  # projections of a block
 
 
@@ -67,7 +68,11 @@ def _changed(gene: Choice) -> list[str]:
     speaks for the rest.
     """
     reader = {HEADS: READERS["heads"], WIDTH: READERS["channels"]}.get(gene.dimension)
-    return [module for module in gene.modules if reader in (None, ModuleName.parse(module).name)]
+    return [
+        module
+        for module in gene.modules
+        if reader in (None, (name := ModuleName.parse(module).name)) or name == _EXPERTS
+    ]
 
 
 def _module(supernet: ElasticModel, name: str) -> nn.Module:
@@ -76,6 +81,8 @@ def _module(supernet: ElasticModel, name: str) -> nn.Module:
         return supernet.elastic_linears[name]
     index, block = ModuleName.parse(name)
     family = supernet.family
+    if family.experts is not None and block in ("mlp", _EXPERTS):
+        return supernet.layers[index].module.get_submodule(family.experts.block)
     path = family.norms_after.get(block) or family.projections[_LAST[block]]
     return supernet.layers[index].module.get_submodule(path)
 
@@ -141,6 +148,9 @@ def _add(
 
 
 def _said(supernet: ElasticModel, name: str, read: Tensor) -> Tensor:
+    if name not in supernet.elastic_linears:  # a mixture of experts as a whole: fewer are routed to otherwise
+        mixed: Tensor = _module(supernet, name)(read)
+        return mixed
     linear = supernet.elastic_linears[name]
     output: Tensor = linear(read[..., : linear.active_in])
     return output

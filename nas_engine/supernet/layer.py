@@ -16,6 +16,7 @@ from nas_engine.families import modeling_subnetwork as runtime
 from nas_engine.families.family import Bypass, Family, attention_sizes, inputs_of
 from nas_engine.supernet.adapter_mode import AdapterMode
 from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.mixture import Mixture
 
 Block = Literal["attention", "mlp"]
 BLOCKS: tuple[Block, Block] = ("attention", "mlp")
@@ -44,6 +45,7 @@ class ElasticLayer:
 
     Attributes:
         linears: its elastic projections by the space's names, such as ``up`` or ``qkv``; filled in as they are made.
+        mixture: its experts, where the family has some; their number and width are then the MLP's sizes.
         orders: for each unit that was ordered, the original index of each, from the most important on.
     """
 
@@ -51,8 +53,13 @@ class ElasticLayer:
         self.family, self.index, self.module = family, index, module
         self.linears: dict[str, ElasticLinear] = {}
         self.orders: dict[Unit, Tensor] = {}
-        self.full_heads, self.full_kv_heads, self.head_size = attention_sizes(config)
-        self.full_width = inputs_of(module.get_submodule(family.projections["down"]))
+        self.full_heads, self.full_kv_heads, self.head_size = (1, 1, 0) if family.hybrid else attention_sizes(config)
+        self.mixture = None if family.experts is None else Mixture(family.experts, module)
+        self.full_width = (
+            inputs_of(module.get_submodule(family.projections["down"]))
+            if self.mixture is None
+            else self.mixture.full_width
+        )
         self.heads, self.width = self.full_heads, self.full_width
         self.kept: dict[Block, bool] = {"attention": True, "mlp": True}
         self._writers: dict[Unit, list[tuple[str, ElasticLinear]]] = {"heads": [], "channels": []}  # outputs are units
@@ -67,14 +74,15 @@ class ElasticLayer:
     def sizes(self) -> LayerSizes:
         """What is active, as cost models see it; a block that is left out has size 0, a merged adapter no rank."""
         heads, width = self.heads * self.kept["attention"], self.width * self.kept["mlp"]
-        gated = "gate" in self.family.projections or "gate_up" in self.family.projections
+        gated = self.mixture is not None or bool({"gate", "gate_up"} & set(self.family.projections))
         beside = {
             projection: linear.active_rank
             for name, linear in self.linears.items()
             if linear.rank and not linear.merges
             for projection in self.family.held(name)
         }
-        return LayerSizes(heads, heads // self.group, self.head_size, width, beside, gated=gated)
+        mixture = (self.mixture.active, self.mixture.per_token) if self.mixture is not None and width else (0, 0)
+        return LayerSizes(heads, heads // self.group, self.head_size, width, beside, gated, *mixture)
 
     @property
     def absent(self) -> bool:
@@ -129,9 +137,17 @@ class ElasticLayer:
     def set_width(self, channels: int) -> None:
         """Make the first `channels` of the MLP active; it must be elastic."""
         self.width = channels
+        if self.mixture is not None:
+            self.mixture.resize(self.mixture.active, channels)
+            return
         for name, linear in self._writers["channels"]:
             linear.active_parts = self._parts(name, self.heads // self.group, channels)
         self.linears["down"].active_in = channels
+
+    def set_experts(self, active: int) -> None:
+        """Make the first `active` experts active; the layer must be a mixture."""
+        assert self.mixture is not None
+        self.mixture.resize(active, self.width)
 
     def set_kept(self, block: Block, kept: bool | int) -> None:
         """Leave a block out, or take it back in."""

@@ -62,6 +62,12 @@ def _require_full_size(supernet: ElasticModel) -> None:
                 raise ExportError(
                     f"layers.{layer.index}.{block} is left out, which no PEFT adapter can express; use save_pretrained."
                 )
+        if layer.mixture is not None and layer.mixture.cut:
+            raise ExportError(
+                f"layers.{layer.index} has {layer.mixture.active} of {layer.mixture.full_experts} experts at "
+                f"{layer.mixture.width} of {layer.mixture.full_width} channels, which no PEFT adapter can express; use "
+                "save_pretrained."
+            )
     for name, linear in supernet.elastic_linears.items():
         if (linear.active_in, linear.active_out) != (linear.in_features, linear.out_features):
             raise ExportError(

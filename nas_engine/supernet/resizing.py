@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from nas_engine.supernet.dimensions import HEADS, RANK, SKIP, WIDTH
+from nas_engine.supernet.dimensions import EXPERTS, HEADS, RANK, SKIP, WIDTH
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.layer import ElasticLayer
 from search_spaces import Choice, ModuleName
@@ -31,6 +31,8 @@ def resizers_of(
             resizers.append(partial(layer.set_kept, "attention" if name == "attention" else "mlp"))
         elif choice.dimension == HEADS and name == "o":
             resizers.append(layer.set_heads)
-        elif choice.dimension == WIDTH and name == "down":
+        elif choice.dimension == WIDTH and name in ("down", "experts"):
             resizers.append(layer.set_width)
+        elif choice.dimension == EXPERTS:
+            resizers.append(layer.set_experts)
     return resizers

@@ -14,6 +14,7 @@ from nas_engine.supernet.layer import Unit
 from search_spaces import ModuleName
 
 _ORDER_KEYS: dict[str, Unit] = {"channel_order": "channels", "head_order": "heads"}
+_MIXTURE_KEYS = ("expert_order", "expert_channel_order")
 _SHARE = ".share."  # between a module and a number of inputs
 
 
@@ -25,10 +26,14 @@ def adapter_tensors(supernet: ElasticModel) -> dict[str, Tensor]:
         for key, unit in _ORDER_KEYS.items()
         if unit in layer.orders
     }
-    for name, layer in supernet.elastic_linears.items():
-        if layer.lora_A is not None and layer.lora_B is not None:
-            tensors |= {f"{name}.lora_A": layer.lora_A.detach(), f"{name}.lora_B": layer.lora_B.detach()}
-        tensors |= {f"{name}{_SHARE}{kept}": share for kept, share in layer.shares.items()}
+    for layer in supernet.layers:
+        if layer.mixture is not None and layer.mixture.order is not None and layer.mixture.channel_order is not None:
+            orders = layer.mixture.order, layer.mixture.channel_order
+            tensors |= {str(ModuleName(layer.index, key)): t for key, t in zip(_MIXTURE_KEYS, orders, strict=True)}
+    for name, linear in supernet.elastic_linears.items():
+        if linear.lora_A is not None and linear.lora_B is not None:
+            tensors |= {f"{name}.lora_A": linear.lora_A.detach(), f"{name}.lora_B": linear.lora_B.detach()}
+        tensors |= {f"{name}{_SHARE}{kept}": share for kept, share in linear.shares.items()}
     for path, module in supernet.head.items():
         tensors |= {f"head.{path}.{name}": tensor.detach() for name, tensor in module.state_dict().items()}
     return tensors
@@ -45,10 +50,16 @@ def load_tensors(supernet: ElasticModel, tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in tensors.items():
         if key.endswith("_order"):
             index, name = ModuleName.parse(key)
+            if name in _MIXTURE_KEYS:
+                continue
             layer, unit = supernet.layers[index], _ORDER_KEYS[name]
             current = layer.orders.get(unit, torch.arange(len(tensor)))
             # `current` and `tensor` both hold original indices; compose the way back with the way there.
             layer.permute(unit, current.argsort()[tensor.cpu()].to(supernet.model.device))
+    for layer in supernet.layers:
+        expert_order, channel_order = (tensors.get(str(ModuleName(layer.index, key))) for key in _MIXTURE_KEYS)
+        if layer.mixture is not None and expert_order is not None and channel_order is not None:
+            layer.mixture.set_order(expert_order.cpu(), channel_order.cpu())
     for module, linear in supernet.elastic_linears.items():
         start = f"{module}{_SHARE}"
         linear.shares = {
@@ -67,6 +78,10 @@ def _require_fitting(supernet: ElasticModel, tensors: Mapping[str, Tensor]) -> N
     """All of them are known, of the right shape and kind, and none is missing."""
     have = adapter_tensors(supernet)
     needed = {name for name in have if _SHARE not in name and not name.endswith("_order")}
+    for layer in supernet.layers:
+        named = [str(ModuleName(layer.index, key)) in tensors for key in _MIXTURE_KEYS]
+        if any(named) and not all(named):
+            raise CheckpointError(f"layers.{layer.index} has an order of experts or of their channels, and not both.")
     if missing := sorted(needed - set(tensors)):
         raise CheckpointError(f"{missing[0]} is missing; it is no whole state of this super-network.")
     for name, tensor in tensors.items():
@@ -86,6 +101,11 @@ def _fits_as_order(supernet: ElasticModel, name: str, tensor: Tensor) -> bool:
             if name == str(ModuleName(layer.index, key)):
                 whole = torch.arange(layer.units(unit))
                 return tensor.dtype == whole.dtype and torch.equal(tensor.cpu().sort().values, whole)
+        for key in _MIXTURE_KEYS:
+            if layer.mixture is not None and name == str(ModuleName(layer.index, key)):
+                shape = layer.mixture.full_experts, layer.mixture.full_width
+                whole = torch.arange(shape[0]) if key == "expert_order" else torch.arange(shape[1]).repeat(shape[0], 1)
+                return tensor.dtype == whole.dtype and torch.equal(tensor.cpu().sort(-1).values, whole)
     return False
 
 

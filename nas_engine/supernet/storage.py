@@ -20,8 +20,8 @@ from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import load_base, load_grids, save_grids, save_on_grids
 from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CheckpointError
-from nas_engine.families.family import family_of
 from nas_engine.families.fingerprint import base_fingerprint, tokenizer_fingerprint
+from nas_engine.families.plain import require_plain
 from nas_engine.progress import without_bars
 from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.state import adapter_tensors
@@ -138,7 +138,7 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
     model, tokenizer, quantization = load_base(described.base or str(folder / "base"), dtype)
     if (folder / "grids.safetensors").exists():
         quantization = Quantization(load_grids(folder / "grids.safetensors"))
-    if base_fingerprint(model, family_of(model).head) != described.base_fingerprint:
+    if base_fingerprint(model, require_plain(model).head) != described.base_fingerprint:
         raise CheckpointError(
             f"{described.base or folder / 'base'} is not the model that {folder} was trained on; "
             "its weights or their type have changed. Load with the dtype that it was saved in."
@@ -159,6 +159,12 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
 def _original_weights(supernet: ElasticModel) -> dict[str, Tensor]:
     """The base model's state dict, adapters left out and channels back in their original order."""
     modules = {supernet.family.path(name): name for name in supernet.elastic_linears}
+    mixtures = {
+        f"{supernet.family.layers}.{layer.index}.{path}": layer.mixture
+        for layer in supernet.layers
+        if layer.mixture is not None
+        for path in layer.mixture.paths
+    }
     weights = {}
     for key, tensor in supernet.model.state_dict().items():
         owner, _, kind = key.rpartition(".")
@@ -170,5 +176,7 @@ def _original_weights(supernet: ElasticModel) -> dict[str, Tensor]:
             tensor = tensor[supernet.original_outputs(modules[owner])]
             tensor = tensor[:, supernet.original_inputs(modules[owner])] if kind == "weight" else tensor
             tensor = (tensor.T if linear.transposed and kind == "weight" else tensor).contiguous()
+        if owner in mixtures:
+            tensor = mixtures[owner].original(kind, tensor)
         weights[key] = tensor
     return weights

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluators import LayerSizes, Operator, decoder_operators
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import save_on_grids
+from nas_engine.errors import FamilyError
 from nas_engine.families.family import Family
 from nas_engine.progress import without_bars
 from nas_engine.supernet.elastic import ElasticLinear
@@ -72,7 +73,16 @@ class Subnetwork:
 
     @property
     def layer_sizes(self) -> tuple[LayerSizes, ...]:
-        """The active sizes of each layer."""
+        """The active sizes of each layer.
+
+        Raises:
+            FamilyError: attention is not the same in all layers.
+        """
+        if self.family.hybrid:
+            raise FamilyError(
+                f"models of type {self._supernet.model.config.model_type!r} have several kinds of attention, of "
+                "which cost models know nothing yet; take parameters and measured latency as objectives."
+            )
         self._supernet.activate(self._configuration)
         return tuple(layer.sizes for layer in self._supernet.layers)
 
@@ -138,12 +148,14 @@ class Subnetwork:
 
         Raises:
             ValueError: `batch` or `tokens` below 1, or `past` below 0.
+            FamilyError: as `layer_sizes`.
         """
+        sizes = self.layer_sizes
         config = self.model.config
         head = self._supernet.model.get_output_embeddings()
         bits = self._supernet.model.dtype.itemsize * 8
         operators = decoder_operators(
-            [layer.sizes for layer in self._supernet.layers],
+            sizes,
             hidden_size=config.hidden_size,
             # An encoder ends in a classifier instead of a vocabulary.
             vocabulary=int(config.vocab_size) if head is not None else len(config.id2label or ()),

@@ -23,6 +23,7 @@ from nas_engine.supernet.elastic_units import sort_by_norms
 from nas_engine.supernet.narrowing import bound_for
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.refit import find_shares
+from nas_engine.supernet.saliency import sort_experts
 from nas_engine.supernet.sensitivity import Method, Sensitivity, sensitivity
 from nas_engine.supernet.state import adapter_tensors, load_tensors
 from nas_engine.supernet.storage import fingerprint, read_supernetwork, save_base, save_supernetwork
@@ -199,9 +200,10 @@ class SuperNetwork(ElasticModel):
 
     @torch.no_grad()
     def order_by_importance(self, batches: Iterable[Batch], refit: bool = False) -> None:
-        """Sort heads and channels wherever their number is elastic, the most important first.
+        """Sort heads, channels and experts wherever their number is elastic, the most important first.
 
-        The largest sub-network computes the same as before. See `nas_engine.supernet.ordering`.
+        The largest sub-network computes the same as before. See `nas_engine.supernet.ordering`, and for experts, which
+        are never refitted, `nas_engine.supernet.saliency`.
 
         Args:
             batches: calibration texts as `input_ids` and `attention_mask` of shape (rows, tokens).
@@ -216,10 +218,12 @@ class SuperNetwork(ElasticModel):
             self.require_refit()
         self.activate_genome(self.space.largest)
         self.model.eval()
+        given = list(batches)
+        sort_experts(self.model, self.mixtures, given)
         if refit:
-            find_shares(self.model, self.units, batches, reorder=True)
+            find_shares(self.model, self.units, given, reorder=True)
         else:
-            sort_by_norms(self.model, self.units, batches)
+            sort_by_norms(self.model, self.units, given)
 
     @torch.no_grad()
     def refit(self, batches: Iterable[Batch]) -> None:

@@ -29,7 +29,7 @@ _DAMPING = 0.01  # of the mean square of an input: what the texts never tell apa
 
 def can_fit(subnet: Subnetwork) -> bool:
     """Whether the last projection of a layer adds to the stream as it is, and may take any weight."""
-    return subnet.plain and not subnet.family.norm_last
+    return subnet.plain and not subnet.family.norm_last and subnet.family.complete
 
 
 @torch.no_grad()

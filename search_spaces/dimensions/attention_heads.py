@@ -22,6 +22,8 @@ class AttentionHeads:
 
     def choices(self, shape: ModelShape) -> list[Choice]:
         """One choice for each block of layers, in query heads."""
+        if not shape.heads:
+            raise SpaceError("this model's attention is not elastic; leave attention_heads() out.")
         return [self._choice(shape, *block) for block in layer_blocks(shape, self.layers_per_gene, "attention_heads")]
 
     def _choice(self, shape: ModelShape, prefix: str, block: range) -> Choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,14 +33,14 @@ class MlpWidth:
                 f"{prefix} have intermediate sizes {sorted(sizes)}; layers that share a gene must have equal ones."
             )
         full = sizes.pop()
-        channels = {_channels(width, full, self.multiple_of, prefix, shape.limits) for width in self.widths}
-        held = shape.modules(name for name in ("gate", "up", "down") if name in shape.projections)
-        modules = tuple(str(ModuleName(layer, name)) for layer in block for name in held)
+        multiple_of = math.lcm(self.multiple_of, shape.width_multiple)
+        channels = {_channels(width, full, multiple_of, prefix, shape.limits) for width in self.widths}
+        modules = tuple(str(ModuleName(layer, name)) for layer in block for name in shape.mlp_modules)
         return Choice(f"{prefix}.mlp.width", tuple(sorted(channels)), modules, "mlp_width")
 
 
 def mlp_width(widths: Iterable[float], multiple_of: int = 1, layers_per_gene: int = 1) -> SpaceTemplate:
-    """Elastic intermediate sizes.
+    """Elastic intermediate sizes; of every expert alike where layers are mixtures of experts.
 
     Args:
         widths: fractions of the layer's own size (float, up to 1.0), or whole numbers of channels (int, above 1).

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from evaluators import MultipleChoiceAccuracy, Question, log_likelihoods
-from tests.supernets import DECODERS, FAMILIES
+from tests.supernets import DECODERS, HYBRIDS, MIXTURES
+from tests.supernets import FAMILIES as DENSE
 from tests.tiny import tiny_bert, tiny_llama, tiny_tokenizer
 
+FAMILIES = DENSE | MIXTURES | HYBRIDS
 WORDS = ["the", "cat", "sat", "on", "a", "warm", "stone", "in", "their", "garden", "and", "then", "went", "north"]
 
 
@@ -33,7 +35,7 @@ def plain_log_likelihood(model, tokenizer, prompt: str, continuation: str) -> fl
     return sum(logits[i - 1, whole[i]].item() for i in range(start, len(whole)))
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", [*DECODERS, *MIXTURES, *HYBRIDS])
 @pytest.mark.parametrize("token_budget", [64, 4096])
 def test_packed_scores_are_those_of_one_row_an_option(family: str, token_budget: int) -> None:
     model, tokenizer, asked = FAMILIES[family](), tiny_tokenizer(), questions()

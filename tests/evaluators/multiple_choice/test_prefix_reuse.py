@@ -11,8 +11,22 @@ from evaluators.multiple_choice.prefix_reuse import PrefixReuse, _branches
 from nas_engine.supernet import SuperNetwork
 from search_spaces import lora_rank, mlp_width
 from tests.evaluators.multiple_choice.test_multiple_choice import questions
-from tests.supernets import DECODERS, EVERY_DIMENSION, FAMILIES, TOKENS, random_adapters, supernetwork
+from tests.supernets import (
+    DECODERS,
+    EVERY_DIMENSION,
+    HYBRIDS,
+    MIXTURES,
+    OF_HYBRIDS,
+    OF_MIXTURES,
+    TOKENS,
+    random_adapters,
+    supernetwork,
+)
+from tests.supernets import FAMILIES as DENSE
 from tests.tiny import tiny_llama
+
+FAMILIES = DENSE | MIXTURES | HYBRIDS
+SPACES = dict.fromkeys(MIXTURES, OF_MIXTURES) | dict.fromkeys(HYBRIDS, OF_HYBRIDS)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +62,9 @@ def in_turns(reuse: PrefixReuse, subnets: list) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("memory_bytes", [0, 20_000, 2**30])
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", [*DECODERS, *MIXTURES, *HYBRIDS])
 def test_shared_layers_give_every_subnetwork_the_logits_it_has_alone(family: str, memory_bytes: int) -> None:
-    supernet = random_adapters(supernetwork(FAMILIES[family](), EVERY_DIMENSION))
+    supernet = random_adapters(supernetwork(FAMILIES[family](), SPACES.get(family, EVERY_DIMENSION)))
     subnets = batch_of(supernet)
     reuse = reuse_for(subnets, memory_bytes)
     with torch.inference_mode():

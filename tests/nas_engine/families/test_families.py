@@ -12,24 +12,36 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from nas_engine.errors import FamilyError
 from nas_engine.supernet import SuperNetwork
 from nas_engine.supernet.subnetwork import Subnetwork
-from search_spaces import Configuration
+from search_spaces import Configuration, SpaceTemplate
 from tests import family_table
 from tests.supernets import (
     CALIBRATION,
     DECODERS,
     EVERY_DIMENSION,
-    FAMILIES,
+    HYBRIDS,
+    MIXTURES,
+    OF_HYBRIDS,
+    OF_MIXTURES,
     TOKENS,
     logits,
     random_adapters,
     supernetwork,
 )
+from tests.supernets import FAMILIES as DENSE
+
+FAMILIES = DENSE | MIXTURES | HYBRIDS
+WRITERS = [*DECODERS, *MIXTURES, *HYBRIDS]
+
+
+def space_of(family: str) -> SpaceTemplate:
+    return OF_MIXTURES if family in MIXTURES else OF_HYBRIDS if family in HYBRIDS else EVERY_DIMENSION
 
 
 def with_adapters(family: str) -> SuperNetwork:
-    return random_adapters(supernetwork(FAMILIES[family](), EVERY_DIMENSION))
+    return random_adapters(supernetwork(FAMILIES[family](), space_of(family)))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -39,7 +51,7 @@ def ordered(request) -> SuperNetwork:
     return supernet
 
 
-@pytest.fixture(scope="module", params=DECODERS)
+@pytest.fixture(scope="module", params=WRITERS)
 def decoder(request) -> SuperNetwork:
     supernet = with_adapters(request.param)
     supernet.order_by_importance(CALIBRATION)
@@ -47,10 +59,11 @@ def decoder(request) -> SuperNetwork:
 
 
 def mixed(supernet: SuperNetwork) -> Configuration:
-    """Layer 0 narrow with fewer heads, layer 1 without attention, layer 2 without MLP."""
+    """Layer 0 narrow with fewer heads and experts, layer 1 without attention, layer 2 without MLP."""
     space = supernet.space
     smallest, largest = space.configuration(space.smallest), space.configuration(space.largest)
     genes = ("layers.0.attention.heads", "layers.0.mlp.width", "layers.1.attention.keep", "layers.2.mlp.keep")
+    genes = [gene for gene in (*genes, "layers.0.mlp.experts") if gene in largest]
     return largest | {gene: smallest[gene] for gene in genes}
 
 
@@ -62,7 +75,7 @@ def random_subnetwork(supernet: SuperNetwork, seed: int) -> Subnetwork:
 def test_largest_subnetwork_computes_what_the_original_model_computes(family: str) -> None:
     model = FAMILIES[family]()
     before = logits(model)
-    torch.testing.assert_close(logits(supernetwork(model, EVERY_DIMENSION).largest.model), before)
+    torch.testing.assert_close(logits(supernetwork(model, space_of(family)).largest.model), before)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -116,6 +129,8 @@ def test_gradients_are_those_of_the_extracted_model_and_inactive_slices_get_none
     ordered: SuperNetwork, seed: int
 ) -> None:
     subnet = random_subnetwork(ordered, seed)
+    if not subnet.trains:  # adapters of mixtures are in attention alone
+        subnet = ordered.subnetwork(subnet.configuration | {"layers.1.attention.keep": 1})
     model, extracted = subnet.model, subnet.extract()
     model.zero_grad()
     for network in (model, extracted):
@@ -157,11 +172,16 @@ def weight_gradients(subnet: Subnetwork, supernet: SuperNetwork, extracted: nn.M
 
 def test_operators_are_the_matrix_products_of_the_extracted_model(ordered: SuperNetwork) -> None:
     subnet = ordered.subnetwork(mixed(ordered))
+    if ordered.family.hybrid:
+        with pytest.raises(FamilyError, match="have several kinds of attention, of which"):
+            subnet.operators(batch=1, tokens=8)
+        return
     products = [op for op in subnet.operators(batch=1, tokens=8) if op.kind == "weight" and op.name != "lm_head"]
     subnet.model  # noqa: B018
     layers = subnet.extract().get_submodule(ordered.family.layers)
     weights = [m.weight.numel() for m in layers.modules() if isinstance(m, nn.Linear | Conv1D)]
-    assert sum(op.n * op.k for op in products) == sum(weights)
+    weights += [p.numel() for name, p in layers.named_parameters() if ".experts." in name or ".mlp.gate.weight" in name]
+    assert sum(op.elements for op in products) == sum(weights)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +220,7 @@ def test_mixed_sizes_load_and_run_in_a_process_without_this_project(tmp_path, fa
 def test_saved_base_is_the_original_model(tmp_path, family: str) -> None:
     model = FAMILIES[family]()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    supernet = random_adapters(supernetwork(model, EVERY_DIMENSION))
+    supernet = random_adapters(supernetwork(model, space_of(family)))
     supernet.order_by_importance(CALIBRATION)
     supernet.save(tmp_path)
     base = type(model).from_pretrained(tmp_path / "base")
@@ -212,8 +232,12 @@ def test_documented_families_are_those_of_the_code() -> None:
     assert "\n".join(family_table.table()) in text, "run python -m tests.family_table"
 
 
-@pytest.mark.parametrize("what", ["mlp.width", "attention.heads", "layers"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "what"),
+    [(family, what) for family in (*DENSE, *MIXTURES) for what in ("mlp.width", "attention.heads", "layers")]
+    + [(family, "mlp.experts") for family in MIXTURES]
+    + [(family, "mlp.width") for family in HYBRIDS],
+)
 def test_equal_sizes_leave_as_the_stock_architecture_where_it_can_have_them(tmp_path, family: str, what: str) -> None:
     supernet = with_adapters(family)
     space = supernet.space
@@ -227,9 +251,9 @@ def test_equal_sizes_leave_as_the_stock_architecture_where_it_can_have_them(tmp_
     expected = logits(subnet.model)
     subnet.save_pretrained(tmp_path)
     description = supernet.family
-    stock = {"mlp.width": description.width_key is not None, "attention.heads": description.stock_heads, "layers": True}
-    assert bool(list(tmp_path.glob("*.py"))) != stock[what]
-    if stock[what]:
+    stock = {"mlp.width": description.width_key is not None, "attention.heads": description.stock_heads}
+    assert bool(list(tmp_path.glob("*.py"))) != stock.get(what, True)
+    if stock.get(what, True):
         loaded = type(FAMILIES[family]()).from_pretrained(tmp_path)
         assert sum(p.numel() for p in loaded.parameters()) == subnet.parameter_count()
         torch.testing.assert_close(logits(loaded), expected, atol=1e-4, rtol=1e-4)

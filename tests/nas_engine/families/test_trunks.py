@@ -7,15 +7,29 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from nas_engine.supernet import SuperNetwork
-from tests.supernets import EVERY_DIMENSION, FAMILIES, TOKENS, random_adapters, supernetwork
+from tests.supernets import (
+    EVERY_DIMENSION,
+    HYBRIDS,
+    MIXTURES,
+    OF_HYBRIDS,
+    OF_MIXTURES,
+    TOKENS,
+    random_adapters,
+    supernetwork,
+)
+from tests.supernets import FAMILIES as DENSE
+
+FAMILIES = DENSE | MIXTURES | HYBRIDS
+SPACES = dict.fromkeys(MIXTURES, OF_MIXTURES) | dict.fromkeys(HYBRIDS, OF_HYBRIDS)
 
 
 def saved(family: str, folder) -> tuple[PreTrainedModel, SuperNetwork]:
     """A sub-network with heads and widths that differ, without an attention and without an MLP; its extracted model."""
-    supernet = random_adapters(supernetwork(FAMILIES[family](), EVERY_DIMENSION))
+    supernet = random_adapters(supernetwork(FAMILIES[family](), SPACES.get(family, EVERY_DIMENSION)))
     space = supernet.space
     smallest, largest = space.configuration(space.smallest), space.configuration(space.largest)
     genes = ("layers.0.attention.heads", "layers.0.mlp.width", "layers.1.attention.keep", "layers.2.mlp.keep")
+    genes = [gene for gene in (*genes, "layers.0.mlp.experts") if gene in largest]
     subnet = supernet.subnetwork(largest | {gene: smallest[gene] for gene in genes})
     subnet.save_pretrained(folder)
     return subnet.extract(), supernet
