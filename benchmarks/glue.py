@@ -35,7 +35,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks._common import arguments, print_json, tiny_tokenizer
-from evaluators import Macs, Measurement, Question
+from evaluators import Macs, Question
 from evaluators.whole_file import replacing
 from nas_engine import SuperNetwork, heal, search, train
 from nas_engine.data import DataSplits, load_data
@@ -43,6 +43,8 @@ from nas_engine.data.tasks import task_splits
 from nas_engine.families.head import Head
 from nas_engine.models import load_model
 from nas_engine.progress import say
+from nas_engine.supernet import Subnetwork
+from nas_engine.training import Healed
 from search_spaces import SpaceTemplate, attention_heads, lora_rank, mlp_width
 
 PUBLISHED = {"lora": (11.2, 81.46), "searched": (8.0, 83.02)}  # GFLOPs and mean score of BERT-base on GLUE
@@ -53,6 +55,9 @@ WIDTHS = (1.0, 0.875, 0.75, 0.625, 0.5625, 0.5, 0.375, 0.25)
 BATCH, LEARNING_RATE, TOKENS = 16, 1e-3, 128
 SIZES = {"train": 2000, "validation": 160, "selection": 0, "test": 400}
 HEALED = 0.25  # of the steps
+MACS = Macs(tokens=TOKENS)
+Row = list[float]
+"""Score, multiply-accumulates, and the score's standard error."""
 
 
 def main() -> None:
@@ -107,71 +112,94 @@ class Work:
         sizes = sizes | {"test": min(sizes["test"], rows // 4)}
         return load_data(source, tokenizer, metric=metric, max_tokens=256, **sizes)
 
-    @property
-    def training(self) -> dict[str, Any]:
-        """What all trainings share."""
-        return {"batch_size": BATCH, "learning_rate": LEARNING_RATE, "progress": not self.quick}
-
 
 def _compared(task: str, work: Work, seeds: Sequence[int], data: Path, folder: Path) -> dict[str, Any]:
     """Mean and standard error over seeds of each row's score, in per cent, and its operations."""
     metric, source = _source(task, data, folder)
     splits = work.data(source, metric)
-    found = [_kept(folder / f"{task}-{seed}-{work.steps}.json", lambda seed=seed: _rows(splits, work, seed))
-             for seed in seeds]  # fmt: skip
-    of_test = float(np.mean([one["lora"][2] for one in found]))
-    return {"metric": metric, "test": len(splits.test), "test_stderr": round(100 * of_test, 2)} | {
-        row: {
-            "score": round(100 * float(np.mean(scores)), 2),
-            "stderr": round(100 * float(np.std(scores, ddof=1)) / len(scores) ** 0.5, 2) if len(scores) > 1 else None,
-            "gmacs": round(float(np.mean([one[row][1] for one in found])) / 1e9, 4),
-        }
-        for row in found[0]
-        for scores in [[one[row][0] for one in found]]
+    found: dict[str, list[Row]] = {}
+    for seed in seeds:
+        for name, method in (("lora", _lora), ("cut", _cut), ("lonas", _lonas)):
+            say(f"{task}, seed {seed}: {name}", enabled=not work.quick)
+            file = folder / f"{task}-{name}-{seed}-{work.steps}-{work.evaluations}.json"
+            for row, values in _kept(file, lambda method=method, seed=seed: method(Case(splits, work, seed))).items():
+                found.setdefault(row, []).append(values)
+    of_test = float(np.mean([row[2] for row in found["lora"]]))
+    about = {"metric": metric, "test": len(splits.test), "test_stderr": round(100 * of_test, 2)}
+    return about | {row: _summed(of_row) for row, of_row in found.items()}
+
+
+def _summed(rows: Sequence[Row]) -> dict[str, Any]:
+    scores = [100 * row[0] for row in rows]
+    stderr = float(np.std(scores, ddof=1)) / len(scores) ** 0.5 if len(scores) > 1 else None
+    return {
+        "score": round(float(np.mean(scores)), 2),
+        "stderr": None if stderr is None else round(stderr, 2),
+        "gmacs": round(float(np.mean([row[1] for row in rows])) / 1e9, 4),
     }
 
 
-def _rows(splits: DataSplits, work: Work, seed: int) -> dict[str, list[float]]:
-    """Score, operations and the score's standard error by the test examples, of every row."""
-    test = splits.quality("test")
-    macs = Macs(tokens=TOKENS)
-    rows: dict[str, list[float]] = {}
+@dataclass(frozen=True)
+class Case:
+    """A task under a seed.
 
-    def fresh(space: SpaceTemplate) -> SuperNetwork:
-        model, tokenizer = work.model(splits.classes)
-        return SuperNetwork.from_pretrained(model, space, tokenizer, seed=seed)
+    Args:
+        splits: of the task.
+        work: how much of it.
+        seed: of adapters, batches and the search.
+    """
 
-    def enter(row: str, subnet: Any, score: Measurement) -> None:
-        rows[row] = [score.value, macs(subnet).value, score.stderr]
+    splits: DataSplits
+    work: Work
+    seed: int
 
-    say(f"seed {seed}: plain LoRA on the whole encoder", enabled=not work.quick)
-    whole = fresh(lora_rank(RANKS[:1], TARGETS))
-    train(whole, splits.train, steps=work.steps, strategy="largest", seed=seed, **work.training)
-    enter("lora", whole.largest, test(whole.largest))
+    def supernet(self, space: SpaceTemplate) -> SuperNetwork:
+        """A fresh one."""
+        model, tokenizer = self.work.model(self.splits.classes)
+        return SuperNetwork.from_pretrained(model, space, tokenizer, seed=self.seed)
 
-    say(f"seed {seed}: one width for all, then plain LoRA", enabled=not work.quick)
-    narrow = fresh(lora_rank(RANKS[:1], TARGETS) + mlp_width(WIDTHS, multiple_of=8))
-    narrow.order_by_importance(narrow.texts(splits.train, 512))
-    widths = range(len(narrow.space.genes[0]))
-    uniform = [narrow.subnetwork(narrow.space.configuration([i] * len(narrow.space))) for i in widths]
-    cut = next((s for s in reversed(uniform) if macs(s).value <= BOUND * rows["lora"][1]), uniform[0])
-    healed = heal(cut, splits.train, steps=work.steps, seed=seed, **work.training)
-    enter("cut", cut, test.measure(healed.extract(True), healed.tokenizer))
+    @property
+    def training(self) -> dict[str, Any]:
+        """What all trainings share."""
+        progress = not self.work.quick
+        return {"batch_size": BATCH, "learning_rate": LEARNING_RATE, "seed": self.seed, "progress": progress}
 
-    say(f"seed {seed}: sub-networks in turns", enabled=not work.quick)
-    space = lora_rank(RANKS, TARGETS) + mlp_width(WIDTHS, multiple_of=8) + attention_heads(HEADS)
-    supernet, last = fresh(space), max(1, round(HEALED * work.steps))
-    train(supernet, splits.train, steps=work.steps - last, refit=True, seed=seed, **work.training)
+    def row(self, subnet: Subnetwork, healed: Healed | None = None) -> Row:
+        """Score, operations, and the score's standard error by the test examples."""
+        test = self.splits.quality("test")
+        found = test(subnet) if healed is None else test.measure(healed.extract(True), healed.tokenizer)
+        return [found.value, MACS(subnet).value, found.stderr]
+
+
+def _lora(case: Case) -> dict[str, Row]:
+    whole = case.supernet(lora_rank(RANKS[:1], TARGETS))
+    train(whole, case.splits.train, steps=case.work.steps, strategy="largest", **case.training)
+    return {"lora": case.row(whole.largest)}
+
+
+def _cut(case: Case) -> dict[str, Row]:
+    narrow = case.supernet(lora_rank(RANKS[:1], TARGETS) + mlp_width(WIDTHS, multiple_of=8))
+    narrow.order_by_importance(narrow.texts(case.splits.train, 512))
+    space, bound = narrow.space, BOUND * MACS(narrow.largest).value
+    uniform = [narrow.subnetwork(space.configuration([i] * len(space))) for i in range(len(space.genes[0]))]
+    cut = next((subnet for subnet in reversed(uniform) if MACS(subnet).value <= bound), uniform[0])
+    return {"cut": case.row(cut, heal(cut, case.splits.train, steps=case.work.steps, **case.training))}
+
+
+def _lonas(case: Case) -> dict[str, Row]:
+    work, validation = case.work, case.splits.quality("validation")
+    last = max(1, round(HEALED * work.steps))
+    supernet = case.supernet(lora_rank(RANKS, TARGETS) + mlp_width(WIDTHS, multiple_of=8) + attention_heads(HEADS))
+    train(supernet, case.splits.train, steps=work.steps - last, refit=True, **case.training)
     result = search(
-        supernet, [splits.quality("validation"), macs], driver="nsga2", evaluations=work.evaluations,
-        population=min(20, work.evaluations), seed=seed, constraints=[f"macs <= {BOUND} * reference"],
+        supernet, [validation, MACS], driver="nsga2", evaluations=work.evaluations,
+        population=min(20, work.evaluations), seed=case.seed, constraints=[f"macs <= {BOUND} * reference"],
         progress=not work.quick,
     )  # fmt: skip
-    best = result.subnetwork(result.front.sort_values([test.name, "macs"], ascending=[False, True]).iloc[0])
-    enter("searched", best, test(best))
-    healed = heal(best, splits.train, steps=last, seed=seed, **work.training)
-    enter("healed", best, test.measure(healed.extract(True), healed.tokenizer))
-    return rows
+    ordered = result.front.sort_values([validation.name, "macs"], ascending=[False, True])
+    best = result.subnetwork(ordered.iloc[0])
+    healed = heal(best, case.splits.train, steps=last, **case.training)
+    return {"searched": case.row(best), "healed": case.row(best, healed)}
 
 
 def _source(task: str, data: Path, folder: Path) -> tuple[str, Path]:
@@ -214,7 +242,7 @@ RECAST: dict[str, tuple[str, Callable[[Path], list[dict[str, Any]]]]] = {
 }
 
 
-def _kept(file: Path, measure: Callable[[], dict[str, list[float]]]) -> dict[str, list[float]]:
+def _kept(file: Path, measure: Callable[[], dict[str, Row]]) -> dict[str, Row]:
     """What `file` holds, or is measured now and kept there."""
     if not file.exists():
         started = time.process_time()
@@ -222,7 +250,7 @@ def _kept(file: Path, measure: Callable[[], dict[str, list[float]]]) -> dict[str
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as unfinished:
             unfinished.write_text(json.dumps(made) + "\n", encoding="utf-8")
-    rows: dict[str, list[float]] = json.loads(file.read_text())["rows"]
+    rows: dict[str, Row] = json.loads(file.read_text())["rows"]
     return rows
 
 
