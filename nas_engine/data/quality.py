@@ -106,13 +106,13 @@ def quality_of(
         return Classification(labelled, cast("ClassMetric", metric), max_tokens)
     if kind == "regression":
         return Regression(labelled, cast("Correlation", metric), max_tokens)
-    examples = [example for example in examples if not isinstance(example, Labelled)]
+    pairs = [example for example in examples if not isinstance(example, Labelled)]
     if metric == "accuracy":
-        questions = [example for example in examples if isinstance(example, Question)]
+        questions = [example for example in pairs if isinstance(example, Question)]
         return MultipleChoiceAccuracy(questions, racing=Racing() if races else None)
     if metric == "exact_match":
         return ExactMatch(
-            [Problem(example.prompt, _final(example.completion, answers.pattern)) for example in examples],
+            [Problem(example.prompt, _final(example.completion, answers.pattern)) for example in pairs],
             answers.pattern,
             answers.take,
             answers.tokens,
@@ -120,8 +120,8 @@ def quality_of(
             template="{question}",
         )
     if kind == "text":
-        return Perplexity([example.completion for example in examples], max_tokens)
-    return CompletionPerplexity(examples, name="perplexity")
+        return Perplexity([example.completion for example in pairs], max_tokens)
+    return CompletionPerplexity(pairs, name="perplexity")
 
 
 def _pattern(answers: Sequence[str]) -> tuple[str, Take]:

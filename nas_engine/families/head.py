@@ -61,4 +61,10 @@ def _names(config: PreTrainedConfig) -> tuple[str, ...]:
     """The classes of a trained classifier, by index; empty of any other model."""
     if not any("SequenceClassification" in name for name in config.architectures or ()):
         return ()
-    return tuple(str(config.id2label[i]) for i in sorted(config.id2label or ()))
+    return label_names(config)
+
+
+def label_names(config: PreTrainedConfig) -> tuple[str, ...]:
+    """What a classifier's outputs are called, by index."""
+    by_index = {int(i): str(name) for i, name in (config.id2label or {}).items()}
+    return tuple(name for _, name in sorted(by_index.items()))

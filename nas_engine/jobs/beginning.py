@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evaluators.text.positions import most_positions
 from nas_engine.data import DataSplits, labels_of, load_data
-from nas_engine.families.head import Head
+from nas_engine.families.head import Head, label_names
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.models import load_model
 from nas_engine.supernet import SuperNetwork
@@ -28,7 +28,7 @@ def begin(settings: JobSettings) -> tuple[SuperNetwork, DataSplits]:
     supernet = SuperNetwork.from_pretrained(
         model, settings.template, tokenizer, seed=settings.seed, device=settings.device, target=settings.target
     )
-    return supernet, _data(supernet, settings, tuple(model.config.id2label.values()))
+    return supernet, _data(supernet, settings, label_names(model.config))
 
 
 def _data(supernet: SuperNetwork, settings: JobSettings, classes: tuple[str, ...] = ()) -> DataSplits:

@@ -25,6 +25,7 @@ from nas_engine.deploy.targets import target_named
 from nas_engine.errors import SettingsError
 from nas_engine.goal.constraints import parse_constraints
 from nas_engine.jobs.beginning import begin
+from nas_engine.jobs.calibration import TEXTS, calibration_of
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
 from nas_engine.jobs.job_settings import JobSettings
@@ -103,6 +104,9 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     write_settings(settings, folder / "job.yaml")
     for line in data.report.lines():
         note(line, enabled=progress)
+    calibration = calibration_of(supernet, data, settings)
+    if calibration is not None:
+        note(calibration.line(), enabled=progress)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
     teacher = _reference(supernet, data.train, settings, folder, progress)
@@ -144,6 +148,7 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         f"untrained_validation_{validation.name}": rounded(untrained),
         "data": data.report.as_json(),
+        "calibration": None if calibration is None else asdict(calibration),
         "loads_with": loader_of(supernet.model),
         "front": int(result.frame["on_front"].sum()),
         "evaluations": len(result),
@@ -242,7 +247,7 @@ def _train(
     refit = settings.refit and supernet.can_refit
     if settings.training is None:
         say("Ordering heads and channels", enabled=progress)
-        supernet.order_by_importance(list(calibration_batches(examples, supernet.tokenizer, 512)), refit)
+        supernet.order_by_importance(list(calibration_batches(examples, supernet.tokenizer, TEXTS)), refit)
         return
     train(
         supernet,

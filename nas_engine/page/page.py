@@ -96,6 +96,7 @@ def rendered_sections(run: Run) -> dict[str, str]:
         "finalists": sections.finalists(run),
         "candidates": sections.candidates(run),
         "answers": sections.answers(run),
+        "calibrated": sections.calibrated(run),
         "settings": sections.settings(run),
         "versions": sections.versions(run),
         "commands": sections.commands(run),

@@ -151,9 +151,26 @@ def commands(run: Run) -> list[tuple[str, str]]:
         told.append(("Run it again, or go on from where it stopped", run.about.command))
     told.append(("Write this page again", f"nas-engine report {folder}"))
     told.append(("Follow the search while it runs", f"nas-engine report {folder} --watch"))
-    if (run.folder / "compressed" / "config.json").is_file():
+    if (run.folder / "compressed" / "config.json").is_file() and _writes(run):
         told.append(("Take the chosen model to llama.cpp", f"nas-engine export {folder} --to chosen.gguf"))
     return told
+
+
+def _writes(run: Run) -> bool:
+    """Whether what was compressed is a language model."""
+    return not isinstance(run.summary, SearchSummary) or run.summary.loads_with == "AutoModelForCausalLM"
+
+
+def calibrated(run: Run) -> str:
+    """What heads and widths were fitted to, a sentence; empty where that is not known."""
+    found = run.summary.calibration if isinstance(run.summary, SearchSummary) else None
+    if found is None:
+        return ""
+    letters = ", ".join(f"{100 * share:.3g}\u00a0% {script}" for script, share in found.scripts.items())
+    return (
+        f"Heads and channels were ordered by the first {found.texts:,} texts that were learned "
+        f"({_words(found.kind)}), {found.tokens:,} tokens; their letters are {letters or 'none'}."
+    )
 
 
 def notes(run: Run) -> list[str]:

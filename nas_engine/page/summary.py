@@ -61,6 +61,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class CalibrationTexts:
+    """As `nas_engine.jobs.calibration.Calibration`."""
+
+    kind: str
+    texts: int
+    tokens: int
+    scripts: dict[str, float]
+
+
+@dataclass(frozen=True)
 class SearchSummary:
     """Of the main job; scores are of its `quality`, such as accuracy."""
 
@@ -76,6 +86,8 @@ class SearchSummary:
     exact_match: dict[str, Score | float] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    calibration: CalibrationTexts | None = None
+    loads_with: str = "AutoModelForCausalLM"
 
 
 @dataclass(frozen=True)

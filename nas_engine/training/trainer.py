@@ -114,6 +114,11 @@ def train(
     return TrainingReport(tuple(map(fmean, run.losses)), run.visits(), seconds, resumed_at)
 
 
+def calibration_tokens(refit: bool) -> int:
+    """About how many tokens of the first examples order heads and channels, and with `refit` fit widths."""
+    return _REFITTING_TOKENS if refit else _CALIBRATION_TOKENS
+
+
 class _Run(Run):
     """A run in which sub-networks of a super-network take turns."""
 
@@ -137,7 +142,7 @@ class _Run(Run):
 
     def calibration(self) -> list[dict[str, Tensor]]:
         """The first examples, for ordering and fitting."""
-        return self.first(_REFITTING_TOKENS if self.settings.refit else _CALIBRATION_TOKENS)
+        return self.first(calibration_tokens(self.settings.refit))
 
     def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
         """See `Run.visit`."""

@@ -84,6 +84,16 @@ def test_a_classifier_is_searched_healed_and_saved(done: Path) -> None:
     assert "accuracy" in (done / "run" / "report.html").read_text()
 
 
+def test_it_tells_by_which_texts_heads_and_widths_were_ordered(done: Path) -> None:
+    told = json.loads((done / "run" / "summary.json").read_text())["calibration"]
+    assert told == {"kind": "classification", "texts": 40, "tokens": told["tokens"], "scripts": {"Latin": 1.0}}
+    said = f"the first 40 texts that are learned (classification), {told['tokens']} tokens; letters: 100 % Latin"
+    assert f"calibration: {said}\n" in (done / "stderr").read_text()
+    page = (done / "run" / "report.html").read_text()
+    assert "ordered by the first 40 texts" in page
+    assert "llama.cpp" not in page  # it writes no text
+
+
 def test_its_super_network_is_loaded_with_its_head(done: Path) -> None:
     supernet = SuperNetwork.load(done / "run" / "supernet")
     assert isinstance(supernet.model, BertForSequenceClassification)
