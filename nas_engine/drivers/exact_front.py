@@ -27,6 +27,8 @@ Rows = npt.NDArray[np.int64]
 _RANGE = 1e4  # of losses as solvers see them: an absolute gap of 1e-6 is nothing beside it
 _ROUNDING = 1e-10  # of a budget, relative to what its cost can change; as little as tells equal sums from others
 _SOLVER = 1e-6  # by how much HiGHS may miss a budget, likewise
+_DEAREST = 1e18  # price at which losses no longer count
+_HALVINGS = 50  # of a range of prices
 _TRIES = 20  # at solutions that miss a budget by less than HiGHS sees
 _SLACK = 1e-7  # of a bound, of _RANGE
 
@@ -124,6 +126,8 @@ class _Problem:
         self.losses = losses * (_RANGE / (np.maximum.reduceat(losses, self.first).sum() or 1.0))
         self.reach = np.where(sums.reach > 0, sums.reach, 1.0)
         self.costs = np.vstack(sums.costs) / self.reach  # (variables, costs)
+        self.cheapest = np.minimum.reduceat(self.costs, self.first, axis=0).sum(axis=0)
+        self.dearest = np.maximum.reduceat(self.costs, self.first, axis=0).sum(axis=0)
         variables = np.arange(len(self.block))
         self.one_each = csr_array((np.ones(len(variables)), (self.block, variables)))
 
@@ -148,12 +152,42 @@ class _Problem:
         """Of fractions of choices: a bound of the loss, by how much each choice's loss and price exceed its block's
         least, and the cheapest of the choices that each block uses; None where not even these keep the budgets.
         """
+        if (self.cheapest > room).any():
+            return None
+        binding = np.flatnonzero(self.dearest > room)  # budgets that some choices exceed
+        if not len(binding):
+            return 0.0, self.losses, self._least_of_each(self.losses)
+        for cost in binding:
+            bound, excess, near = self._relaxed_under(self.costs[:, cost], float(room[cost]))
+            if self._keeps(near, room):  # the others do not bind then
+                return bound, excess, near
+        return self._relaxed_by_highs(room, binding)
+
+    def _relaxed_under(self, costs: Array, room: float) -> tuple[float, Array, Rows]:
+        """The same of one budget, by its price."""
+        low, high = 0.0, 0.0
+        while self._at_price(high, costs)[1] > room and high < _DEAREST:
+            low, high = high, max(4 * high, 1e-3 * _RANGE)
+        for _ in range(_HALVINGS if high else 0):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._at_price(middle, costs)[1] <= room else (middle, high)
+        priced, _, near = self._at_price(high, costs)
+        least = np.minimum.reduceat(priced, self.first)
+        return float(least.sum() - high * room), priced - least[self.block], near
+
+    def _at_price(self, price: float, costs: Array) -> tuple[Array, float, Rows]:
+        """Losses and priced costs, and what the least of each block cost, the cheapest of equal ones, and which."""
+        priced = self.losses + price * costs
+        least = np.minimum.reduceat(priced, self.first)[self.block]
+        candidates = np.where(priced <= least + 1e-12 * _RANGE, costs, np.inf)
+        cheapest = np.minimum.reduceat(candidates, self.first)
+        found = np.flatnonzero(candidates == cheapest[self.block])
+        near = found[np.searchsorted(found, self.first)]  # the first of each block
+        return priced, float(cheapest.sum()), near
+
+    def _relaxed_by_highs(self, room: Array, bounded: Rows) -> tuple[float, Array, Rows] | None:
         from scipy.optimize import linprog  # takes a second to import
 
-        bounded = np.isfinite(room)
-        if not bounded.any():
-            near = np.array([start + part.argmin() for start, part in self._by_block(self.losses)])
-            return 0.0, self.losses, near
         found = linprog(
             self.losses,
             A_ub=self.costs[:, bounded].T,
@@ -169,7 +203,7 @@ class _Problem:
         priced = self.losses + self.costs[:, bounded] @ prices
         least = np.minimum.reduceat(priced, self.first)
         used = np.where(found.x > 1e-9, self.costs[:, bounded].sum(axis=1), np.inf)
-        near = np.array([start + part.argmin() for start, part in self._by_block(used)])
+        near = self._least_of_each(used)
         return float(least.sum() - prices @ room[bounded]), priced - least[self.block], near
 
     def _improved(self, chosen: Rows, room: Array) -> Rows:
@@ -199,9 +233,11 @@ class _Problem:
         blocks = [kept[self.block[kept] == i] for i in range(len(self.first))]
         if not all(map(len, blocks)):
             return None, np.inf
-        order = sorted(range(len(blocks)), key=lambda i: len(blocks[i]))
-        rest = np.sum([self.costs[block].min(axis=0) for block in blocks], axis=0)  # the least of what is to come
-        costs, losses, over = np.zeros((1, len(room))), np.zeros(1), np.zeros(1)
+        alone = np.array([block[0] for block in blocks if len(block) == 1], dtype=np.int64)
+        order = sorted((i for i, block in enumerate(blocks) if len(block) > 1), key=lambda i: len(blocks[i]))
+        rest = sum((self.costs[blocks[i]].min(axis=0) for i in order), np.zeros(len(room)))  # least of what is to come
+        costs, losses = self.costs[alone].sum(axis=0)[None], self.losses[alone].sum()[None]
+        over = excess[alone].sum()[None]
         steps: list[tuple[Rows, Rows]] = []  # of each block: from which sum each comes, and by which variable
         for i in order:
             block = blocks[i]
@@ -212,13 +248,13 @@ class _Problem:
             total = (costs[:, None] + self.costs[block]).reshape(-1, len(room))
             rows = np.flatnonzero((added <= hope) & (total + rest <= room).all(axis=1))
             total, lost = total[rows], (losses[:, None] + self.losses[block]).ravel()[rows]
-            unbeaten = _unbeaten(total, lost) if len(block) > 1 else np.arange(len(rows))
+            unbeaten = _unbeaten(total, lost)
             costs, losses, rows = total[unbeaten], lost[unbeaten], rows[unbeaten]
             over = added[rows]
             steps.append((rows // len(block), block[rows % len(block)]))
         if not len(losses):
             return None, np.inf
-        chosen, at = np.empty(len(blocks), dtype=np.int64), int(losses.argmin())
+        chosen, at = np.array([block[0] for block in blocks]), int(losses.argmin())
         for i, (before, variable) in zip(reversed(order), reversed(steps), strict=True):
             chosen[i], at = variable[at], before[at]
         return chosen, self._loss(chosen)
@@ -265,8 +301,10 @@ class _Problem:
     def _keeps(self, chosen: Rows, room: Array) -> bool:
         return bool((self.costs[chosen].sum(axis=0) <= room).all())
 
-    def _by_block(self, values: Array) -> list[tuple[int, Array]]:
-        return list(zip(self.first.tolist(), np.split(values, self.first[1:]), strict=True))
+    def _least_of_each(self, values: Array) -> Rows:
+        """The variable of each block whose value is the least."""
+        parts = np.split(values, self.first[1:])
+        return np.array([first + part.argmin() for first, part in zip(self.first, parts, strict=True)])
 
 
 def _unbeaten(costs: Array, losses: Array) -> Rows:

@@ -19,6 +19,7 @@ from nas_engine.errors import SearchError
 DriverFactory = Callable[[DriverProblem], Driver]
 
 HINTED = ("auto", "milp", "surrogate")  # drivers that make something of a sensitivity
+NEEDY = ("milp",)  # those that cannot do without
 _MANY = 1000  # evaluations beyond which predictions take longer than they save
 
 

@@ -189,8 +189,10 @@ def _require_possible(
         require_generable(model, tokenizer, prompts, data.answers.tokens)
     require_learnable(model, tokenizer, data.train)
     settings.latency.workload.require_readable(model)
+    goal = _objectives(asked[0], settings)
+    measured = len([name for name in goal if name in _measured(asked[0], settings)])
     require_driver(
-        settings.driver, supernet.space, len(_objectives(asked[0], settings)), settings.population, settings.seed
+        settings.driver, supernet.space, len(goal), settings.population, settings.seed, measured, bool(settings.hints)
     )
     if not supernet.largest.merges:
         raise ValueError(
@@ -284,6 +286,12 @@ def _search(
         progress=progress,
         sensitivity=sensitivity,
     )
+
+
+def _measured(validation: Quality, settings: JobSettings) -> set[str]:
+    """The names of what does not follow from sizes."""
+    more = {e.name for e in settings.more_evaluators if not getattr(e, "computed", False)}
+    return {validation.name, *more}
 
 
 def _objectives(validation: Quality, settings: JobSettings) -> tuple[str, ...]:

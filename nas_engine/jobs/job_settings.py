@@ -10,7 +10,7 @@ from evaluators import Evaluator, Latency
 from evaluators.latency.machine import require_device
 from nas_engine.deploy import FORMATS
 from nas_engine.deploy.targets import target_named
-from nas_engine.drivers.registry import HINTED
+from nas_engine.drivers.registry import HINTED, NEEDY
 from nas_engine.errors import SettingsError
 from nas_engine.execution.executor import Workplace
 from nas_engine.jobs.parts import evaluators_of, space_of, workplace_of
@@ -57,7 +57,7 @@ class JobSettings:
         evaluations: sub-networks to measure.
         population: sub-networks of a generation.
         sensitivity: training examples by which it is measured beforehand how much each gene matters, for the drivers
-            auto and surrogate; 0 does without, by default 64 with these drivers.
+            auto, surrogate and milp; 0 does without, by default 64 with these drivers.
         tolerance: what the chosen one may lose against the reference: of accuracies as a fraction of 1, of perplexities
             as a fraction of the reference's.
         ranks: adapter ranks to choose from.
@@ -146,6 +146,10 @@ class JobSettings:
             raise ValueError(
                 f"sensitivity is {self.sensitivity} with the driver {self.driver!r}; give a number of questions with "
                 f"{' or '.join(HINTED)}, or 0."
+            )
+        if self.driver in NEEDY and not self.hints:
+            raise ValueError(
+                f"sensitivity is 0 with the driver {self.driver!r}, which needs one; give a number of questions."
             )
         require_device(self.device)
 

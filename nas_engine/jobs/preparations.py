@@ -16,17 +16,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.classification.labelled import Learnable
-from nas_engine.drivers.driver import DriverProblem
+from nas_engine.drivers.driver import DriverProblem, Objectives
 from nas_engine.drivers.registry import make_driver
 from nas_engine.errors import LedgerError
 from nas_engine.jobs.quality import Quality
 from nas_engine.texts.labelled import tokenize_for
 from nas_engine.training.run import require_readable
 from nas_engine.training.settings import TrainingSettings
-from search_spaces import SearchSpace
+from search_spaces import Genome, SearchSpace
 
 
 def writable(folder: Path, folders: Sequence[str] = (), files: Sequence[str] = ()) -> Path:
@@ -89,11 +90,38 @@ def require_learnable(
     require_readable(model, [len(example.tokens) for example in tokenized])
 
 
-def require_driver(driver: str, space: SearchSpace, objectives: int, population: int, seed: int) -> None:
+def require_driver(
+    driver: str,
+    space: SearchSpace,
+    objectives: int,
+    population: int,
+    seed: int,
+    measured: int | None = None,
+    hinted: bool = False,
+) -> None:
     """Check that a driver can be made for such a search.
 
+    Args:
+        driver: its name.
+        space: that is searched.
+        objectives: how many are optimized.
+        population: of a generation.
+        seed: of the driver.
+        measured: how many of the objectives are measured; the others are sums over layers. None where all are.
+        hinted: whether a sensitivity will be there.
+
     Raises:
-        SearchError: there is none of that name, or a package that it needs is missing.
+        SearchError: there is none of that name, a package that it needs is missing, or it makes nothing of such a
+            search.
     """
-    if len(space):  # a space of one sub-network is never searched
-        make_driver(driver, DriverProblem(space, objectives, population, seed))
+    if not len(space):  # a space of one sub-network is never searched
+        return
+    first = objectives if measured is None else measured
+
+    def computed(genomes: Genome) -> Objectives:
+        known = np.repeat(genomes.sum(axis=1, keepdims=True).astype(float), objectives, axis=1)
+        known[:, :first] = np.nan
+        return known
+
+    hint = tuple(np.zeros(len(gene)) for gene in space.genes) if hinted else None
+    make_driver(driver, DriverProblem(space, objectives, population, seed, computed=computed, sensitivity=hint))

@@ -10,14 +10,15 @@ import pandas as pd
 import pytest
 
 from evaluators import BusyError, Measurement
-from nas_engine.drivers.registry import DRIVERS
+from nas_engine.drivers.registry import DRIVERS, NEEDY
 from nas_engine.errors import LedgerError, SearchError
 from nas_engine.loop import search
 from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
 from tests.processes import started
 
-# Without one that takes seconds an evaluation, and without the one that stands for another of them.
-QUICK = [driver for driver in DRIVERS if driver not in ("optuna-gp", "auto")]
+# Without one that takes seconds an evaluation, and without the one that stands for another of them; those that need
+# more than these evaluators have tests of their own.
+QUICK = [driver for driver in DRIVERS if driver not in ("optuna-gp", "auto", *NEEDY)]
 
 
 def run(**arguments):

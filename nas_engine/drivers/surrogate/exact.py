@@ -19,15 +19,15 @@ from nas_engine.drivers.exact_front import Effort, Solution, exact_front, spread
 from nas_engine.drivers.initial import anchors, distinct
 from nas_engine.drivers.operators import ordered_mutation
 from nas_engine.drivers.ranking import best
-from nas_engine.drivers.surrogate.hint import spread_places
 from nas_engine.drivers.surrogate.prediction import Prediction, computed_of
 from nas_engine.drivers.surrogate.settings import SurrogateSettings
 from nas_engine.errors import SearchError
 from search_spaces import Genome
 
 Array = npt.NDArray[np.float64]
-_BUDGETS = 16  # of a proposal
+_BUDGETS = 12  # of a proposal
 _ROUNDS = 2  # of solving about what was found before
+_COST_WEIGHT = 0.5  # of a cost, beside what is expected to be lost, in how far genomes lie apart
 _DENSE = 3  # solutions to choose the first ones among, for each
 _JOINT = 2000  # joint choices of all blocks, beyond which genes are predicted one by one
 _EFFORT = Effort(gap=0.002, nodes=200)  # limits in nodes, not in seconds: the same everywhere
@@ -75,8 +75,10 @@ class Exact:
         self._limits = np.where(columns < problem.objectives, np.inf, 0.0)
         swept = np.flatnonzero(columns < problem.objectives)
         self._swept = (swept if len(swept) else np.arange(len(columns))).tolist()
-        if exact_front(sums, self._limits[None], _EFFORT)[0] is None:
+        within = exact_front(sums, self._limits[None], _EFFORT)[0]
+        if within is None:
             raise SearchError("no sub-network keeps all computed constraints together; raise their bounds.")
+        self._within = within  # the best where nothing but constraints bounds
         self._hinted: list[Solution] | None = None
 
     def first(self, count: int) -> Genome:
@@ -86,12 +88,26 @@ class Exact:
         found = self._front(self._sums, _DENSE * left) if left else []
         if not found:
             return corners
-        genomes = distinct(np.stack([solution.genome for solution in found]))
-        genomes = genomes[~(genomes[:, None] == corners).all(axis=2).any(axis=1)]
-        losses = self._sums.losses_at(genomes)
-        order = np.argsort(losses, kind="stable")
-        places = spread_places(losses[order], left) if len(order) else order
-        return np.vstack([corners, genomes[order[places]]])
+        given = distinct(np.vstack([corners, self._within.genome]))
+        genomes = distinct(np.vstack([given, *(solution.genome for solution in found)]))
+        return genomes[self._apart(genomes, min(len(given), count), count)]
+
+    def _apart(self, genomes: Genome, first: int, count: int) -> list[int]:
+        """The `first` genomes and up to `count` in all that lie far apart, each as far as possible from those before.
+
+        Beyond two or three nats a network knows nothing, however far beyond, so that losses count by
+        ``1 - exp(-loss)``; where these tell nothing apart, costs do, at half their weight.
+        """
+        worth = 1 - np.exp(-self._sums.losses_at(genomes))
+        costs = self._sums.costs_at(genomes)[:, self._swept] / np.maximum(self._sums.reach[self._swept], 1e-300)
+        places = np.column_stack([worth / max(float(np.ptp(worth)), 1e-300), _COST_WEIGHT * costs])
+        chosen = list(range(first))
+        distances = np.linalg.norm(places[:, None] - places[:first], axis=2).min(axis=1)
+        while len(chosen) < min(count, len(genomes)):
+            distances[chosen] = -1.0
+            chosen.append(int(distances.argmax()))
+            distances = np.minimum(distances, np.linalg.norm(places - places[chosen[-1]], axis=1))
+        return chosen
 
     def candidates(self, prediction: Prediction, measured: Genome) -> Genome:
         """See `Proposals`."""

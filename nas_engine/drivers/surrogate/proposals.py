@@ -13,9 +13,11 @@ from nas_engine.drivers.operators import layers_of, ordered_mutation
 from nas_engine.drivers.ranking import best
 from nas_engine.drivers.surrogate.design import warm_start
 from nas_engine.drivers.surrogate.evolution import evolve
+from nas_engine.drivers.surrogate.exact import Exact
 from nas_engine.drivers.surrogate.hint import promising, starting_points
 from nas_engine.drivers.surrogate.prediction import Prediction, computed_of
 from nas_engine.drivers.surrogate.settings import SurrogateSettings
+from nas_engine.errors import SearchError
 from search_spaces import Genome
 
 Array = npt.NDArray[np.float64]
@@ -40,8 +42,11 @@ class Proposals(Protocol):
 
 
 class Evolved:
-    """A design over the space, more than half of it where a sensitivity, if there is one, expects the front; then
-    what NSGA-II ends with on the predictions.
+    """A design over the space, or where the sums of a sensitivity have their front; then what NSGA-II ends with on the
+    predictions.
+
+    The front is exact where `Exact` can be made. Where there are other objectives, more than half of the first genomes
+    lie along the front that an evolutionary search expects, the others are such a design.
 
     Args:
         problem: what is searched.
@@ -58,6 +63,10 @@ class Evolved:
         problem, s = self._problem, self._settings
         if problem.sensitivity is None:
             return warm_start(problem.space, count, self._rng)
+        try:
+            return Exact(problem, s, self._rng).first(count)
+        except SearchError:  # it has not all that it needs
+            pass
         general = warm_start(problem.space, count - round(_HINTED_SHARE * count), self._rng)
 
         def computed(genomes: Genome) -> Array:

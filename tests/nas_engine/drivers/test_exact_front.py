@@ -54,7 +54,7 @@ def cost_of(prices: list[np.ndarray]):
     return cost
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(problems(), st.lists(st.floats(0, 1.1), min_size=2, max_size=4), st.sampled_from([BY_SUMS, BY_HIGHS]))
 def test_no_genome_within_the_budgets_loses_less(problem, shares: list[float], effort: Effort) -> None:
     space, losses, prices = problem
@@ -81,7 +81,7 @@ def test_no_genome_within_the_budgets_loses_less(problem, shares: list[float], e
         assert found.gap == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 2))
 def test_sums_of_blocks_and_branch_and_cut_agree_where_no_genome_can_be_tried(seed: int, costs: int) -> None:
     rng, space = np.random.default_rng(seed), blocks(10)
@@ -138,7 +138,7 @@ def test_choices_beyond_what_is_kept_are_thinned_out_and_budgets_still_hold() ->
 
 @pytest.mark.parametrize(
     ("field", "message"),
-    [({"gap": -1}, "gap is -1"), ({"nodes": 0}, "nodes is 0"), ({"seconds": 0}, "seconds is 0"), ({"sums": -1}, "sums")],
+    [({"gap": -1}, "gap is"), ({"nodes": 0}, "nodes is"), ({"seconds": 0}, "seconds is"), ({"sums": -1}, "sums is")],
 )
 def test_effort_out_of_range_is_refused(field: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evaluators import ParameterCount, cost_model
 from nas_engine import SuperNetwork, compare, search
-from nas_engine.drivers.registry import DRIVERS
+from nas_engine.drivers.registry import DRIVERS, NEEDY
 from nas_engine.magnitude import LARGEST, bounded, relative
 from nas_engine.results.hypervolume import hypervolumes
 from nas_engine.supernet import Subnetwork
@@ -68,7 +68,16 @@ def penalized(supernet: SuperNetwork, driver: str, penalty: float):
         return penalty if subnet.configuration["layers.0.mlp.width"] == 12 else float(subnet.parameter_count())
 
     evaluator = cost_model(name="cost", version=str(penalty), computed=False)(cost)
-    return search(supernet, [evaluator, ParameterCount()], driver=driver, evaluations=16, population=6, progress=False)
+    hint = {gene.name: np.linspace(1, 0, len(gene)).tolist() for gene in supernet.space.genes}
+    return search(
+        supernet,
+        [evaluator, ParameterCount()],
+        driver=driver,
+        evaluations=16,
+        population=6,
+        progress=False,
+        sensitivity=hint if driver in NEEDY else None,
+    )
 
 
 @pytest.mark.parametrize("penalty", [1e155, LARGEST])

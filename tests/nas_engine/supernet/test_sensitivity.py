@@ -1,7 +1,5 @@
 """How much each gene matters: what it is measured by, and what a search makes of it."""
 
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ from scipy.stats import spearmanr
 
 from evaluators import ParameterCount, Perplexity
 from nas_engine import search
-from nas_engine.drivers.additive import Additive, costs_of
 from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.surrogate import SurrogateDriver
 from nas_engine.errors import SearchError
@@ -105,32 +102,6 @@ def test_map_of_a_sensitivity_shows_the_smallest_values_by_layer() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["width", "rank"]
 
 
-def test_hull_holds_the_best_sum_for_each_of_its_costs() -> None:
-    space, rng = space_of(5, 4), np.random.default_rng(3)
-    losses = [np.sort(rng.exponential(size=4))[::-1] * [1, 1, 1, 0] for _ in range(5)]
-    prices = rng.uniform(1, 2, 5)
-
-    def cost(genomes):
-        return genomes @ prices
-
-    sums = Additive.of(space, losses, cost)
-    found = sums.hull()
-    everything = np.array(list(product(range(4), repeat=5)))
-    loss, price = costs_of(everything, losses).sum(1), cost(everything)
-    assert len(found) > 5
-    assert (found == space.largest).all(1).any()
-    assert (found == space.smallest).all(1).any()
-    for genome in found:
-        here = costs_of(genome[None], losses).sum()
-        assert here == pytest.approx(loss[price <= cost(genome[None])[0] + 1e-9].min())
-    for saving in (0.0, 2.0, 5.0, 11.0):
-        chosen = sums.within(saving)[None]
-        assert cost(chosen)[0] <= cost(space.largest[None])[0] - saving + 1e-9
-        best = loss[price <= cost(space.largest[None])[0] - saving].min()
-        assert costs_of(chosen, losses).sum() <= 1.2 * best + 1e-9
-    assert sums.within(1e6) is None
-
-
 def test_least_loss_keeps_its_bound_and_beats_the_uniform_network() -> None:
     supernet = random_adapters(supernetwork(tiny_llama(), EVERY_DIMENSION))
     sensitivity, space = supernet.sensitivity(CALIBRATION, progress=False), supernet.space
@@ -140,10 +111,51 @@ def test_least_loss_keeps_its_bound_and_beats_the_uniform_network() -> None:
     assert 0.95 * bound < ParameterCount()(supernet.subnetwork(chosen)).value <= bound
     assert heuristics.least_loss(supernet, sensitivity, ParameterCount(), whole) == supernet.largest.configuration
     least = ParameterCount()(supernet.subnetwork(space.configuration(space.smallest))).value
-    with pytest.raises(ValueError, match=f"no sub-network has parameters <= 1; the smallest has {least:g}"):
+    with pytest.raises(ValueError, match=f"no sub-network has parameters <= 1; the least is {least:g}"):
         heuristics.least_loss(supernet, sensitivity, ParameterCount(), 1)
     with pytest.raises(ValueError, match="perplexity is no sum over the layers"):
         heuristics.least_loss(supernet, sensitivity, Perplexity(TEXTS), 5.0)
+
+
+def test_front_of_budgets_is_told_with_what_it_costs_and_loses() -> None:
+    supernet = random_adapters(supernetwork(tiny_llama(), EVERY_DIMENSION))
+    sensitivity, costs = supernet.sensitivity(CALIBRATION, progress=False), [ParameterCount(), WeightBytes()]
+    front = heuristics.least_loss_front(supernet, sensitivity, costs[0], 6)
+    assert len(front) == 6
+    assert front[-1].configuration == supernet.largest.configuration
+    assert [f.loss for f in front] == sorted((f.loss for f in front), reverse=True)
+    for forecast in front:
+        subnet = supernet.subnetwork(forecast.configuration)
+        assert forecast.costs == {"parameters": costs[0](subnet).value}
+        assert forecast.loss == pytest.approx(
+            sum(
+                sensitivity[g][c.values.index(v)]
+                for (g, v), c in zip(forecast.configuration.items(), supernet.space.genes, strict=True)
+            )
+        )
+        assert forecast.gap == 0
+    largest = [cost(supernet.largest).value for cost in costs]
+    both = heuristics.least_loss_front(supernet, sensitivity, costs, [[0.9 * largest[0], 0.8 * largest[1]], largest])
+    assert both[0].costs["parameters"] <= 0.9 * largest[0]
+    assert both[0].costs[costs[1].name] <= 0.8 * largest[1]
+    assert both[1].loss == 0
+    with pytest.raises(ValueError, match=f"no sub-network has {costs[1].name} <= 1; the least is"):
+        heuristics.least_loss_front(supernet, sensitivity, costs, [[largest[0], 1]])
+    with pytest.raises(ValueError, match=f"give each a bound of parameters, {costs[1].name}"):
+        heuristics.least_loss_front(supernet, sensitivity, costs, [1.0])
+    with pytest.raises(ValueError, match="budgets is 0"):
+        heuristics.least_loss_front(supernet, sensitivity, costs, 0)
+
+
+def test_bounds_that_exclude_each_other_are_refused_with_the_least_that_is_left() -> None:
+    opposed = cost_model(name="opposed")(lambda subnet: float(-subnet.parameter_count()))
+    supernet = random_adapters(supernetwork(tiny_llama(), EVERY_DIMENSION))
+    sensitivity = supernet.sensitivity(CALIBRATION, progress=False)
+    whole = ParameterCount()(supernet.largest).value
+    with pytest.raises(
+        ValueError, match=r"no sub-network has parameters <= .* with opposed <= .*; the least with that"
+    ):
+        heuristics.least_loss_front(supernet, sensitivity, [ParameterCount(), opposed], [[0.8 * whole, -0.9 * whole]])
 
 
 def volume(seed: int, hinted: bool, count: int) -> float:
