@@ -1,7 +1,7 @@
 """Memory and arithmetic of each stage of a job, counted by running it on tensors that have a shape and no numbers.
 
 What is saved for a backward pass, what an operation makes, what is shared: all follows from the code that will run. Two
-small copies of the model, of two and of three layers, are counted; what a layer adds is their difference. Of stages
+small copies of the model, of one layer and of two, are counted; what a layer adds is their difference. Of stages
 that follow the data (an order of channels), a formula stands beside the code it counts.
 """
 
@@ -28,7 +28,7 @@ from nas_engine.supernet.saving import SHARD_BYTES
 from nas_engine.training.answers import Distillation, Predictions
 from search_spaces import Genome, SearchSpace, SpaceTemplate
 
-_FEW, _MORE = 2, 3  # layers that are counted
+_FEW, _MORE = 1, 2  # layers that are counted
 _ROW = 128  # tokens of a row that is evaluated
 _CALIBRATION_ROWS = 32
 _SAVING = "extraction and saving"
@@ -118,32 +118,27 @@ def _counted(
         forward = _measured(lambda: _forward(outline, work.calibration_tokens // _CALIBRATION_ROWS, no_grad=True))
         stages.append(_ordering(outline, work, base + adapters + teacher, fits, forward))
         held = base + adapters + teacher + fits
-        if work.steps:
-            outline.activate_genome(largest)
-            wide = _measured(lambda: _step(outline, work, _said(outline, work)))
-            outline.activate_genome(smallest)
-            narrow = _measured(lambda: _step(outline, work, _said(outline, work)))
-            mean = part * (wide.flops + narrow.flops) / 2
-            peak = max(wide.peak, narrow.peak)
-            stages.append(Stage("super-network training", held + 2 * adapters, peak, mean * work.steps))
+        outline.activate_genome(smallest)
+        narrow = _measured(lambda: _step(outline, work, _said(outline, work)))
         outline.activate_genome(largest)
+        wide = _measured(lambda: _step(outline, work, _said(outline, work)))
+        middle = (1 + narrow.flops / wide.flops) / 2  # of the largest's operations
+        if work.steps:
+            peak, operations = max(wide.peak, narrow.peak), middle * part * wide.flops * work.steps
+            stages.append(Stage("super-network training", held + 2 * adapters, peak, operations))
         if work.hints:
             made = _measured(lambda: _sensitivity(outline, work))
             stages.append(Stage("sensitivity", held, made.peak, part * made.flops * work.hints / _CALIBRATION_ROWS))
         if work.evaluations:
-            wide = _measured(lambda: _forward(outline, _ROW, no_grad=True, rows=TOKEN_BUDGET // _ROW))
-            outline.activate_genome(smallest)
-            narrow = _measured(lambda: _forward(outline, _ROW, no_grad=True, rows=TOKEN_BUDGET // _ROW))
-            mean = (wide.flops + narrow.flops) / 2 / TOKEN_BUDGET * work.evaluation_tokens
-            stages.append(Stage("search", held, wide.peak, mean * work.evaluations))
-        outline.activate_genome(largest)
+            made = _measured(lambda: _forward(outline, _ROW, no_grad=True, rows=TOKEN_BUDGET // _ROW))
+            mean = middle * made.flops / TOKEN_BUDGET * work.evaluation_tokens
+            stages.append(Stage("search", held, made.peak, mean * work.evaluations))
         # A finalist is at most the whole model, with adapters of its own and the embeddings that are there.
         alone = bytes_of_model(outline.model) - _embeddings(outline)
         if work.heal_steps:
-            made = _measured(lambda: _step(outline, work, _said(outline, work)))
-            healed = 2 * work.heal_steps * part * made.flops  # successive halving: half the steps of twice as many
+            healed = 2 * work.heal_steps * part * wide.flops  # successive halving: half the steps of twice as many
             held += alone
-            stages.append(Stage("healing", held + 2 * adapters, made.peak, healed))
+            stages.append(Stage("healing", held + 2 * adapters, wide.peak, healed))
         stages.append(Stage(_SAVING, held, alone - adapters, 0.0))
     return [replace(stage, held=float(stage.held), passing=float(stage.passing)) for stage in stages]
 

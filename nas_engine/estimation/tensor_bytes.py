@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 
 class TensorBytes(TorchDispatchMode):
@@ -30,25 +29,18 @@ class TensorBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation, and see what it gives; what it was given was there before, or is seen already."""
-        tree_map_only(Tensor, self._given, (args, kwargs))
+        """Run an operation, and see what it makes; what shares its memory with what it was given is not new."""
         result = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self._made, result)
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._known and tensor.device.type != "meta":
+                given = (*args, *(kwargs or {}).values())
+                before = any(one.untyped_storage()._cdata == storage._cdata for one in _tensors(given))
+                self._know(storage, 0 if before else storage.nbytes())
         return result
 
-    def _given(self, tensor: Tensor) -> Tensor:
-        self._know(tensor, 0)
-        return tensor
-
-    def _made(self, tensor: Tensor) -> Tensor:
-        self._know(tensor, 0 if tensor.device.type == "meta" else tensor.untyped_storage().nbytes())
-        return tensor
-
-    def _know(self, tensor: Tensor, size: int) -> None:
-        storage = tensor.untyped_storage()
+    def _know(self, storage: torch.UntypedStorage, size: int) -> None:
         key = storage._cdata
-        if key in self._known:
-            return
         self._known.add(key)
         self.held += size
         self.peak = max(self.peak, self.held)
@@ -57,6 +49,14 @@ class TensorBytes(TorchDispatchMode):
     def _gone(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.held -= size
+
+
+def _tensors(found: object) -> Iterator[Tensor]:
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, tuple | list):
+        for one in found:
+            yield from _tensors(one)
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
