@@ -5,6 +5,7 @@ from search_spaces import NasEngineError
 __all__ = [
     "CheckpointError",
     "CompressionError",
+    "EstimateError",
     "ExportError",
     "FamilyError",
     "LedgerError",
@@ -38,6 +39,10 @@ class TaskError(NasEngineError, ValueError):
 
 class CompressionError(NasEngineError, ValueError):
     """A base cannot be made sparse or quantized as asked."""
+
+
+class EstimateError(NasEngineError, ValueError):
+    """A job needs more memory than there is."""
 
 
 class CheckpointError(NasEngineError, ValueError):

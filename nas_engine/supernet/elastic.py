@@ -253,6 +253,11 @@ class ElasticLinear(ElasticProjection):
         self._sparsity = (None, 0.0)
 
     @property
+    def fitted_tensors(self) -> list[Tensor]:
+        """What is held beside weight and adapter for narrower widths: their shares, and the weight fitted to each."""
+        return [*self._shares.values(), *self._refits.values()]
+
+    @property
     def merges(self) -> bool:
         """Whether `merged` gives a layer that computes what this one computes, as sparse and on the same grid."""
         return self.lora_A is None or self.adapter_mode.merges(self.sparsity, self.grid)
@@ -332,17 +337,22 @@ class ElasticLinear(ElasticProjection):
 
     def _plain(self, weight: Tensor) -> nn.Linear | Conv1D:
         """A layer of the active size and the original's class with a copy of `weight` (active_out, active_in)."""
+        layer = self.outline()
+        oriented = weight.T if self.transposed else weight
+        layer.weight = nn.Parameter(oriented.clone(memory_format=torch.contiguous_format))
+        if self.active_bias is not None:
+            layer.bias = nn.Parameter(self.active_bias.clone())
+        return layer
+
+    def outline(self) -> nn.Linear | Conv1D:
+        """A plain layer of the active size and the original's class, without weights."""
         with torch.device("meta"):
             layer: nn.Linear | Conv1D = (
                 Conv1D(self.active_out, self.active_in)
                 if self.transposed
                 else nn.Linear(self.active_in, self.active_out, bias=self.bias is not None)
             )
-        oriented = weight.T if self.transposed else weight
-        layer.weight = nn.Parameter(oriented.clone(memory_format=torch.contiguous_format))
-        if self.active_bias is not None:
-            layer.bias = nn.Parameter(self.active_bias.clone())
-        return layer
+        return layer.to(self.weight.dtype)
 
     @property
     def active_parameters(self) -> int:

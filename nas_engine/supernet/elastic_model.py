@@ -95,7 +95,7 @@ class ElasticModel:
         self.database = database
         self.adapter_mode = ADAPTER_MODES[self.adapter.mode]
         prepare_base(model, space, self._ranks(), self.adapter.mode, quantization, database)
-        self.base_fingerprint = base_fingerprint(model, self.family.head)
+        self.base_fingerprint = self._fingerprint_of_base()
         model.requires_grad_(False)
         self.head = {path: model.get_submodule(path).requires_grad_(True) for path in self.family.head}
         modules = model.get_submodule(self.family.layers).children()
@@ -219,6 +219,9 @@ class ElasticModel:
         """Index that brings the input channels of `module` back to the original model's order."""
         index, name = ModuleName.parse(module)
         return self.layers[index].original_inputs(name)
+
+    def _fingerprint_of_base(self) -> str:
+        return base_fingerprint(self.model, self.family.head)
 
     def _fix_orders(self) -> None:
         """Inputs of a quantized layer are in groups, versions on disk in an order: the base's units keep theirs."""

@@ -42,25 +42,37 @@ def sensitivity_by_gradients(
     model.eval()
     supernet.activate_genome(space.largest)
     changed = {gene.name: _changed(gene) for gene in space.genes}
-    modules = {name: _module(supernet, name) for names in changed.values() for name in names}
+    modules = changed_modules(supernet)
     generator = torch.Generator(model.device).manual_seed(0)
     totals = {gene.name: [0.0] * len(gene) for gene in space.genes}
     drawn = 0
     with progress_bar("Measuring sensitivity", len(batches), enabled=progress) as bar:
         for batch in batches:
-            with _heard(modules) as heard:
-                count, loss = _log_likelihood(supernet, batch, generator)
-                names = [name for name in modules if name in heard]
-                gradients = torch.autograd.grad(loss, [heard[name][1] for name in names], allow_unused=True)
+            count, of = heard_gradients(supernet, batch, modules, generator)
             drawn += count
-            of = {
-                name: (heard[name][0], heard[name][1].detach(), gradient)
-                for name, gradient in zip(names, gradients, strict=True)
-                if gradient is not None
-            }
             _add(supernet, of, changed, totals)
             bar.advance()
     return {name: tuple(total / 2 / drawn for total in values) for name, values in totals.items()}
+
+
+def changed_modules(supernet: ElasticModel) -> dict[str, nn.Module]:
+    """By name, all that says something else when a gene is smaller."""
+    return {name: _module(supernet, name) for gene in supernet.space.genes for name in _changed(gene)}
+
+
+def heard_gradients(
+    supernet: ElasticModel, batch: Batch, modules: Mapping[str, nn.Module], generator: torch.Generator
+) -> tuple[int, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+    """How many next tokens were drawn, and what each of `modules` reads, says, and has as its gradient."""
+    with _heard(modules) as heard:
+        count, loss = _log_likelihood(supernet, batch, generator)
+        names = [name for name in modules if name in heard]
+        gradients = torch.autograd.grad(loss, [heard[name][1] for name in names], allow_unused=True)
+    return count, {
+        name: (heard[name][0], heard[name][1].detach(), gradient)
+        for name, gradient in zip(names, gradients, strict=True)
+        if gradient is not None
+    }
 
 
 def _changed(gene: Choice) -> list[str]:
@@ -113,8 +125,9 @@ def _log_likelihood(supernet: ElasticModel, batch: Batch, generator: torch.Gener
     if model.get_output_embeddings() is None:
         logits = model(**batch).logits
     else:
-        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        states = model.base_model(**inputs, use_cache=False).last_hidden_state[batch["attention_mask"].bool()]
+        inputs: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        states = model.base_model(**inputs, use_cache=False).last_hidden_state
+        states = states[batch["attention_mask"].bool()] if "attention_mask" in batch else states.flatten(0, 1)
         logits = logits_of(model, states[:: -(-len(states) // _POSITIONS)])
     log_probabilities = logits.float().log_softmax(-1)
     drawn = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)

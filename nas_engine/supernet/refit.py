@@ -113,6 +113,22 @@ def shares_of(products: Tensor, sizes: Iterable[int]) -> dict[int, Tensor]:
     return _in_enough_precision(lambda given: _shares_of(given, kept), products) if kept else {}
 
 
+def workspace(inputs: int, outputs: int) -> int:
+    """Bytes that ordering and fitting one reader take at most, in fp32.
+
+    Products, their inverse and its factor, or products in two orders; the weight as it was, as it is and as it will be.
+    """
+    return 4 * (3 * inputs**2 + 3 * inputs * outputs)
+
+
+def operations(inputs: int, tokens: int) -> float:
+    """Additions and multiplications of ordering and fitting one reader of so many inputs.
+
+    Half of ``Xᵀ X``; a factor, an inverse, an elimination and the shares: a third, two, a third and a half of a cube.
+    """
+    return float(tokens) * inputs**2 + 11 / 6 * float(inputs) ** 3
+
+
 def _shares_of(products: Tensor, sizes: list[int]) -> dict[int, Tensor]:
     most = sizes[0]
     factor = torch.linalg.cholesky(products[:most, :most])  # L of G_KK = L Lᵀ, whose corners are those of fewer inputs

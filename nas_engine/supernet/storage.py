@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CheckpointError
 from nas_engine.families.fingerprint import base_fingerprint, tokenizer_fingerprint
 from nas_engine.families.plain import require_plain
-from nas_engine.progress import without_bars
 from nas_engine.supernet.elastic_model import ElasticModel
+from nas_engine.supernet.saving import later, save_sharded
 from nas_engine.supernet.state import adapter_tensors
 from search_spaces import SearchSpace, SpaceError
 
@@ -97,8 +98,7 @@ def save_supernetwork(supernet: ElasticModel, folder: Path, include_base: bool) 
         if supernet.quantization is not None:
             save_grids(supernet.quantization.grids, unfinished / "grids.safetensors")
         if include_base:  # as floating-point weights: those under adapters on a grid are unrounded
-            with without_bars():
-                supernet.model.save_pretrained(unfinished / "base", state_dict=_original_weights(supernet))
+            save_sharded(supernet.model, unfinished / "base", _original_weights(supernet))
             supernet.tokenizer.save_pretrained(unfinished / "base")
         (unfinished / "supernet.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return folder
@@ -106,11 +106,10 @@ def save_supernetwork(supernet: ElasticModel, folder: Path, include_base: bool) 
 
 def save_base(supernet: ElasticModel, folder: Path) -> Path:
     """Write the base model of `supernet`; see `SuperNetwork.save_base`."""
-    weights = _original_weights(supernet)
+    weights = _original_weights(supernet, at_once=supernet.quantization is not None)
     with replacing(folder) as unfinished:
         if supernet.quantization is None:
-            with without_bars():
-                supernet.model.save_pretrained(unfinished, state_dict=weights)
+            save_sharded(supernet.model, unfinished, weights)
         else:
             grids = {supernet.family.path(name): grid for name, grid in supernet.quantization.grids.items()}
             save_on_grids(supernet.model, grids, unfinished, weights)
@@ -156,8 +155,11 @@ def read_supernetwork(folder: Path, dtype: torch.dtype) -> tuple[SavedSuperNetwo
     return saved, tensors
 
 
-def _original_weights(supernet: ElasticModel) -> dict[str, Tensor]:
-    """The base model's state dict, adapters left out and channels back in their original order."""
+def _original_weights(supernet: ElasticModel, at_once: bool = False) -> dict[str, Tensor]:
+    """The base model's state dict, adapters left out and channels back in their original order.
+
+    Those that are in another one are put back when they are written, unless all are wanted `at_once`.
+    """
     modules = {supernet.family.path(name): name for name in supernet.elastic_linears}
     mixtures = {
         f"{supernet.family.layers}.{layer.index}.{path}": layer.mixture
@@ -171,12 +173,19 @@ def _original_weights(supernet: ElasticModel) -> dict[str, Tensor]:
         if kind in ("lora_A", "lora_B"):
             continue
         if owner in modules:
-            linear = supernet.elastic_linears[modules[owner]]
-            tensor = tensor.T if linear.transposed and kind == "weight" else tensor
-            tensor = tensor[supernet.original_outputs(modules[owner])]
-            tensor = tensor[:, supernet.original_inputs(modules[owner])] if kind == "weight" else tensor
-            tensor = (tensor.T if linear.transposed and kind == "weight" else tensor).contiguous()
+            make = partial(_original, supernet, modules[owner], kind, tensor)
+            tensor = make() if at_once else later(tensor, make)
         if owner in mixtures:
-            tensor = mixtures[owner].original(kind, tensor)
+            make = partial(mixtures[owner].original, kind, tensor)
+            tensor = make() if at_once else later(tensor, make)
         weights[key] = tensor
     return weights
+
+
+def _original(supernet: ElasticModel, module: str, kind: str, tensor: Tensor) -> Tensor:
+    """Weight or bias of an elastic projection in the original order."""
+    transposed = supernet.elastic_linears[module].transposed and kind == "weight"
+    tensor = tensor.T if transposed else tensor
+    tensor = tensor[supernet.original_outputs(module)]
+    tensor = tensor[:, supernet.original_inputs(module)] if kind == "weight" else tensor
+    return (tensor.T if transposed else tensor).contiguous()

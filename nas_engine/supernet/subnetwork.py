@@ -20,6 +20,7 @@ from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.extraction import absent_layers, extract
 from nas_engine.supernet.peft_export import save_adapter
+from nas_engine.supernet.saving import Outlines
 from nas_engine.supernet.storage import fingerprint
 from nas_engine.supernet.stored_form import active_grids, as_stored
 from search_spaces import Value
@@ -185,10 +186,23 @@ class Subnetwork:
         Raises:
             ExportError: an adapter does not merge without loss; `save_adapter` saves it beside its base.
         """
-        return self.save_model(self.extract(share_embeddings=True, merge=True), Path(folder), {})
+        self._supernet.activate(self._configuration)
+        if active_grids(self._supernet):
+            return self.save_model(self.extract(share_embeddings=True, merge=True), Path(folder), {})
+        outlines = Outlines()
+        return self.save_model(self.extract_with(outlines), Path(folder), {}, outlines)
 
-    def save_model(self, extracted: PreTrainedModel, folder: Path, about: Mapping[str, Any]) -> Path:
-        """Write a model of this sub-network's shape, grids and zeros, and what `subnetwork.json` says about it."""
+    def save_model(
+        self, extracted: PreTrainedModel, folder: Path, about: Mapping[str, Any], outlines: Outlines | None = None
+    ) -> Path:
+        """Write a model of this sub-network's shape, grids and zeros, and what `subnetwork.json` says about it.
+
+        Args:
+            extracted: the model.
+            folder: is made.
+            about: what is said besides.
+            outlines: stand in `extracted` for what is merged while it is written.
+        """
         self._supernet.activate(self._configuration)
         grids = active_grids(self._supernet)
         description = {
@@ -200,6 +214,8 @@ class Subnetwork:
         with replacing(folder) as unfinished:
             if grids:
                 save_on_grids(extracted, grids, unfinished)
+            elif outlines is not None:
+                outlines.save(extracted, unfinished)
             else:
                 with without_bars():
                     extracted.save_pretrained(unfinished)

@@ -9,7 +9,7 @@ Minitron (Muralidharan et al., 2024, arXiv 2407.14679) and Puzzle (Bercovich et 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -23,6 +23,7 @@ from nas_engine.errors import CheckpointError, ExportError
 from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.saving import Outlines
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.answers import Part, learned, predictions
@@ -104,13 +105,16 @@ class Healed:
         Raises:
             ExportError: `merge` is True, and merging would fill zeros or leave a grid.
         """
+        return self._deployed(
+            lambda linear: linear.unmerged() if merge is None and not linear.merges else linear.merged(),
+            share_embeddings,
+        )
+
+    def _deployed(self, stand_in: Callable[[ElasticLinear], nn.Module], share_embeddings: bool) -> PreTrainedModel:
         memo: dict[int, object] = {}
         for path, linear in self._linears.items():
-            if merge is None and not linear.merges:
-                memo[id(linear)] = linear.unmerged()
-                continue
             try:
-                memo[id(linear)] = linear.merged()
+                memo[id(linear)] = stand_in(linear)
             except ExportError as error:
                 raise ExportError(f"{path} cannot be merged: {error}") from error
         if share_embeddings:
@@ -131,8 +135,11 @@ class Healed:
         Raises:
             ExportError: an adapter does not merge without loss.
         """
-        extracted = self.extract(share_embeddings=True, merge=True)
-        return self.subnet.save_model(extracted, Path(folder), {"healed_steps": len(self.losses)})
+        about = {"healed_steps": len(self.losses)}
+        if not self.subnet.plain:
+            return self.subnet.save_model(self.extract(share_embeddings=True, merge=True), Path(folder), about)
+        outlines = Outlines()
+        return self.subnet.save_model(self._deployed(outlines, True), Path(folder), about, outlines)
 
     def export(self, format: str, file: str | Path, **settings: Any) -> Export:
         """Merge and write for a runtime, as `Subnetwork.export`, checked on prompts that it learned from.

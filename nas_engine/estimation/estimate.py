@@ -1,0 +1,142 @@
+"""The stages of a job beside what the device has: as a table, and as a refusal of what cannot fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.table import Table
+from transformers import PreTrainedConfig
+
+from nas_engine.errors import EstimateError
+from nas_engine.estimation.device import free_bytes, operations_a_second
+from nas_engine.estimation.stages import Stage, count_stages
+from nas_engine.estimation.workload import Workload
+from search_spaces import SpaceTemplate
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job needs.
+
+    Args:
+        stages: in their order.
+        device: where it would run.
+        free: bytes that are free there.
+        speed: additions and multiplications a second, about; None where it was not measured.
+        without: by what could be changed, the bytes that the job would need at its peak.
+    """
+
+    stages: Sequence[Stage]
+    device: str
+    free: int
+    speed: float | None
+    without: dict[str, int]
+
+    @property
+    def worst(self) -> Stage:
+        """The stage that needs most."""
+        return max(self.stages, key=lambda stage: stage.bytes)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage does."""
+        return self.worst.bytes <= self.free
+
+    def require_fit(self) -> None:
+        """Check that every stage fits.
+
+        Raises:
+            EstimateError: one does not; how much it needs, and what would need less, is said.
+        """
+        if self.fits:
+            return
+        less = sorted(self.without.items(), key=lambda entry: entry[1])
+        changes = "; ".join(f"{what}: {_gigabytes(needed)}" for what, needed in less if needed < self.worst.bytes)
+        raise EstimateError(
+            f"{self.worst.name} needs {_gigabytes(self.worst.bytes)} of memory, and {_gigabytes(self.free)} are free "
+            f"on {self.device}. " + (f"At their peaks jobs would need, {changes}. " if changes else "")
+            + "Change that, take another device, or start with --no-check-memory."
+        )  # fmt: skip
+
+    def seconds(self, stage: Stage) -> float | None:
+        """Of a stage, about."""
+        return None if self.speed is None else stage.operations / self.speed
+
+    def table(self) -> Table:
+        """A row a stage: memory at its peak, what of it stays, and the time."""
+        table = Table(title=f"On {self.device}, with {_gigabytes(self.free)} free", caption=self._conclusion())
+        table.add_column("stage")
+        for title in ("memory", "of it held", "about"):
+            table.add_column(title, justify="right")
+        for stage in self.stages:
+            mark = "" if stage.bytes <= self.free else " does not fit"
+            time = _said(self.seconds(stage))
+            table.add_row(stage.name + mark, _gigabytes(stage.bytes), _gigabytes(stage.held), time)
+        return table
+
+    def _conclusion(self) -> str:
+        total = None if self.speed is None else sum(stage.operations for stage in self.stages) / self.speed
+        whole = "" if total is None else f"{_said(total)} of arithmetic in all; "
+        return f"{whole}most memory in {self.worst.name}. Tensors are counted, not what an allocator keeps."
+
+
+def estimate(
+    config: PreTrainedConfig,
+    template: SpaceTemplate,
+    work: Workload,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    target: str | None = None,
+    timed: bool = True,
+) -> Estimate:
+    """What a job would need of memory and time, from the model's configuration alone.
+
+    Memory is counted from the code that will run, on tensors without numbers; time follows from the operations and from
+    what the device multiplies in a third of a second, and is rough: loading, saving and tokenizing are not in it.
+
+    Args:
+        config: of a model of a known family.
+        template: of the space.
+        work: how much is done.
+        dtype: of the weights.
+        device: where, such as ``cuda``.
+        target: as `SuperNetwork.from_pretrained` takes it.
+        timed: whether the device's speed is measured.
+
+    Raises:
+        FamilyError: the family is not supported.
+        SpaceError: the space does not fit the model.
+    """
+    stages = count_stages(config, template, work, dtype, target)
+    free = free_bytes(device)
+    speed = operations_a_second(device, dtype) if timed else None
+    found = Estimate(stages, device, free, speed, {})
+    if found.fits:
+        return found
+    changed = {"with refit=False": _changed(work, refit=False), "with a quarter of the batch_size": _changed(
+        work, batch_size=max(1, work.batch_size // 4)), "with heal_steps=0": _changed(work, heal_steps=0)}  # fmt: skip
+    without = {
+        what: max(stage.bytes for stage in count_stages(config, template, other, dtype, target))
+        for what, other in changed.items()
+        if other != work
+    }
+    return Estimate(stages, device, free, speed, without)
+
+
+def _changed(work: Workload, **fields: object) -> Workload:
+    return Workload(**(vars(work) | fields))
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _said(seconds: float | None) -> str:
+    if seconds is None or seconds == 0:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,57 @@
+"""A super-network of a configuration alone: every tensor with its shape and type, and none with numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
+
+from nas_engine.supernet.supernetwork import SuperNetwork
+from search_spaces import SpaceTemplate
+
+
+class Outline(SuperNetwork):
+    """As a super-network, for counting; it has no weights to be known by."""
+
+    def _fingerprint_of_base(self) -> str:
+        return "0" * 16
+
+
+@contextmanager
+def outlined(
+    config: PreTrainedConfig, template: SpaceTemplate, dtype: torch.dtype, target: str | None = None, **settings: Any
+) -> Iterator[Outline]:
+    """An `Outline` and the mode under which operations compute shapes alone.
+
+    Args:
+        config: of a model of a known family.
+        template: of the space.
+        dtype: of the weights.
+        target: as `SuperNetwork.from_pretrained` takes it, with the other `settings`.
+
+    Raises:
+        FamilyError: the family is not supported.
+    """
+    classifies = any("SequenceClassification" in name for name in config.architectures or ())
+    auto: Any = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):  # weights are held as what their integers stand for
+        del config.quantization_config
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = auto.from_config(config, dtype=dtype)
+        # Its texts are never asked for.
+        yield Outline.from_pretrained(model, template, object(), target=target, **settings)  # type: ignore[arg-type]
+
+
+def with_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
+    """`config` with its first `count` layers alone."""
+    fewer = copy.deepcopy(config)
+    if getattr(fewer, "layer_types", None) is not None:
+        fewer.layer_types = fewer.layer_types[:count]
+    fewer.num_hidden_layers = count
+    return fewer

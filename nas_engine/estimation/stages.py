@@ -1,0 +1,229 @@
+"""Memory and arithmetic of each stage of a job, counted by running it on tensors that have a shape and no numbers.
+
+What is saved for a backward pass, what an operation makes, what is shared: all follows from the code that will run. Two
+small copies of the model, of one layer and of two, are counted; what a layer adds is their difference. Of stages
+that follow the data (an order of channels), a formula stands beside the code it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig
+
+from evaluators.multiple_choice.likelihoods import TOKEN_BUDGET
+from nas_engine.estimation.outline import Outline, outlined, with_layers
+from nas_engine.estimation.tensor_bytes import TensorBytes, bytes_of, bytes_of_model
+from nas_engine.estimation.workload import Workload
+from nas_engine.supernet.dimensions import SKIP
+from nas_engine.supernet.gradients import changed_modules, heard_gradients
+from nas_engine.supernet.refit import operations, workspace
+from nas_engine.supernet.saving import SHARD_BYTES
+from nas_engine.training.answers import Distillation, Predictions
+from search_spaces import Genome, SearchSpace, SpaceTemplate
+
+_FEW, _MORE = 1, 2  # layers that are counted
+_ROW = 128  # tokens of a row that is evaluated
+_CALIBRATION_ROWS = 32
+_SAVING = "extraction and saving"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a job.
+
+    Args:
+        name: of it.
+        held: bytes of what is there all the time: base, adapters, fits, moments.
+        passing: bytes that it needs beside them at most.
+        operations: additions and multiplications, of all of it.
+    """
+
+    name: str
+    held: float
+    passing: float
+    operations: float
+
+    @property
+    def bytes(self) -> int:
+        """At its peak."""
+        return round(self.held + self.passing)
+
+
+def count_stages(
+    config: PreTrainedConfig,
+    template: SpaceTemplate,
+    work: Workload,
+    dtype: torch.dtype = torch.float32,
+    target: str | None = None,
+) -> list[Stage]:
+    """Every stage of a job of `work` on a model of `config`, in their order.
+
+    Args:
+        config: of a model of a known family.
+        template: of the space.
+        work: how much is done.
+        dtype: of the weights.
+        target: as `SuperNetwork.from_pretrained` takes it.
+
+    Raises:
+        FamilyError: the family is not supported.
+        SpaceError: the space does not fit the model.
+    """
+    layers = int(config.num_hidden_layers)
+    with outlined(config, template, dtype, target):  # the whole space is checked against the whole model
+        pass
+    if layers <= _MORE:
+        stages = _counted(config, template, work, dtype, target)
+    else:
+        few, more = (_counted(with_layers(config, count), template, work, dtype, target) for count in (_FEW, _MORE))
+        stages = [_extrapolated(one, other, layers) for one, other in zip(few, more, strict=True)]
+    # What is merged is written a file at a time.
+    return [replace(s, passing=min(s.passing, SHARD_BYTES)) if s.name == _SAVING else s for s in stages]
+
+
+def _extrapolated(few: Stage, more: Stage, layers: int) -> Stage:
+    def at(name: str) -> float:
+        small, large = getattr(few, name), getattr(more, name)
+        return float(small + (layers - _FEW) / (_MORE - _FEW) * (large - small))
+
+    return Stage(few.name, at("held"), at("passing"), at("operations"))
+
+
+def _counted(
+    config: PreTrainedConfig,
+    template: SpaceTemplate,
+    work: Workload,
+    dtype: torch.dtype,
+    target: str | None,
+) -> list[Stage]:
+    with outlined(config, template, dtype, target) as outline:
+        adapters = bytes_of(outline.adapter_parameters)
+        base = bytes_of_model(outline.model) - adapters
+        part = work.mean / work.longest  # of what the longest batch takes, on average
+        largest, smallest = outline.space.largest, _narrowest(outline.space)
+        stages = [Stage("load", base, 0.0, 0.0)]
+        if work.lora_steps:
+            made = _measured(lambda: _step(outline, work, None))
+            # Gradients are made in the step, moments stay.
+            stages.append(Stage("plain LoRA", base + 3 * adapters, made.peak, part * made.flops * work.lora_steps))
+        teacher = 2 * adapters  # as it was given, and in the order of the channels
+        fits = _give_fits(outline) if work.refit else 0
+        forward = _measured(lambda: _forward(outline, work.calibration_tokens // _CALIBRATION_ROWS, no_grad=True))
+        stages.append(_ordering(outline, work, base + adapters + teacher, fits, forward))
+        held = base + adapters + teacher + fits
+        outline.activate_genome(smallest)
+        narrow = _measured(lambda: _step(outline, work, _said(outline, work)))
+        outline.activate_genome(largest)
+        wide = _measured(lambda: _step(outline, work, _said(outline, work)))
+        middle = (1 + narrow.flops / wide.flops) / 2  # of the largest's operations
+        if work.steps:
+            peak, operations = max(wide.peak, narrow.peak), middle * part * wide.flops * work.steps
+            stages.append(Stage("super-network training", held + 2 * adapters, peak, operations))
+        if work.hints:
+            made = _measured(lambda: _sensitivity(outline, work))
+            stages.append(Stage("sensitivity", held, made.peak, part * made.flops * work.hints / _CALIBRATION_ROWS))
+        if work.evaluations:
+            made = _measured(lambda: _forward(outline, _ROW, no_grad=True, rows=TOKEN_BUDGET // _ROW))
+            mean = middle * made.flops / TOKEN_BUDGET * work.evaluation_tokens
+            stages.append(Stage("search", held, made.peak, mean * work.evaluations))
+        # A finalist is at most the whole model, with adapters of its own and the embeddings that are there.
+        alone = bytes_of_model(outline.model) - _embeddings(outline)
+        if work.heal_steps:
+            healed = 2 * work.heal_steps * part * wide.flops  # successive halving: half the steps of twice as many
+            held += alone
+            stages.append(Stage("healing", held + 2 * adapters, wide.peak, healed))
+        stages.append(Stage(_SAVING, held, alone - adapters, 0.0))
+    return [replace(stage, held=float(stage.held), passing=float(stage.passing)) for stage in stages]
+
+
+def _narrowest(space: SearchSpace) -> Genome:
+    """The smallest values, with every block kept."""
+    skips = [gene.dimension == SKIP for gene in space.genes]
+    narrowest: Genome = np.where(skips, space.largest, space.smallest)
+    return narrowest
+
+
+@dataclass(frozen=True)
+class _Measured:
+    peak: int
+    flops: int
+
+
+def _measured(run: Callable[[], object]) -> _Measured:
+    with FlopCounterMode(display=False) as flops, TensorBytes() as tensors:
+        result = run()
+    del result
+    return _Measured(tensors.peak, flops.get_total_flops())
+
+
+def _forward(outline: Outline, tokens: int, no_grad: bool = False, rows: int = 1) -> Tensor:
+    """The last hidden states, shape (rows, tokens, hidden)."""
+    ids = torch.zeros(rows, tokens, dtype=torch.long)
+    outline.model.train(not no_grad)
+    with torch.set_grad_enabled(not no_grad):
+        hidden: Tensor = outline.model.base_model(input_ids=ids, use_cache=False)[0]
+    return hidden
+
+
+def _said(outline: Outline, work: Workload) -> Predictions:
+    with torch.no_grad():
+        return _predictions(outline, _forward(outline, work.longest, no_grad=True, rows=work.batch_size), work)
+
+
+def _predictions(outline: Outline, hidden: Tensor, work: Workload) -> Predictions:
+    head = outline.model.get_output_embeddings()
+    if head is None:
+        return Predictions(hidden[:, 0, :2].clone(), torch.zeros(len(hidden), dtype=torch.long), hidden.flatten(0, 1))
+    asked = min(work.answers, work.longest - 1)
+    states = hidden[:, -asked:].flatten(0, 1)
+    return Predictions(head(states), torch.zeros(len(states), dtype=torch.long), hidden.flatten(0, 1))
+
+
+def _step(outline: Outline, work: Workload, teacher: Predictions | None) -> None:
+    """Forward and backward of a batch of the longest examples."""
+    hidden = _forward(outline, work.longest, rows=work.batch_size)
+    said = _predictions(outline, hidden, work)
+    loss = said.loss if teacher is None else Distillation().loss(said, teacher)
+    del hidden, said
+    loss.backward()
+    for parameter in outline.adapter_parameters:
+        parameter.grad = None
+
+
+def _sensitivity(outline: Outline, work: Workload) -> object:
+    batch = {"input_ids": torch.zeros(min(work.hints, _CALIBRATION_ROWS), work.longest, dtype=torch.long)}
+    return heard_gradients(outline, batch, changed_modules(outline), torch.Generator())
+
+
+def _give_fits(outline: Outline) -> int:
+    """Shares and weights of every width, without numbers; their bytes."""
+    for units in outline.units.values():
+        reader, inputs = units.reader, units.reader.in_features
+        sizes = [*units.sizes, inputs]
+        reader.shares = {kept: torch.empty(kept, wider - kept, dtype=torch.float16) for kept, wider in pairwise(sizes)}
+    return bytes_of([tensor for units in outline.units.values() for tensor in units.reader.fitted_tensors])
+
+
+def _ordering(outline: Outline, work: Workload, held: float, fits: int, forward: _Measured) -> Stage:
+    """See `nas_engine.supernet.refit`: a layer at a time, the widest reader at the peak, all fits but its own held."""
+    readers = [units.reader for units in outline.units.values()]
+    hidden = 2 * work.calibration_tokens * outline.model.config.hidden_size * outline.model.dtype.itemsize
+    flops = forward.flops * _CALIBRATION_ROWS
+    if not work.refit or not readers:
+        return Stage("order", held, forward.peak, flops)
+    passing = hidden + max(workspace(reader.in_features, reader.out_features) for reader in readers)
+    solved = sum(operations(reader.in_features, work.calibration_tokens) for reader in readers)
+    return Stage("order and fit", held + fits, passing, flops + solved)
+
+
+def _embeddings(outline: Outline) -> int:
+    """Of those that a sub-network shares with its super-network while it is saved."""
+    modules = (outline.model.get_input_embeddings(), outline.model.get_output_embeddings())
+    return bytes_of([p for module in modules if module is not None for p in module.parameters()])

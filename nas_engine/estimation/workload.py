@@ -1,0 +1,46 @@
+"""How much a job does, in the numbers by which its memory and time are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How often, how many and how long.
+
+    Args:
+        batch_size: examples of a training batch.
+        longest: tokens of the longest example.
+        mean: tokens of an example.
+        answers: labelled tokens of an example at most.
+        lora_steps: of plain LoRA on the whole model.
+        steps: in which sub-networks take turns.
+        refit: whether narrower widths are fitted, so that they are held.
+        calibration_tokens: by which channels are ordered and widths fitted.
+        evaluations: sub-networks that are measured.
+        evaluation_tokens: that one of them reads.
+        hints: examples by which sensitivity is measured.
+        heal_steps: of a finalist; `finalists` are healed, at least one of them to the end.
+        finalists: see `heal_steps`.
+    """
+
+    batch_size: int = 16
+    longest: int = 128
+    mean: float = 64.0
+    answers: int = 32
+    lora_steps: int = 0
+    steps: int = 0
+    refit: bool = True
+    calibration_tokens: int = 20_480
+    evaluations: int = 0
+    evaluation_tokens: int = 0
+    hints: int = 0
+    heal_steps: int = 0
+    finalists: int = 1
+
+    @classmethod
+    def lengths(cls, tokens: Sequence[int], answers: Sequence[int]) -> dict[str, float]:
+        """The fields that follow from examples of so many tokens, of which so many are answers."""
+        return {"longest": max(tokens), "mean": sum(tokens) / len(tokens), "answers": max(answers)}
