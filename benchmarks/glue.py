@@ -10,7 +10,7 @@ At the same number of training steps and on the same data:
 | healed | the same after the last quarter of the steps alone |
 
 The bound is the paper's, 8.0 of 11.2 G multiply-accumulates at 128 tokens. MiniLM stands in for BERT, of which no
-checkpoint is in a package. Tasks: ``docstrings`` comes with the examples; these are questions of `--data`, recast:
+checkpoint is in a package. Tasks: ``docstrings`` is made of what is installed; these are questions of `--data`, recast:
 ``source`` (ARC-Easy's or OpenBookQA's), ``grade`` (ARC-Easy's or ARC-Challenge's, by Matthews' correlation) and
 ``answer`` (whether the answer to a question is right). What was measured is kept in the folder, and an interrupted run
 goes on.
@@ -39,6 +39,7 @@ from evaluators import Macs, Question
 from evaluators.whole_file import replacing
 from nas_engine import SuperNetwork, heal, search, train
 from nas_engine.data import DataSplits, load_data
+from nas_engine.data.sources import read_source
 from nas_engine.data.tasks import task_splits
 from nas_engine.families.head import Head
 from nas_engine.models import load_model
@@ -104,11 +105,11 @@ class Work:
         config = BertConfig(**sizes, vocab_size=len(tokenizer), pad_token_id=0, num_labels=len(classes))
         return BertForSequenceClassification(config).eval(), tokenizer
 
-    def data(self, source: Path, metric: str) -> DataSplits:
+    def data(self, source: str, metric: str) -> DataSplits:
         """The splits of a task, the same for all seeds."""
         sizes = {"train": 32, "validation": 8, "selection": 0, "test": 12} if self.quick else SIZES
         tokenizer = tiny_tokenizer() if self.quick else self.model(("a", "b"))[1]
-        rows = sum(1 for _ in source.open(encoding="utf-8"))
+        rows = len(read_source(source).train)
         sizes = sizes | {"test": min(sizes["test"], rows // 4)}
         return load_data(source, tokenizer, metric=metric, max_tokens=256, **sizes)
 
@@ -202,16 +203,16 @@ def _lonas(case: Case) -> dict[str, Row]:
     return {"searched": case.row(best), "healed": case.row(best, healed)}
 
 
-def _source(task: str, data: Path, folder: Path) -> tuple[str, Path]:
-    """The metric of a task and the file of its examples."""
+def _source(task: str, data: Path, folder: Path) -> tuple[str, str]:
+    """The metric of a task and the source of its examples."""
     if task == "docstrings":
-        return "accuracy", Path(__file__).parents[1] / "examples" / "data" / "docstrings.jsonl"
+        return "accuracy", task
     metric, recast = RECAST[task]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{task}.jsonl"
     with replacing(file) as unfinished:
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in recast(data)), encoding="utf-8")
-    return metric, file
+    return metric, str(file)
 
 
 def _questions(data: Path, name: str, count: int = 1000) -> list[Question]:

@@ -1,4 +1,4 @@
-"""Make the small data of the examples anew: sums, conversations, stories, sentences of docstrings. Needs reasoning-gym.
+"""Make the small data of the examples anew: sums, conversations, stories. Needs reasoning-gym.
 
 python examples/data/make.py
 """
@@ -7,8 +7,6 @@ import json
 import random
 import re
 from pathlib import Path
-
-from docstrings import sentences  # beside this file
 
 from nas_engine.data.made import chain_sum, family
 
@@ -33,7 +31,7 @@ def sums(count: int) -> list[tuple[str, str, int]]:
 
 
 def main() -> None:
-    """Write the four files."""
+    """Write the three files."""
     rng = random.Random(0)
     made = sums(900)
     with (HERE / "sums.jsonl").open("w", encoding="utf-8") as file:
@@ -46,9 +44,6 @@ def main() -> None:
                 messages.append({"role": "user", "content": rng.choice(OPENINGS).format(text)})
                 messages.append({"role": "assistant", "content": f"{text} is {total}."})
             file.write(json.dumps({"messages": messages}) + "\n")
-    with (HERE / "docstrings.jsonl").open("w", encoding="utf-8") as file:
-        for text, library in sentences(250, seed=3):
-            file.write(json.dumps({"text": text, "label": library}, ensure_ascii=False) + "\n")
     stories = [" ".join(question.question.split()) for question in family(300, seed=5)]
     (HERE / "stories.txt").write_text("\n".join(stories) + "\n", encoding="utf-8")
 

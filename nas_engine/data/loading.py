@@ -46,9 +46,10 @@ def load_data(
     set asks too.
 
     Args:
-        source: ``family`` or ``chain_sum``, made on the spot; a file (``.jsonl``, ``.json``, ``.csv``, ``.tsv``,
-            ``.parquet``, ``.txt``), from which all splits are cut; a folder with ``train.*`` and ``test.*``; or
-            ``hf:<dataset>[:<configuration>]`` with the splits train and, unless it is to be cut, test.
+        source: ``family``, ``chain_sum`` or ``docstrings`` (texts with labels), made on the spot; a file (``.jsonl``,
+            ``.json``, ``.csv``, ``.tsv``, ``.parquet``, ``.txt``), from which all splits are cut; a folder with
+            ``train.*`` and ``test.*``; or ``hf:<dataset>[:<configuration>]`` with the splits train and, unless it is
+            to be cut, test.
         tokenizer: of the model; its chat template writes conversations.
         train: examples at most.
         validation: examples, cut from those to learn from, as those of `selection`; two or more.

@@ -14,6 +14,7 @@ import pandas as pd
 
 from evaluators.documents import decoded
 from evaluators.text.jsonl import decoded_lines
+from nas_engine.data.docstrings import DOCSTRINGS, docstrings
 from nas_engine.data.made import CHAIN_SUM, FAMILY
 from nas_engine.errors import TaskError
 
@@ -69,21 +70,24 @@ class Source:
 
 
 def read_source(name: str) -> Source:
-    """The rows of a file, of a folder with ``train.*`` and ``test.*``, or of a data set of Hugging Face.
+    """The rows of a file, of a folder with ``train.*`` and ``test.*``, of a data set of Hugging Face, or `docstrings`.
 
     Raises:
         TaskError: there is nothing of that name, or it cannot be read; a wrong line is named.
     """
     if name.startswith(HUB_PREFIX):
         return _from_hub(name)
+    if name == DOCSTRINGS:
+        made = enumerate(docstrings(), start=1)
+        return Source(name, tuple(Row(f"{name}, sentence {i}", {"text": t, "label": of}) for i, (t, of) in made), None)
     path = Path(name)
     if path.is_dir():
         return Source(name, _rows(_only(path, "train")), _rows(_only(path, "test")))
     if path.is_file():
         return Source(name, _rows(path), None)
     raise TaskError(
-        f"there is no task {name!r}; give {FAMILY!r}, {CHAIN_SUM!r}, a file ({_FORMS}), a folder with train.* and "
-        f"test.*, or {HUB_PREFIX}<dataset>[:<configuration>]."
+        f"there is no task {name!r}; give {FAMILY!r}, {CHAIN_SUM!r}, {DOCSTRINGS!r}, a file ({_FORMS}), a folder with "
+        f"train.* and test.*, or {HUB_PREFIX}<dataset>[:<configuration>]."
     )
 
 

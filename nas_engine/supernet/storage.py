@@ -176,8 +176,7 @@ def _original_weights(supernet: ElasticModel, at_once: bool = False) -> dict[str
             make = partial(_original, supernet, modules[owner], kind, tensor)
             tensor = make() if at_once else later(tensor, make)
         if owner in mixtures:
-            make = partial(mixtures[owner].original, kind, tensor)
-            tensor = make() if at_once else later(tensor, make)
+            tensor = mixtures[owner].original(kind, tensor)  # transformers parts experts before it writes them
         weights[key] = tensor
     return weights
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from evaluators import ParameterCount, Perplexity
+from evaluators import ParameterCount, Perplexity, WeightBytes, cost_model
 from nas_engine import search
 from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.surrogate import SurrogateDriver

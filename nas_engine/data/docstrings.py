@@ -1,4 +1,9 @@
-"""First sentences of docstrings of numpy, pandas, scipy and torch (all BSD-3-Clause), each with its library's name."""
+"""Texts with labels, made on the spot: of which installed library's documentation is a sentence?
+
+First sentences of the docstrings of numpy, pandas, scipy and torch, as they are installed.
+"""
+
+from __future__ import annotations
 
 import builtins
 import inspect
@@ -9,7 +14,11 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-LIBRARIES = {
+from nas_engine.errors import TaskError
+
+DOCSTRINGS = "docstrings"
+_EACH = 250  # sentences of each library, all that pandas has and some of the others'
+_LIBRARIES = {
     "numpy": ("numpy", "numpy.linalg", "numpy.random", "numpy.fft", "numpy.polynomial.polynomial", "numpy.ma"),
     "pandas": ("pandas", "pandas.api.types"),
     "scipy": tuple(
@@ -18,17 +27,23 @@ LIBRARIES = {
     "torch": ("torch", "torch.nn", "torch.nn.functional", "torch.optim", "torch.distributions", "torch.utils.data"),
 }
 _SENTENCE = re.compile(r"[A-Z][^.`(:>]{25,150}\.(?=\s|$)")
-_TELLING = (*LIBRARIES, "dataframe", "series", "tensor", "ndarray")  # words that give the answer away
+_TELLING = (*_LIBRARIES, "dataframe", "series", "tensor", "ndarray")  # words that give the answer away
 
 
-def sentences(count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` sentences of each library with its name, in random order; none that two libraries share."""
-    found = {library: set(_of(modules)) for library, modules in LIBRARIES.items()}
+def docstrings(count: int = _EACH, seed: int = 3) -> list[tuple[str, str]]:
+    """`count` sentences of each library with its name, in random order; none that two libraries share.
+
+    Raises:
+        TaskError: an installed library has fewer of them.
+    """
+    found = {library: set(_of(modules)) for library, modules in _LIBRARIES.items()}
     inherited = set(_of(("builtins",)))
     libraries = Counter(sentence for of_library in found.values() for sentence in of_library)
     rng, rows = random.Random(seed), []
     for library, of_library in found.items():
         own = sorted(s for s in of_library - inherited if libraries[s] == 1)
+        if len(own) < count:
+            raise TaskError(f"the installed {library} has {len(own)} sentences of its own; {count} were asked for.")
         rows += [(sentence, library) for sentence in rng.sample(own, count)]
     rng.shuffle(rows)
     return rows
