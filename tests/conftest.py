@@ -13,14 +13,17 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 
 
-# Families of which the tests outside tests/nas_engine/families are left to `make test-all`.
-_LATER = {"smollm3"}
+# Families whose tests are left to `make test-all`, and those of which `make test` runs no more than exactness.
+_LATER = {"qwen3_moe", "gemma4", "gemma4_shared"}
+_EXACTNESS = {"smollm3", "mixtral", "qwen3_5"}
+_OF_EXACTNESS = {"test_families.py", "test_trunks.py", "test_mixtures.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        given = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
-        if "families" not in item.path.parts and any(isinstance(v, str) and v in _LATER for v in given):
+        callspec = getattr(item, "callspec", None)
+        given = {value for value in callspec.params.values() if isinstance(value, str)} if callspec else set()
+        if given & _LATER or (given & _EXACTNESS and item.path.name not in _OF_EXACTNESS):
             item.add_marker(pytest.mark.slow)
 
 

@@ -12,6 +12,7 @@ from tests.tiny import (
     tiny_gemma2,
     tiny_gemma3,
     tiny_gemma4,
+    tiny_gemma4_shared,
     tiny_gpt2,
     tiny_llama,
     tiny_mistral,
@@ -43,7 +44,8 @@ FAMILIES = {
     "smollm3": tiny_smollm3,
 }
 MIXTURES = {"mixtral": tiny_mixtral, "qwen3_moe": tiny_qwen3_moe}  # of experts
-HYBRIDS = {"gemma4": tiny_gemma4, "qwen3_5": tiny_qwen3_5}  # of several kinds of attention
+# Of several kinds of attention.
+HYBRIDS = {"gemma4": tiny_gemma4, "gemma4_shared": tiny_gemma4_shared, "qwen3_5": tiny_qwen3_5}
 TOKENS = torch.arange(2, 26).view(2, 12)  # (rows, tokens)
 DECODERS = [family for family in FAMILIES if family != "bert"]
 CALIBRATION = [{"input_ids": torch.arange(2, 22).view(2, 10), "attention_mask": torch.ones(2, 10)}]

@@ -137,6 +137,12 @@ def tiny_gemma4(seed: int = 0, **config: Any) -> Gemma4ForCausalLM:
     return seeded(Gemma4ForCausalLM, Gemma4TextConfig, seed, sizes | layers | vocabulary | config)
 
 
+def tiny_gemma4_shared(seed: int = 0) -> Gemma4ForCausalLM:
+    """A Gemma 4 whose last layer reads the keys and values of the one before it, and has an MLP twice as wide."""
+    layers = {"layer_types": ["full_attention"] * 3, "num_kv_shared_layers": 1, "use_double_wide_mlp": True}
+    return tiny_gemma4(seed, **layers)
+
+
 def tiny_gpt2(seed: int = 0, **config: Any) -> GPT2LMHeadModel:
     """A GPT-2 of 3 layers and 4 heads of 8: fused attention, weights kept as (inputs, outputs), learned positions."""
     sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256, "n_inner": 48}

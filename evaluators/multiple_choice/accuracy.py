@@ -190,7 +190,10 @@ class ChoiceSession:
         self._accuracy, self._subnets = accuracy, subnets
         if reuse is None:
             given, device = accuracy.memory_bytes, subnets[0].model.device
-            reuse = PrefixReuse(subnets[0].layers, free_memory_share(device) if given is None else given)
+            room = free_memory_share(device) if given is None else given
+            # Layers that read the keys of earlier ones need these to have run.
+            shared = getattr(subnets[0].model.config.get_text_config(), "num_kv_shared_layers", 0)
+            reuse = PrefixReuse(subnets[0].layers, 0 if shared else room)
         reuse.begin([subnet.layer_signatures for subnet in subnets])
         self.reuse = reuse
         self._token_budget = accuracy.budget.budget

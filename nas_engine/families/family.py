@@ -269,8 +269,7 @@ _GEMMA4 = Family(  # heads of two sizes
     norms_after={"mlp": "post_feedforward_layernorm"},
     norm_last=True,
     hybrid=True,
-    # Experts beside the MLP, and layers that read keys and values of earlier ones, which evaluators may not have run.
-    granted={"enable_moe_block": False, "num_kv_shared_layers": 0},
+    granted={"enable_moe_block": False},  # experts beside the MLP
 )
 _LIKE_LLAMA = tuple(map(Family, ("llama", "mistral", "qwen2", "qwen3")))
 FAMILIES = {

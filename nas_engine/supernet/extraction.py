@@ -133,9 +133,11 @@ def _describe_as_stock(model: PreTrainedModel, family: Family, layers: Sequence[
     with_attention = [layer for layer in layers if layer.kept["attention"]]
     described = len(with_mlp) == len(with_attention) == len(layers) and not any(map(_head_biases, layers))
     widths, heads = {layer.width for layer in with_mlp}, {layer.heads for layer in with_attention}
-    if widths != {layers[0].full_width}:
-        described &= len(widths) == 1 and family.width_key is not None
-        if len(widths) == 1 and family.width_key is not None:
+    if any(layer.width != layer.full_width for layer in with_mlp):
+        full_widths = {layer.full_width for layer in layers}
+        one = len(widths) == len(full_widths) == 1 and family.width_key is not None
+        described &= one
+        if one and family.width_key is not None:
             described &= _described(model, {family.width_key: min(widths)})
     experts = {layer.mixture.active for layer in with_mlp if layer.mixture is not None}
     if family.experts is not None and experts != {layers[0].mixture.full_experts}:  # type: ignore[union-attr]

@@ -48,7 +48,9 @@ def _nothing_admitted(monkeypatch) -> None:
     monkeypatch.setattr(families, "_ADMITTED", {})
 
 
-@pytest.fixture(params=LIKE_LLAMA)
+@pytest.fixture(
+    params=[pytest.param(name, marks=() if i < 1 else pytest.mark.slow) for i, name in enumerate(LIKE_LLAMA)]
+)
 def ordered(request) -> tuple[torch.Tensor, SuperNetwork]:
     """What the original computes, and a trained super-network over it."""
     model = tiny(request.param, **LIKE_LLAMA[request.param])

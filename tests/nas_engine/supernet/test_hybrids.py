@@ -1,16 +1,18 @@
 """Models whose attention differs between layers: their MLPs are elastic, and what is not known of them is refused."""
 
+import numpy as np
 import pytest
 
-from evaluators import Macs
+from evaluators import Macs, MultipleChoiceAccuracy
 from nas_engine import heal, train
 from nas_engine.compression.sparsification import sparsify
 from nas_engine.deploy.targets import TARGETS
 from nas_engine.errors import CompressionError, ExportError, FamilyError
 from nas_engine.training import Example
 from search_spaces import SpaceError, attention_heads, layer_skip, lora_rank, mlp_width
-from tests.supernets import CALIBRATION, HYBRIDS, OF_HYBRIDS, supernetwork
-from tests.tiny import tiny_gemma4
+from tests.evaluators.multiple_choice.test_multiple_choice import questions
+from tests.supernets import CALIBRATION, HYBRIDS, OF_HYBRIDS, random_adapters, supernetwork
+from tests.tiny import tiny_gemma4, tiny_gemma4_shared
 
 EXAMPLES = [Example(f"{a} + {b} =", f" {a + b}") for a in range(5) for b in range(5)]
 
@@ -53,13 +55,27 @@ def test_what_is_not_known_of_hybrids_is_refused(family: str) -> None:
             TARGETS[target].limits(HYBRIDS[family]())
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"num_kv_shared_layers": 1, "layer_types": ["sliding_attention", "full_attention", "full_attention"]}, "is 1"),
-        ({"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 8}, "is True"),
-    ],
-)
-def test_gemma4_that_its_description_does_not_cover_is_refused(config, message: str) -> None:
-    with pytest.raises(FamilyError, match=f"config.{next(iter(config))} {message}, and models of type 'gemma4_text'"):
-        supernetwork(tiny_gemma4(**config), OF_HYBRIDS)
+def test_gemma4_with_experts_is_refused() -> None:
+    sizes = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 8}
+    with pytest.raises(
+        FamilyError, match="config.enable_moe_block is True, and models of type 'gemma4_text' are known"
+    ):
+        supernetwork(tiny_gemma4(enable_moe_block=True, **sizes), OF_HYBRIDS)
+
+
+def test_layers_whose_keys_later_ones_read_are_run_for_every_subnetwork() -> None:
+    supernet = random_adapters(supernetwork(tiny_gemma4_shared(), OF_HYBRIDS))
+    space = supernet.space
+    genomes = sorted(space.sample(np.random.default_rng(0), 5).tolist())
+    subnets = [supernet.subnetwork(space.configuration(genome)) for genome in [*genomes, genomes[-1]]]
+    accuracy = MultipleChoiceAccuracy(questions(12))
+    session = accuracy.session(subnets)
+    assert [session.measure(i) for i in range(len(subnets))] == [accuracy(subnet) for subnet in subnets]
+    assert session.reuse.layers_reused == 0
+
+
+def test_whole_network_of_layers_of_different_widths_is_stock(tmp_path) -> None:
+    supernet = supernetwork(tiny_gemma4_shared(), OF_HYBRIDS)
+    assert [layer.full_width for layer in supernet.layers] == [48, 48, 96]
+    supernet.largest.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
