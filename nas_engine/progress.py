@@ -32,11 +32,13 @@ class _Line:
         self.progress = Progress(*columns, console=console, transient=True)
         self._task: TaskID | None = None
         self._best = ""
+        self.title = ""  # of the stage that is shown
 
     def begin(self, title: str, total: int | None = None, completed: int = 0) -> None:
         """Another stage; one without a total takes as long as it takes."""
         if self._task is not None:
             self.progress.remove_task(self._task)
+        self.title = title
         self._task = self.progress.add_task(
             title, total=total, completed=completed, count="", figures="", best=self._best
         )
@@ -83,6 +85,8 @@ class ProgressBar:
         self._done += by
         self._figures = _shown(figures)
         if self._terminal is not None:
+            if self._terminal.title != self._title:  # another stage was shown meanwhile
+                self._terminal.begin(self._title, self._total, self._done - by)
             self._terminal.count(by, self._figures)
         elif self._enabled and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()

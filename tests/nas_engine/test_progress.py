@@ -32,6 +32,8 @@ def job() -> None:
         with progress_bar("Searching", 8) as bar:
             for _ in range(8):
                 bar.advance(front=2)
+            say("Something between")
+            bar.advance(0, front=2)
             bar.best(accuracy=0.61, latency=12.5)
         with progress_bar("Healing", 4) as bar:
             bar.advance(loss=1.5)
@@ -79,6 +81,8 @@ def test_on_a_terminal_a_job_is_one_line_and_leaves_its_notes(monkeypatch) -> No
     assert all(len(lines) <= 2 for lines in seen)
     shown = [lines[-1] for lines in seen if lines]
     assert any("Searching" in line and "8/8" in line and "front 2" in line for line in shown)
+    between = next(i for i, line in enumerate(shown) if "Something between" in line)
+    assert any("Searching" in line and "8/8" in line for line in shown[between:])
     assert any("Healing" in line and "loss 1.5" in line and "best accuracy 0.61 latency 12.5" in line for line in shown)
     assert any("Confirming" in line and "best accuracy 0.7" in line for line in shown)
 
@@ -91,6 +95,7 @@ def test_in_a_log_there_are_plain_lines(monkeypatch) -> None:
     assert lines[:2] == ["Loading a model", "train: 40 rows read"]
     assert lines[2].startswith("Searching 1/8, 0:00:00 left, front 2")
     assert "Searching 8/8, in 0:00:00, front 2, best accuracy 0.61 latency 12.5" in lines
+    assert "Something between" in lines
     assert lines[-2:] == ["Healing 1/4, in 0:00:00, loss 1.5", "Confirming"]
     assert "\x1b" not in sys.stderr.getvalue()
 
