@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from evaluators import Evaluator
 from nas_engine.drivers.additive import Additive
-from nas_engine.drivers.exact_front import EXACT, Effort, exact_front, spread_budgets
+from nas_engine.drivers.exact_front import EXACT, Effort, Solution, exact_front
 from nas_engine.execution.measuring import S, Searchable
 from nas_engine.goal.computed import tabulate
 from nas_engine.goal.goal import by_gene
 from nas_engine.training.visits import Visits
 from search_spaces import Configuration, Genome, SearchSpace
+
+_AGAIN = 4  # tries at a solution that costs more than the sums say
+_ROUNDING = 1e-9  # relative
 
 
 def median(space: SearchSpace) -> Configuration:
@@ -108,22 +111,55 @@ def least_loss_front(
     """
     costs = list(cost) if isinstance(cost, Sequence) else [cost]
     sums, names = _sums(supernet, sensitivity, costs), [c.name for c in costs]
+
+    def measured(genome: Genome) -> npt.NDArray[np.float64]:
+        subnet = supernet.subnetwork(supernet.space.configuration(genome))
+        return np.array([cost(subnet).value for cost in costs], dtype=float)
+
     if isinstance(budgets, int):
         if budgets < 1:
             raise ValueError(f"budgets is {budgets}; give 1 or more, or the budgets themselves.")
-        rows = spread_budgets(sums, budgets)
+        rows = np.full((budgets, len(costs)), np.inf)
+        cheapest = _cheapest(sums, 0, rows[0])
+        assert cheapest is not None  # nothing is bounded
+        rows[:, 0] = np.linspace(measured(cheapest.genome)[0], sums.base[0], budgets)
     else:
         given = [np.atleast_1d(budget) for budget in budgets]
         if not given or any(row.shape != (len(costs),) or np.isnan(row).any() for row in given):
             raise ValueError(f"budgets is {budgets}; give each a bound of {', '.join(names)}.")
         rows = np.array(given, dtype=float)
+
     found = []
     for row, solution in zip(rows, exact_front(sums, rows, effort), strict=True):
-        if solution is None:
-            raise ValueError(_unreachable(sums, names, row))
-        known = dict(zip(names, solution.costs.tolist(), strict=True))
-        found.append(Forecast(supernet.space.configuration(solution.genome), solution.loss, known, solution.gap))
+        kept = _kept(sums, row, solution, measured, effort)
+        if kept is None:
+            raise ValueError(_unreachable(sums, names, row, measured))
+        known = dict(zip(names, measured(kept.genome).tolist(), strict=True))
+        found.append(Forecast(supernet.space.configuration(kept.genome), kept.loss, known, kept.gap))
     return found
+
+
+def _kept(
+    sums: Additive,
+    budget: npt.NDArray[np.float64],
+    solution: Solution | None,
+    measured: Callable[[Genome], npt.NDArray[np.float64]],
+    effort: Effort,
+) -> Solution | None:
+    """`solution`, or another where it costs more than the sums say; None where there is none.
+
+    Sums hold but for corners such as a network without any attention, which keeps a norm that one with some does not.
+    """
+    aimed = budget
+    for _ in range(_AGAIN):
+        if solution is None:
+            return None
+        over = measured(solution.genome) - budget
+        if (over <= _ROUNDING * np.abs(budget)).all():
+            return solution
+        aimed = np.where(over > 0, aimed - np.maximum(over, _ROUNDING * np.abs(budget)), aimed)
+        solution = exact_front(sums, aimed[None], effort)[0]
+    return None
 
 
 def _sums(supernet: Searchable[S], sensitivity: Mapping[str, Sequence[float]], costs: Sequence[Evaluator]) -> Additive:
@@ -148,19 +184,27 @@ def _no_sum(name: str) -> str:
     return f"{name} is no sum over the layers of this space that falls with them; search with it as a constraint."
 
 
-def _unreachable(sums: Additive, names: Sequence[str], bounds: npt.NDArray[np.float64]) -> str:
-    """What to say of bounds that no sub-network keeps."""
-    for name, bound, least in zip(names, bounds, sums.least_costs, strict=True):
-        if least > bound:
-            return f"no sub-network has {name} <= {bound:g}; the least is {least:g}."
-    # Each can be kept, but not all of them: how little the first can be while the others are kept, as far as they can.
-    for i in range(len(names)):
-        first = sums.with_losses([costs[:, i] for costs in sums.costs])
+def _cheapest(sums: Additive, cost: int, budget: npt.NDArray[np.float64]) -> Solution | None:
+    """The genome of the least of one cost under a budget of the others."""
+    return exact_front(sums.with_losses([costs[:, cost] for costs in sums.costs]), budget[None])[0]
+
+
+def _unreachable(
+    sums: Additive,
+    names: Sequence[str],
+    bounds: npt.NDArray[np.float64],
+    measured: Callable[[Genome], npt.NDArray[np.float64]],
+) -> str:
+    """What to say of bounds that no sub-network keeps: how little one of them can be, while the others are kept."""
+    for i, name in enumerate(names):
         others = np.where(np.arange(len(names)) == i, np.inf, bounds)
-        if (found := exact_front(first, others[None])[0]) is not None:
-            kept = " and ".join(f"{n} <= {b:g}" for n, b in zip(names, bounds, strict=True) if n != names[i])
-            return f"no sub-network has {names[i]} <= {bounds[i]:g} with {kept}; the least with that is " + (
-                f"{found.costs[i]:g}."
-            )
+        for budget in (np.full(len(names), np.inf), others):
+            found = _cheapest(sums, i, budget)
+            if found is None or (least := measured(found.genome)[i]) <= bounds[i]:
+                continue
+            kept = [f"{n} <= {b:g}" for n, b in zip(names, budget, strict=True) if np.isfinite(b)]
+            with_them = f" with {' and '.join(kept)}" if kept else ""
+            there = " with that" if kept else ""
+            return f"no sub-network has {name} <= {bounds[i]:g}{with_them}; the least{there} is {least:g}."
     together = " and ".join(f"{n} <= {b:g}" for n, b in zip(names, bounds, strict=True))
-    return f"no sub-network has {together}, though each alone can be kept; raise two of them."
+    return f"no sub-network has {together} together; raise one of them."
