@@ -27,6 +27,7 @@ class BenchmarkProblem:
         nadir: see `ideal`.
         reference: up to which scaled value hypervolume counts, shape (objectives,).
         computed: as `DriverProblem` has it.
+        sensitivity: likewise; given to drivers that make something of it where a benchmark says so.
     """
 
     space: SearchSpace
@@ -36,12 +37,20 @@ class BenchmarkProblem:
     nadir: Array
     reference: Array
     computed: Callable[[Genome], Array] | None = None
+    sensitivity: tuple[Array, ...] | None = None
 
-    def driver_problem(self, population: int, seed: int, evaluations: int) -> DriverProblem:
-        """What a driver is made of."""
+    def driver_problem(self, population: int, seed: int, evaluations: int, hinted: bool = False) -> DriverProblem:
+        """What a driver is made of; `hinted` tells it the sensitivity."""
         objectives, violations = self.true(self.space.largest[None])
         return DriverProblem(
-            self.space, objectives.shape[1], population, seed, violations.shape[1], self.computed, evaluations
+            self.space,
+            objectives.shape[1],
+            population,
+            seed,
+            violations.shape[1],
+            self.computed,
+            evaluations,
+            self.sensitivity if hinted else None,
         )
 
 

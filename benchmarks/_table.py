@@ -73,4 +73,18 @@ def table_problem(path: Path = TABLE) -> BenchmarkProblem:
         return np.where(known, true(asked)[0], np.nan)
 
     ideal, nadir = corners(space, true)
-    return BenchmarkProblem(space, true, lambda asked, _: true(asked), ideal, nadir, np.full(len(signs), 1.1), computed)
+    return BenchmarkProblem(
+        space,
+        true,
+        lambda asked, _: true(asked),
+        ideal,
+        nadir,
+        np.full(len(signs), 1.1),
+        computed,
+        _sensitivity(space) if path == TABLE and SENSITIVITY.exists() else None,
+    )
+
+
+def _sensitivity(space: SearchSpace) -> tuple[npt.NDArray[np.float64], ...]:
+    genes = json.loads(SENSITIVITY.read_text(encoding="utf-8"))["genes"]
+    return tuple(np.array(genes[name], dtype=float) for name in space.names)

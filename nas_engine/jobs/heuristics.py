@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluators import Evaluator
-from nas_engine.drivers.additive import Additive
-from nas_engine.drivers.exact_front import EXACT, Effort, exact_front, spread_budgets
 from nas_engine.execution.measuring import S, Searchable
-from nas_engine.goal.computed import tabulate
-from nas_engine.goal.goal import by_gene
+from nas_engine.jobs.forecasts import Forecast, least_loss_front
 from nas_engine.training.visits import Visits
-from search_spaces import Configuration, Genome, SearchSpace
+from search_spaces import Configuration, SearchSpace
+
+__all__ = ["Forecast", "least_loss", "least_loss_front", "lowest_loss", "median", "most_active"]
 
 
 def median(space: SearchSpace) -> Configuration:
@@ -43,23 +40,6 @@ def lowest_loss(visits: Visits, count: int = 5) -> list[Configuration]:
     return [visits.space.configuration(genomes[i]) for i in np.argsort(means, kind="stable")[:count]]
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """A configuration of the least summed sensitivity under budgets.
-
-    Args:
-        configuration: of the sub-network.
-        loss: its summed sensitivity.
-        costs: what it costs, by the costs' names, in their units.
-        gap: by how much of the loss it may be worse than the best at most; 0 where it is the best.
-    """
-
-    configuration: Configuration
-    loss: float
-    costs: Mapping[str, float]
-    gap: float
-
-
 def least_loss(
     supernet: Searchable[S],
     sensitivity: Mapping[str, Sequence[float]],
@@ -82,85 +62,3 @@ def least_loss(
     """
     bounds = np.array(at_most, dtype=float).reshape(1, -1)
     return least_loss_front(supernet, sensitivity, cost, bounds.tolist())[0].configuration
-
-
-def least_loss_front(
-    supernet: Searchable[S],
-    sensitivity: Mapping[str, Sequence[float]],
-    cost: Evaluator | Sequence[Evaluator],
-    budgets: int | Sequence[float] | Sequence[Sequence[float]] = 20,
-    effort: Effort = EXACT,
-) -> list[Forecast]:
-    """For each budget the configuration of the least summed sensitivity: a whole front in seconds, as `least_loss`.
-
-    Args:
-        supernet: whose sub-networks are meant.
-        sensitivity: what ``supernet.sensitivity(texts)`` gave.
-        cost: a sum over layers, or several of them.
-        budgets: in the cost's unit; of several costs, a bound of each for every budget. A number takes as many,
-            evenly from the least to the largest sub-network's first cost, the others unbounded.
-        effort: how far each is pursued.
-
-    Raises:
-        SearchError: a sensitivity of another space.
-        ValueError: a cost is to be maximized or is no sum over layers, budgets do not fit the costs, or no sub-network
-            keeps one of them; the least that one does is named.
-    """
-    costs = list(cost) if isinstance(cost, Sequence) else [cost]
-    sums, names = _sums(supernet, sensitivity, costs), [c.name for c in costs]
-    if isinstance(budgets, int):
-        if budgets < 1:
-            raise ValueError(f"budgets is {budgets}; give 1 or more, or the budgets themselves.")
-        rows = spread_budgets(sums, budgets)
-    else:
-        given = [np.atleast_1d(budget) for budget in budgets]
-        if not given or any(row.shape != (len(costs),) or np.isnan(row).any() for row in given):
-            raise ValueError(f"budgets is {budgets}; give each a bound of {', '.join(names)}.")
-        rows = np.array(given, dtype=float)
-    found = []
-    for row, solution in zip(rows, exact_front(sums, rows, effort), strict=True):
-        if solution is None:
-            raise ValueError(_unreachable(sums, names, row))
-        known = dict(zip(names, solution.costs.tolist(), strict=True))
-        found.append(Forecast(supernet.space.configuration(solution.genome), solution.loss, known, solution.gap))
-    return found
-
-
-def _sums(supernet: Searchable[S], sensitivity: Mapping[str, Sequence[float]], costs: Sequence[Evaluator]) -> Additive:
-    space, tables = supernet.space, []
-    for cost in costs:
-        # The cost is bound as a default, for the loop goes on.
-        def score(genome: Genome, cost: Evaluator = cost) -> float:
-            return cost(supernet.subnetwork(space.configuration(genome))).value
-
-        table = tabulate(score, space) if cost.direction == "minimize" else None
-        if table is None:
-            raise ValueError(_no_sum(cost.name))
-        tables.append(table)
-    known = by_gene(sensitivity, space)
-    sums = Additive.of(space, known, lambda genomes: np.column_stack([table(genomes) for table in tables]))
-    if sums is None:
-        raise ValueError(_no_sum(" and ".join(cost.name for cost in costs)))
-    return sums
-
-
-def _no_sum(name: str) -> str:
-    return f"{name} is no sum over the layers of this space that falls with them; search with it as a constraint."
-
-
-def _unreachable(sums: Additive, names: Sequence[str], bounds: npt.NDArray[np.float64]) -> str:
-    """What to say of bounds that no sub-network keeps."""
-    for name, bound, least in zip(names, bounds, sums.least_costs, strict=True):
-        if least > bound:
-            return f"no sub-network has {name} <= {bound:g}; the least is {least:g}."
-    # Each can be kept, but not all of them: how little the first can be while the others are kept, as far as they can.
-    for i in range(len(names)):
-        first = sums.with_losses([costs[:, i] for costs in sums.costs])
-        others = np.where(np.arange(len(names)) == i, np.inf, bounds)
-        if (found := exact_front(first, others[None])[0]) is not None:
-            kept = " and ".join(f"{n} <= {b:g}" for n, b in zip(names, bounds, strict=True) if n != names[i])
-            return f"no sub-network has {names[i]} <= {bounds[i]:g} with {kept}; the least with that is " + (
-                f"{found.costs[i]:g}."
-            )
-    together = " and ".join(f"{n} <= {b:g}" for n, b in zip(names, bounds, strict=True))
-    return f"no sub-network has {together}, though each alone can be kept; raise two of them."

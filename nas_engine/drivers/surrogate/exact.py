@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from nas_engine.drivers.additive import Additive
 from nas_engine.drivers.driver import DriverProblem
-from nas_engine.drivers.exact_front import Effort, Solution, exact_front, spread_budgets
+from nas_engine.drivers.effort import Effort
+from nas_engine.drivers.exact_front import Solution, exact_front, spread_budgets
 from nas_engine.drivers.initial import anchors, distinct
 from nas_engine.drivers.operators import ordered_mutation
 from nas_engine.drivers.ranking import best

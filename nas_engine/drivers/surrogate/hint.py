@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from nas_engine.drivers.additive import Additive, costs_of
 from nas_engine.drivers.driver import Objectives, Violations
-from nas_engine.drivers.exact_front import Effort, exact_front, spread_budgets
+from nas_engine.drivers.effort import Effort
+from nas_engine.drivers.exact_front import exact_front, spread_budgets
 from nas_engine.drivers.initial import distinct
 from nas_engine.drivers.operators import layers_of
 from nas_engine.drivers.surrogate.design import each_alone, tilted, uniform_levels

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_engine.drivers.additive import Additive, costs_of
-from nas_engine.drivers.exact_front import EXACT, Effort, exact_front, spread_budgets
+from nas_engine.drivers.effort import EXACT, Effort
+from nas_engine.drivers.exact_front import exact_front, spread_budgets
 from nas_engine.drivers.interactions import blocks_of
+from nas_engine.drivers.knapsack import Knapsack
 from nas_engine.goal.computed import tabulate
 from search_spaces import Choice, SearchSpace
 from tests.ordered import space_of
@@ -79,6 +81,27 @@ def test_no_genome_within_the_budgets_loses_less(problem, shares: list[float], e
         assert cost(found.genome[None])[0] == pytest.approx(found.costs)
         assert (found.costs <= budget + 1e-9).all()
         assert found.gap == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([BY_SUMS, BY_HIGHS]))
+def test_costs_that_pull_apart_are_kept_together(seed: int, effort: Effort) -> None:
+    rng = np.random.default_rng(seed)
+    blocks_of_choices, costs = 4, 3
+    losses = [rng.integers(0, 9, 4) / 4 for _ in range(blocks_of_choices)]
+    spent = [rng.integers(0, 9, (4, costs)) / 4 for _ in range(blocks_of_choices)]
+    choices = np.array(list(product(range(4), repeat=blocks_of_choices)))
+    lost = sum(losses[i][choices[:, i]] for i in range(blocks_of_choices))
+    total = sum(spent[i][choices[:, i]] for i in range(blocks_of_choices))
+    knapsack = Knapsack(losses, spent)
+    for budget in (*total[rng.integers(0, len(total), 3)], np.quantile(total, 0.4, axis=0), np.full(costs, 2.0)):
+        within = (total <= budget + 1e-12).all(axis=1)
+        found = knapsack.solved(budget, effort)
+        assert (found is not None) == within.any()
+        if found is not None:
+            chosen = (choices == found[0]).all(axis=1)
+            assert within[chosen].all()
+            assert lost[chosen] == pytest.approx(lost[within].min())
 
 
 @settings(max_examples=6, deadline=None)
