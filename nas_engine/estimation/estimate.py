@@ -91,6 +91,7 @@ def estimate(
     device: str = "cpu",
     target: str | None = None,
     timed: bool = True,
+    loaded: int = 0,
 ) -> Estimate:
     """What a job would need of memory and time, from the model's configuration alone.
 
@@ -105,13 +106,14 @@ def estimate(
         device: where, such as ``cuda``.
         target: as `SuperNetwork.from_pretrained` takes it.
         timed: whether the device's speed is measured.
+        loaded: bytes of the job that are in memory already.
 
     Raises:
         FamilyError: the family is not supported.
         SpaceError: the space does not fit the model.
     """
     stages = count_stages(config, template, work, dtype, target)
-    free = free_bytes(device)
+    free = free_bytes(device) + loaded
     speed = operations_a_second(device, dtype) if timed else None
     found = Estimate(stages, device, free, speed, {})
     if found.fits:

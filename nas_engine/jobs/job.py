@@ -18,14 +18,14 @@ import pandas as pd
 
 from evaluators import Evaluator, Measurement, ParameterCount
 from evaluators.text.generation import require_generable
-from evaluators.text.positions import most_positions
 from evaluators.whole_file import replacing
-from nas_engine.data import DataSplits, load_data
+from nas_engine.data import DataSplits
 from nas_engine.deploy.targets import target_named
 from nas_engine.errors import SettingsError
 from nas_engine.goal.constraints import parse_constraints
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
+from nas_engine.jobs.job_estimate import data_of, require_base_fits, require_room
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.preparations import require_answerable, require_driver, require_learnable, writable
 from nas_engine.jobs.quality import Quality, worth
@@ -49,7 +49,6 @@ from nas_engine.settings_file import write_settings
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import Healed, Teacher, TextPair, train
-from nas_engine.training.settings import TrainingSettings
 
 _FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compressed-vllm", "compressed-openvino",
             "compressed-onnx")  # fmt: skip
@@ -88,13 +87,17 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     """
     started = time.perf_counter()
     folder = writable(settings.folder, _FOLDERS, _FILES)
+    if settings.check_memory:
+        require_base_fits(settings)
     say(f"Loading {settings.model}", enabled=progress)
     supernet = SuperNetwork.from_pretrained(
         settings.model, settings.template, seed=settings.seed, device=settings.device, target=settings.target
     )
-    data = _data(supernet, settings)
+    data = data_of(settings, supernet.model.config, supernet.tokenizer)
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
     _require_possible(supernet, (validation, selection, held_out), data, settings)
+    if settings.check_memory:
+        require_room(settings, supernet, data)
     data.write(folder)  # which refuses a run that was begun with other data
     write_settings(settings, folder / "job.yaml")
     for line in data.report.lines():
@@ -150,22 +153,6 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
         unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     leave_page(about, folder, progress)
     return JobResult(result, chosen.row, summary, folder)
-
-
-def _data(supernet: SuperNetwork, settings: JobSettings) -> DataSplits:
-    most = most_positions(supernet.model)
-    return load_data(
-        settings.task,
-        supernet.tokenizer,
-        train=settings.train,
-        validation=settings.validation,
-        selection=settings.selection,
-        test=settings.test,
-        seed=settings.seed,
-        kind=settings.kind,
-        metric=settings.metric,
-        max_tokens=TrainingSettings.max_tokens if most is None else min(TrainingSettings.max_tokens, most),
-    )
 
 
 def _constraints(validation: Quality, settings: JobSettings) -> tuple[str, ...]:

@@ -29,7 +29,9 @@ def test_what_is_written_is_what_extraction_gives(family: str, tmp_path, monkeyp
     supernet = supernetwork(FAMILIES[family](), EVERY_DIMENSION)
     supernet.order_by_importance(BATCHES, refit=True)
     random_adapters(supernet)
-    subnet = supernet.subnetwork(supernet.space.configuration(supernet.space.smallest // 2 + supernet.space.largest // 2))
+    subnet = supernet.subnetwork(
+        supernet.space.configuration(supernet.space.smallest // 2 + supernet.space.largest // 2)
+    )
     written, extracted = tensors_of(subnet.save_pretrained(tmp_path / "model")), subnet.extract().state_dict()
     index = json.loads((tmp_path / "model/model.safetensors.index.json").read_text())
     assert set(index["weight_map"]) == set(written)
