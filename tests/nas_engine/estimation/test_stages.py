@@ -39,7 +39,7 @@ def batch(rows: int, tokens: int, answers: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
-@pytest.mark.parametrize("config", [LLAMA, QWEN], ids=["llama", "qwen3"])
+@pytest.mark.parametrize("config", [LLAMA, pytest.param(QWEN, marks=pytest.mark.slow)], ids=["llama", "qwen3"])
 def test_count_and_measurement_agree_within_five_percent(config) -> None:
     counted = by_name(count_stages(config, SPACE, WORK))
     model = AutoModelForCausalLM.from_config(config)
@@ -84,6 +84,7 @@ def test_count_and_measurement_agree_within_five_percent(config) -> None:
     assert trained == pytest.approx(counted["super-network training"].bytes, rel=0.05)
 
 
+@pytest.mark.slow
 def test_what_a_layer_adds_is_the_same_for_every_layer() -> None:
     at_once, longer = LlamaConfig(**LLAMA.to_dict() | {"num_hidden_layers": 2}), LLAMA
     whole, short = by_name(count_stages(longer, SPACE, WORK)), by_name(count_stages(at_once, SPACE, WORK))
@@ -91,6 +92,7 @@ def test_what_a_layer_adds_is_the_same_for_every_layer() -> None:
     assert [stage.bytes for stage in whole.values()] > [stage.bytes for stage in short.values()]
 
 
+@pytest.mark.slow
 def test_without_fits_and_with_shorter_texts_less_is_needed() -> None:
     fits, plain = (by_name(count_stages(QWEN, SPACE, Workload(steps=1, refit=refit))) for refit in (True, False))
     assert plain["super-network training"].bytes < fits["super-network training"].bytes
