@@ -1,4 +1,4 @@
-"""Seconds and the most memory of a stage: a GPU allocator's, or what this process takes besides mapped files."""
+"""Seconds and the most memory of a stage: of a GPU's allocator, or what is resident of this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 _STATUS = Path("/proc/self/status")
-_EVERY = 0.005  # seconds between looks at a process's memory, which keeps no peak without the files that it maps
+_EVERY = 0.005  # seconds between looks at this process's memory
 
 
 def held(device: str) -> int:
@@ -20,7 +20,7 @@ def held(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.memory_allocated(device))
     lines = (line.split() for line in _STATUS.read_text(encoding="utf-8").splitlines())
-    return next(1024 * int(line[1]) for line in lines if line[0] == "RssAnon:")
+    return next(1024 * int(line[1]) for line in lines if line[0] == "VmRSS:")
 
 
 class Stages:

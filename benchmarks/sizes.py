@@ -1,9 +1,9 @@
 """Seconds and peak memory of every stage at the sizes that people use, beside PEFT's LoRA and what was counted before.
 
 Weights are random, shapes are those of real models, texts are short. Ours, PEFT and a plain load each have a process of
-their own (not with ``--quick``); memory is what tensors and allocators take over an idle process, files mapped into
-memory left out. `memory_ratio` and `step_ratio` compare super-network training, with fitted widths, with a step of
-PEFT's LoRA of the same rank on the same batch.
+their own (not with ``--quick``). Memory is what is resident over an idle process, or what a GPU's allocator holds;
+weights that are mapped from a file count once they are read. `memory_ratio` and `step_ratio` compare super-network
+training, with fitted widths, with a step of PEFT's LoRA of the same rank on as many tokens.
 
 Run as ``python -m benchmarks.sizes [--shape llama-3.2-1b] [--layers N] [--device cuda] [--quick]``.
 """

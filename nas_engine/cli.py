@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from rich.table import Table
 from nas_engine.deploy import FORMATS, export_folder, lines_of
 from nas_engine.errors import NasEngineError, ReportError, SettingsError
 from nas_engine.jobs.job import JobResult, run_job
+from nas_engine.jobs.job_estimate import estimate_search
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings, run_recipe
 from nas_engine.named import nearest
@@ -50,6 +51,15 @@ def _errors(interrupted: str = "nothing was written") -> Iterator[None]:
 def _search(settings: JobSettings) -> None:
     with _errors(f"the same command goes on from {settings.folder}"):
         report(run_job(settings), Console())
+
+
+def _estimate(settings: JobSettings) -> None:
+    with _errors():
+        found = estimate_search(settings)
+    console = Console()
+    console.print(found.table())
+    with _errors():
+        found.require_fit()
 
 
 def report(job: JobResult, console: Console) -> None:
@@ -222,9 +232,15 @@ def candidates_table(candidates: pd.DataFrame) -> Table:
     return table
 
 
-def _command(name: str, settings: type[Any], run: Callable[[Any], None], about: str = "") -> None:
+def _command(
+    name: str,
+    settings: type[Any],
+    run: Callable[[Any], None],
+    about: str = "",
+    instead: Mapping[str, tuple[str, Callable[[Any], None]]] | None = None,
+) -> None:
     """Add a command whose options are `settings`; what they refuse is said as everything else is."""
-    made = command(settings, run)
+    made = command(settings, run, instead)
     app.command(name, help=about or made.__doc__)(_errors()(made))
 
 
@@ -233,6 +249,7 @@ _command(
     JobSettings,
     _search,
     "Train a super-network, search it for accuracy, latency and size, heal the best, and save the chosen sub-network.",
+    {"estimate": ("Say what memory and time each stage would take, load nothing, and end.", _estimate)},
 )
 _command("shears", ShearsSettings, _recipe)
 _command("sqft", SqftSettings, _recipe)

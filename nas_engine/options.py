@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -18,27 +18,39 @@ from nas_engine.settings_file import as_yaml, described, parsed_value, read_sett
 S = TypeVar("S")
 
 
-def command(settings: type[S], run: Callable[[S], None]) -> Callable[..., None]:
+def command(
+    settings: type[S], run: Callable[[S], None], instead: Mapping[str, tuple[str, Callable[[S], None]]] | None = None
+) -> Callable[..., None]:
     """A function for typer that makes `settings` of a file and of options, which count where both say something, and
     calls `run` with them.
 
     A tuple is an option that is repeated, without its plural: ``ranks`` is ``--rank 32 --rank 16``. What is named with
     arguments is written as YAML: ``--evaluator '{energy: {device: jetson}}'``.
+
+    Args:
+        settings: the dataclass.
+        run: what is done with them.
+        instead: by the name of a flag, its help and what is done instead where it is given.
     """
-    hints, told = get_type_hints(settings), described(settings)
+    hints, told, others = get_type_hints(settings), described(settings), instead or {}
 
     def called(file: Path | None, print_config: bool, **given: Any) -> None:
+        asked = [other for flag, (_, other) in others.items() if given.pop(flag)]
         over = {name: _read(hints[name], value) for name, value in given.items() if value not in (None, [])}
         made = settings(**over) if file is None else read_settings(file, settings, over)
         if print_config:
             typer.echo(as_yaml(made), nl=False)
         else:
-            run(made)
+            (asked or [run])[0](made)
 
     about = "YAML file of settings; options count instead of what it says."
     parameters = [
         _parameter("file", Annotated[Path | None, typer.Argument(help=about, show_default=False)], None),
         _parameter("print_config", Annotated[bool, typer.Option(help="Print all settings as such a file.")], False),
+    ]
+    parameters += [
+        _parameter(flag, Annotated[bool, typer.Option(f"--{flag}", help=told_of)], False)
+        for flag, (told_of, _) in others.items()
     ]
     for field in fields(settings):  # type: ignore[arg-type]
         kind, default = _accepted(hints[field.name]), field.default

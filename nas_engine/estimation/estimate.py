@@ -25,14 +25,12 @@ class Estimate:
         device: where it would run.
         free: bytes that are free there.
         speed: additions and multiplications a second, about; None where it was not measured.
-        without: by what could be changed, the bytes that the job would need at its peak.
     """
 
     stages: Sequence[Stage]
     device: str
     free: int
     speed: float | None
-    without: dict[str, int]
 
     @property
     def worst(self) -> Stage:
@@ -43,6 +41,19 @@ class Estimate:
     def fits(self) -> bool:
         """Whether every stage does."""
         return self.worst.bytes <= self.free
+
+    @property
+    def without(self) -> dict[str, int]:
+        """By what could be changed, the bytes that the job would need at its peak, about."""
+        unhealed = [stage for stage in self.stages if stage.name != "healing"]
+        fewer = {
+            "with refit=False": [stage.bytes - stage.fits for stage in self.stages],
+            "with heal_steps=0": [stage.bytes - stage.finalist for stage in unhealed],
+            "with half the batch_size": [
+                stage.bytes - (stage.passing / 2 if stage.by_batch else 0) for stage in self.stages
+            ],
+        }
+        return {what: round(max(needed)) for what, needed in fewer.items()}
 
     def require_fit(self) -> None:
         """Check that every stage fits.
@@ -56,7 +67,7 @@ class Estimate:
         changes = "; ".join(f"{what}: {_gigabytes(needed)}" for what, needed in less if needed < self.worst.bytes)
         raise EstimateError(
             f"{self.worst.name} needs {_gigabytes(self.worst.bytes)} of memory, and {_gigabytes(self.free)} are free "
-            f"on {self.device}. " + (f"At their peaks jobs would need, {changes}. " if changes else "")
+            f"on {self.device}. " + (f"It would need, {changes}. " if changes else "")
             + "Change that, take another device, or start with --no-check-memory."
         )  # fmt: skip
 
@@ -91,6 +102,7 @@ def estimate(
     device: str = "cpu",
     target: str | None = None,
     timed: bool = True,
+    loaded: int = 0,
 ) -> Estimate:
     """What a job would need of memory and time, from the model's configuration alone.
 
@@ -105,29 +117,16 @@ def estimate(
         device: where, such as ``cuda``.
         target: as `SuperNetwork.from_pretrained` takes it.
         timed: whether the device's speed is measured.
+        loaded: bytes of the job that are in memory already.
 
     Raises:
         FamilyError: the family is not supported.
         SpaceError: the space does not fit the model.
     """
     stages = count_stages(config, template, work, dtype, target)
-    free = free_bytes(device)
+    free = free_bytes(device) + loaded
     speed = operations_a_second(device, dtype) if timed else None
-    found = Estimate(stages, device, free, speed, {})
-    if found.fits:
-        return found
-    changed = {"with refit=False": _changed(work, refit=False), "with a quarter of the batch_size": _changed(
-        work, batch_size=max(1, work.batch_size // 4)), "with heal_steps=0": _changed(work, heal_steps=0)}  # fmt: skip
-    without = {
-        what: max(stage.bytes for stage in count_stages(config, template, other, dtype, target))
-        for what, other in changed.items()
-        if other != work
-    }
-    return Estimate(stages, device, free, speed, without)
-
-
-def _changed(work: Workload, **fields: object) -> Workload:
-    return Workload(**(vars(work) | fields))
+    return Estimate(stages, device, free, speed)
 
 
 def _gigabytes(count: float) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
+from nas_engine.estimation.tensor_bytes import bytes_of_model
 from nas_engine.supernet.supernetwork import SuperNetwork
 from search_spaces import SpaceTemplate
 
@@ -37,15 +39,29 @@ def outlined(
     Raises:
         FamilyError: the family is not supported.
     """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = _model_of(config, dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a target narrows is said when the job makes its super-network
+            # Its texts are never asked for.
+            outline = Outline.from_pretrained(model, template, object(), target=target, **settings)  # type: ignore[arg-type]
+        yield outline
+
+
+def base_bytes(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes of the parameters and buffers of a model of `config`."""
+    with FakeTensorMode():
+        return bytes_of_model(_model_of(config, dtype))
+
+
+def _model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     classifies = any("SequenceClassification" in name for name in config.architectures or ())
     auto: Any = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     config = copy.deepcopy(config)
     if hasattr(config, "quantization_config"):  # weights are held as what their integers stand for
         del config.quantization_config
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = auto.from_config(config, dtype=dtype)
-        # Its texts are never asked for.
-        yield Outline.from_pretrained(model, template, object(), target=target, **settings)  # type: ignore[arg-type]
+    model: PreTrainedModel = auto.from_config(config, dtype=dtype)
+    return model
 
 
 def with_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:

@@ -14,7 +14,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
 from evaluators.multiple_choice.likelihoods import TOKEN_BUDGET
@@ -23,7 +22,7 @@ from nas_engine.estimation.tensor_bytes import TensorBytes, bytes_of, bytes_of_m
 from nas_engine.estimation.workload import Workload
 from nas_engine.supernet.dimensions import SKIP
 from nas_engine.supernet.gradients import changed_modules, heard_gradients
-from nas_engine.supernet.refit import operations, workspace
+from nas_engine.supernet.refit import solving, workspace
 from nas_engine.supernet.saving import SHARD_BYTES
 from nas_engine.training.answers import Distillation, Predictions
 from search_spaces import Genome, SearchSpace, SpaceTemplate
@@ -42,13 +41,19 @@ class Stage:
         name: of it.
         held: bytes of what is there all the time: base, adapters, fits, moments.
         passing: bytes that it needs beside them at most.
-        operations: additions and multiplications, of all of it.
+        operations: additions and multiplications of its matrix products.
+        fits: of what is held, bytes of narrower widths' shares and weights.
+        finalist: of what is held, bytes of a sub-network of its own.
+        by_batch: whether `passing` grows with the batch.
     """
 
     name: str
     held: float
     passing: float
     operations: float
+    fits: float = 0.0
+    finalist: float = 0.0
+    by_batch: bool = False
 
     @property
     def bytes(self) -> int:
@@ -93,7 +98,8 @@ def _extrapolated(few: Stage, more: Stage, layers: int) -> Stage:
         small, large = getattr(few, name), getattr(more, name)
         return float(small + (layers - _FEW) / (_MORE - _FEW) * (large - small))
 
-    return Stage(few.name, at("held"), at("passing"), at("operations"))
+    names = ("held", "passing", "operations", "fits", "finalist")
+    return replace(few, **{name: at(name) for name in names})
 
 
 def _counted(
@@ -106,41 +112,42 @@ def _counted(
     with outlined(config, template, dtype, target) as outline:
         adapters = bytes_of(outline.adapter_parameters)
         base = bytes_of_model(outline.model) - adapters
-        part = work.mean / work.longest  # of what the longest batch takes, on average
-        largest, smallest = outline.space.largest, _narrowest(outline.space)
+        whole = _products(outline)
+        tokens, answers = work.batch_size * work.mean, work.batch_size * work.answers
+        step = 2 * (whole.of(tokens, answers)) + whole.adapters * tokens  # of a frozen base, and its adapters' own
         stages = [Stage("load", base, 0.0, 0.0)]
         if work.lora_steps:
-            made = _measured(lambda: _step(outline, work, None))
+            peak = _peak(lambda: _step(outline, work, None))
             # Gradients are made in the step, moments stay.
-            stages.append(Stage("plain LoRA", base + 3 * adapters, made.peak, part * made.flops * work.lora_steps))
+            stages.append(Stage("plain LoRA", base + 3 * adapters, peak, step * work.lora_steps, by_batch=True))
         teacher = 2 * adapters  # as it was given, and in the order of the channels
         fits = _give_fits(outline) if work.refit else 0
-        forward = _measured(lambda: _forward(outline, work.calibration_tokens // _CALIBRATION_ROWS, no_grad=True))
-        stages.append(_ordering(outline, work, base + adapters + teacher, fits, forward))
+        evaluated = _peak(lambda: _forward(outline, _ROW, no_grad=True, rows=TOKEN_BUDGET // _ROW))
+        stages.append(_ordering(outline, work, base + adapters + teacher, fits, evaluated, whole))
         held = base + adapters + teacher + fits
-        outline.activate_genome(smallest)
-        narrow = _measured(lambda: _step(outline, work, _said(outline, work)))
-        outline.activate_genome(largest)
-        wide = _measured(lambda: _step(outline, work, _said(outline, work)))
-        middle = (1 + narrow.flops / wide.flops) / 2  # of the largest's operations
+        outline.activate_genome(_narrowest(outline.space))
+        middle = (1 + _products(outline).weights / whole.weights) / 2  # of the largest's operations
+        narrow = _peak(lambda: _step(outline, work, None)) if work.steps and work.refit else 0
+        outline.activate_genome(outline.space.largest)
+        wide = _peak(lambda: _step(outline, work, _said(outline, work))) if work.steps or work.heal_steps else 0
         if work.steps:
-            peak, operations = max(wide.peak, narrow.peak), middle * part * wide.flops * work.steps
-            stages.append(Stage("super-network training", held + 2 * adapters, peak, operations))
+            operations, peak = (middle * step + whole.of(tokens, answers)) * work.steps, max(narrow, wide)
+            training = held + 2 * adapters
+            stages.append(Stage("super-network training", training, peak, operations, fits, by_batch=True))
         if work.hints:
-            made = _measured(lambda: _sensitivity(outline, work))
-            stages.append(Stage("sensitivity", held, made.peak, part * made.flops * work.hints / _CALIBRATION_ROWS))
+            peak = _peak(lambda: _sensitivity(outline, work))
+            stages.append(Stage("sensitivity", held, peak, 3 * whole.of(work.mean, work.mean) * work.hints, fits))
         if work.evaluations:
-            made = _measured(lambda: _forward(outline, _ROW, no_grad=True, rows=TOKEN_BUDGET // _ROW))
-            mean = middle * made.flops / TOKEN_BUDGET * work.evaluation_tokens
-            stages.append(Stage("search", held, made.peak, mean * work.evaluations))
+            one = middle * whole.of(work.evaluation_tokens, work.evaluation_tokens / 2)
+            stages.append(Stage("search", held, evaluated, one * work.evaluations, fits))
         # A finalist is at most the whole model, with adapters of its own and the embeddings that are there.
         alone = bytes_of_model(outline.model) - _embeddings(outline)
-        if work.heal_steps:
-            healed = 2 * work.heal_steps * part * wide.flops  # successive halving: half the steps of twice as many
-            held += alone
-            stages.append(Stage("healing", held + 2 * adapters, wide.peak, healed))
-        stages.append(Stage(_SAVING, held, alone - adapters, 0.0))
-    return [replace(stage, held=float(stage.held), passing=float(stage.passing)) for stage in stages]
+        finalist = alone if work.heal_steps else 0
+        if work.heal_steps:  # successive halving: half the steps of twice as many
+            healed, healing = 2 * work.heal_steps * step, held + alone + 2 * adapters
+            stages.append(Stage("healing", healing, wide, healed, fits, alone, by_batch=True))
+        stages.append(Stage(_SAVING, held + finalist, alone - adapters, 0.0, fits, finalist))
+    return stages
 
 
 def _narrowest(space: SearchSpace) -> Genome:
@@ -151,16 +158,32 @@ def _narrowest(space: SearchSpace) -> Genome:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    peak: int
-    flops: int
+class _Products:
+    """Numbers that a token is multiplied by: in the layers' active weights and adapters, and in the output head."""
+
+    weights: int
+    adapters: int
+    head: int
+
+    def of(self, tokens: float, answers: float) -> float:
+        """Operations of one pass over so many tokens, of which so many are answers; attention's own are left out."""
+        return 2 * ((self.weights + self.adapters) * tokens + self.head * answers)
 
 
-def _measured(run: Callable[[], object]) -> _Measured:
-    with FlopCounterMode(display=False) as flops, TensorBytes() as tensors:
+def _products(outline: Outline) -> _Products:
+    linears, head = outline.elastic_linears.values(), outline.model.get_output_embeddings()
+    return _Products(
+        sum(linear.active_parameters for linear in linears),
+        sum(linear.active_adapter_parameters for linear in linears),
+        0 if head is None else head.weight.numel(),
+    )
+
+
+def _peak(run: Callable[[], object]) -> int:
+    with TensorBytes() as tensors:
         result = run()
     del result
-    return _Measured(tensors.peak, flops.get_total_flops())
+    return tensors.peak
 
 
 def _forward(outline: Outline, tokens: int, no_grad: bool = False, rows: int = 1) -> Tensor:
@@ -211,16 +234,16 @@ def _give_fits(outline: Outline) -> int:
     return bytes_of([tensor for units in outline.units.values() for tensor in units.reader.fitted_tensors])
 
 
-def _ordering(outline: Outline, work: Workload, held: float, fits: int, forward: _Measured) -> Stage:
+def _ordering(outline: Outline, work: Workload, held: float, fits: int, passing: float, whole: _Products) -> Stage:
     """See `nas_engine.supernet.refit`: a layer at a time, the widest reader at the peak, all fits but its own held."""
     readers = [units.reader for units in outline.units.values()]
-    hidden = 2 * work.calibration_tokens * outline.model.config.hidden_size * outline.model.dtype.itemsize
-    flops = forward.flops * _CALIBRATION_ROWS
+    operations = whole.of(work.calibration_tokens, 0)
     if not work.refit or not readers:
-        return Stage("order", held, forward.peak, flops)
-    passing = hidden + max(workspace(reader.in_features, reader.out_features) for reader in readers)
-    solved = sum(operations(reader.in_features, work.calibration_tokens) for reader in readers)
-    return Stage("order and fit", held + fits, passing, flops + solved)
+        return Stage("order", held, passing, operations)
+    hidden = 2 * work.calibration_tokens * outline.model.config.hidden_size * outline.model.dtype.itemsize
+    widest = max(workspace(reader.in_features, reader.out_features) for reader in readers)
+    solved = sum(solving(reader.in_features, work.calibration_tokens) for reader in readers)
+    return Stage("order and fit", held + fits, hidden + widest, operations + solved, fits)
 
 
 def _embeddings(outline: Outline) -> int:

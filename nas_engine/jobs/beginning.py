@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evaluators.text.positions import most_positions
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
 from nas_engine.data import DataSplits, labels_of, load_data
 from nas_engine.families.head import Head, label_names
 from nas_engine.jobs.job_settings import JobSettings
@@ -22,20 +23,26 @@ def begin(settings: JobSettings) -> tuple[SuperNetwork, DataSplits]:
         supernet = SuperNetwork.from_pretrained(
             settings.model, settings.template, seed=settings.seed, device=settings.device, target=settings.target
         )
-        return supernet, _data(supernet, settings)
+        return supernet, data_of(settings, supernet.model.config, supernet.tokenizer)
     settings.require_classifies()
     model, tokenizer = load_model(settings.model, head=Head(labels.classes))
     supernet = SuperNetwork.from_pretrained(
         model, settings.template, tokenizer, seed=settings.seed, device=settings.device, target=settings.target
     )
-    return supernet, _data(supernet, settings, label_names(model.config))
+    return supernet, data_of(settings, model.config, tokenizer, label_names(model.config))
 
 
-def _data(supernet: SuperNetwork, settings: JobSettings, classes: tuple[str, ...] = ()) -> DataSplits:
-    most = most_positions(supernet.model)
+def data_of(
+    settings: JobSettings,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    classes: tuple[str, ...] = (),
+) -> DataSplits:
+    """The job's data, no example longer than the model reads."""
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
     return load_data(
         settings.task,
-        supernet.tokenizer,
+        tokenizer,
         train=settings.train,
         validation=settings.validation,
         selection=settings.selection,

@@ -28,6 +28,7 @@ from nas_engine.jobs.beginning import begin
 from nas_engine.jobs.calibration import TEXTS, calibration_of
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
+from nas_engine.jobs.job_estimate import require_base_fits, require_room
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.preparations import require_answerable, require_driver, require_learnable, writable
 from nas_engine.jobs.quality import Quality, worth
@@ -96,10 +97,14 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
 
 def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     started = time.perf_counter()
+    if settings.check_memory:
+        require_base_fits(settings)
     say(f"Loading {settings.model}", enabled=progress)
     supernet, data = begin(settings)
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
     _require_possible(supernet, (validation, selection, held_out), data, settings)
+    if settings.check_memory:
+        require_room(settings, supernet, data)
     data.write(folder)  # which refuses a run that was begun with other data
     write_settings(settings, folder / "job.yaml")
     for line in data.report.lines():

@@ -80,6 +80,7 @@ class JobSettings:
             q8_0 for llama.cpp, int8 for openvino and onnxruntime, and for vllm what there is.
         seed: of everything random.
         device: where all is computed, such as cuda, and timed unless that is in another runtime.
+        check_memory: refuse at the start what the memory that is free cannot hold.
     """
 
     folder: Path = Path("runs/quickstart")
@@ -120,6 +121,7 @@ class JobSettings:
     weights: str | None = None
     seed: int = 0
     device: str = "cpu"
+    check_memory: bool = True
 
     def __post_init__(self) -> None:
         # Checked here because the stages that use them come minutes later.

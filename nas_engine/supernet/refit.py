@@ -121,7 +121,7 @@ def workspace(inputs: int, outputs: int) -> int:
     return 4 * (3 * inputs**2 + 3 * inputs * outputs)
 
 
-def operations(inputs: int, tokens: int) -> float:
+def solving(inputs: int, tokens: int) -> float:
     """Additions and multiplications of ordering and fitting one reader of so many inputs.
 
     Half of ``Xᵀ X``; a factor, an inverse, an elimination and the shares: a third, two, a third and a half of a cube.

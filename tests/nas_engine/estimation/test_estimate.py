@@ -1,0 +1,58 @@
+"""A job says beforehand what it needs, and what cannot fit is refused with the figures and a way out."""
+
+import pytest
+from typer.testing import CliRunner
+
+from nas_engine.cli import app
+from nas_engine.errors import EstimateError
+from nas_engine.estimation import estimate as estimating
+from nas_engine.jobs import job_estimate
+from nas_engine.jobs.job import run_job
+from nas_engine.jobs.job_settings import JobSettings
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+SMALL = {"train": 40, "validation": 4, "selection": 4, "test": 4, "lora_steps": 1, "heal_steps": 1, "evaluations": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("base")
+    tiny_llama().save_pretrained(made)
+    tiny_tokenizer().save_pretrained(made)
+    return made
+
+
+def settings(folder, tmp_path, **changed) -> JobSettings:
+    return JobSettings(folder=tmp_path / "run", model=str(folder), task="chain_sum", **SMALL | changed)
+
+
+def test_estimate_is_printed_and_nothing_is_done(folder, tmp_path) -> None:
+    options = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    run = tmp_path / "run"
+    command = ["search", "--model", str(folder), "--task", "chain_sum", "--folder", str(run), *options, "--estimate"]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "160"})
+    assert done.exit_code == 0, done.output
+    for stage in ("load", "plain LoRA", "order and fit", "sensitivity", "search", "healing", "extraction and saving"):
+        assert stage in done.output
+    assert "MB" in done.output
+    assert not run.exists()
+
+
+def test_job_that_cannot_fit_is_refused_before_anything_is_trained(folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(job_estimate, "free_bytes", lambda device: 200_000)
+    monkeypatch.setattr(estimating, "free_bytes", lambda device: 200_000)
+    with pytest.raises(
+        EstimateError, match=r"needs \d+\.\d MB of memory, and 0\.\d MB are free on cpu.*--no-check-memory"
+    ):
+        run_job(settings(folder, tmp_path), progress=False)
+    assert not (tmp_path / "run" / "lora").exists()
+    monkeypatch.setattr(job_estimate, "free_bytes", lambda device: 1000)
+    with pytest.raises(EstimateError, match="alone needs"):
+        run_job(settings(folder, tmp_path), progress=False)
+
+
+def test_memory_is_not_checked_where_that_is_said(folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(job_estimate, "require_base_fits", None)  # would fail if it were called
+    asked = settings(folder, tmp_path, check_memory=False, driver="no such driver", sensitivity=0)
+    with pytest.raises(ValueError, match="no such driver"):
+        run_job(asked, progress=False)

@@ -1,0 +1,100 @@
+"""What is counted from a configuration is what real tensors take, stage by stage."""
+
+import gc
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+
+from nas_engine import SuperNetwork, Teacher
+from nas_engine.estimation.stages import Stage, count_stages
+from nas_engine.estimation.tensor_bytes import TensorBytes, bytes_of, bytes_of_model
+from nas_engine.estimation.workload import Workload
+from nas_engine.supernet.refit import find_shares
+from nas_engine.training.answers import Distillation, predictions
+from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
+from tests.tiny import tiny_tokenizer
+
+# 25 million parameters in six layers: what a tensor takes is far above what is left out of the count.
+LLAMA = LlamaConfig(
+    hidden_size=384, intermediate_size=1536, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=2,
+    vocab_size=8192, tie_word_embeddings=True, max_position_embeddings=512)  # fmt: skip
+QWEN = Qwen3Config(
+    hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+    head_dim=64, vocab_size=4096, tie_word_embeddings=False, max_position_embeddings=512)  # fmt: skip
+SPACE = lora_rank((16,)) + mlp_width((1.0, 0.7, 0.5, 0.3)) + attention_heads((1.0, 0.5)) + layer_skip()
+WORK = Workload(
+    batch_size=4, longest=48, mean=40.0, answers=8, lora_steps=1, steps=1, calibration_tokens=768, hints=4,
+    evaluations=1, evaluation_tokens=100, heal_steps=1)  # fmt: skip
+
+
+def by_name(stages: list[Stage]) -> dict[str, Stage]:
+    return {stage.name: stage for stage in stages}
+
+
+def batch(rows: int, tokens: int, answers: int) -> dict[str, torch.Tensor]:
+    ids = torch.randint(1, 200, (rows, tokens))
+    labels = ids.clone()
+    labels[:, :-answers] = -100
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+@pytest.mark.parametrize("config", [LLAMA, pytest.param(QWEN, marks=pytest.mark.slow)], ids=["llama", "qwen3"])
+def test_count_and_measurement_agree_within_five_percent(config) -> None:
+    counted = by_name(count_stages(config, SPACE, WORK))
+    model = AutoModelForCausalLM.from_config(config)
+    assert bytes_of_model(model) == counted["load"].bytes
+    supernet = SuperNetwork.from_pretrained(model, SPACE, tiny_tokenizer())
+    model.train()
+    learned = batch(WORK.batch_size, WORK.longest, WORK.answers)
+
+    def step(teacher: Teacher | None) -> int:
+        gc.collect()
+        with TensorBytes() as made:
+            if teacher is None:
+                loss = predictions(model, learned).loss
+            else:
+                told = teacher.predictions(learned)
+                loss = Distillation().loss(predictions(model, learned), told)
+            loss.backward()
+        for parameter in supernet.adapter_parameters:
+            parameter.grad = None
+        return made.peak
+
+    adapters = bytes_of(supernet.adapter_parameters)
+    plain = bytes_of_model(model) + 2 * adapters + step(None)
+    assert plain == pytest.approx(counted["plain LoRA"].bytes, rel=0.05)
+
+    texts = [batch(16, 24, 1) | {"labels": torch.empty(0)} for _ in range(2)]
+    texts = [{name: text[name] for name in ("input_ids", "attention_mask")} for text in texts]
+    before = bytes_of_model(model)
+    with TensorBytes() as made:
+        supernet.activate_genome(supernet.space.largest)
+        model.eval()
+        find_shares(model, supernet.units, texts, reorder=True)
+    order = counted["order and fit"]
+    assert before + 2 * adapters + made.peak == pytest.approx(order.bytes, rel=0.05)
+
+    teacher = Teacher.of(supernet)
+    teacher.predictions(learned)  # its adapters in order are kept
+    fitted = bytes_of([t for linear in supernet.elastic_linears.values() for t in linear.fitted_tensors])
+    assert fitted == pytest.approx(made.held, rel=0.02)
+    model.train()
+    trained = bytes_of_model(model) + fitted + 4 * adapters + step(teacher)
+    assert trained == pytest.approx(counted["super-network training"].bytes, rel=0.05)
+
+
+@pytest.mark.slow
+def test_what_a_layer_adds_is_the_same_for_every_layer() -> None:
+    at_once, longer = LlamaConfig(**LLAMA.to_dict() | {"num_hidden_layers": 2}), LLAMA
+    whole, short = by_name(count_stages(longer, SPACE, WORK)), by_name(count_stages(at_once, SPACE, WORK))
+    assert whole["plain LoRA"].operations > 2 * short["plain LoRA"].operations
+    assert [stage.bytes for stage in whole.values()] > [stage.bytes for stage in short.values()]
+
+
+@pytest.mark.slow
+def test_without_fits_and_with_shorter_texts_less_is_needed() -> None:
+    fits, plain = (by_name(count_stages(QWEN, SPACE, Workload(steps=1, refit=refit))) for refit in (True, False))
+    assert plain["super-network training"].bytes < fits["super-network training"].bytes
+    assert "order" in plain
+    assert "order and fit" in fits
