@@ -243,7 +243,9 @@ def _ordering(outline: Outline, work: Workload, held: float, fits: int, passing:
     hidden = 2 * work.calibration_tokens * outline.model.config.hidden_size * outline.model.dtype.itemsize
     widest = max(workspace(reader.in_features, reader.out_features) for reader in readers)
     solved = sum(solving(reader.in_features, work.calibration_tokens) for reader in readers)
-    return Stage("order and fit", held + fits, hidden + widest, operations + solved, fits)
+    # When the last layer is solved, its own fits are still to come.
+    last = bytes_of([tensor for reader in outline.layers[-1].linears.values() for tensor in reader.fitted_tensors])
+    return Stage("order and fit", held + fits - last, hidden + widest, operations + solved, fits - last)
 
 
 def _embeddings(outline: Outline) -> int:

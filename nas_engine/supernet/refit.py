@@ -116,9 +116,11 @@ def shares_of(products: Tensor, sizes: Iterable[int]) -> dict[int, Tensor]:
 def workspace(inputs: int, outputs: int) -> int:
     """Bytes that ordering and fitting one reader take at most, in fp32.
 
-    Products, their inverse and its factor, or products in two orders; the weight as it was, as it is and as it will be.
+    Products, a factor and the inverse of it beside the weight; or products, the inverse and what was taken away of it,
+    at most a quarter of it twice, beside the weight as it was, as it is and as it will be.
     """
-    return 4 * (3 * inputs**2 + 3 * inputs * outputs)
+    square, weight = inputs**2, inputs * outputs
+    return 4 * max(3 * square + weight, 5 * square // 2 + 3 * weight)
 
 
 def solving(inputs: int, tokens: int) -> float:

@@ -26,7 +26,7 @@ def small(folder: Path, **changes) -> JobSettings:
     """The example's job on an encoder without a head, of two layers."""
     given = read_settings(ROOT / "examples" / "bert_classification.yaml", JobSettings)
     return replace(
-        given, folder=folder / "run", model=str(folder / "model"), task=str(ROOT / given.task), tokens=8, batch_size=4,
+        given, folder=folder / "run", model=str(folder / "model"), tokens=8, batch_size=4,
         lora_steps=2, steps=2, heal_steps=2, finalists=2, evaluations=5, population=4, driver="nsga2",
         evaluators=("tests.talkative:chatter",), **SIZES | changes,
     )  # fmt: skip
