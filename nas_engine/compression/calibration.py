@@ -141,12 +141,6 @@ def calibrated_layers(model: PreTrainedModel, batches: Iterable[Batch]) -> Itera
         FamilyError: the model's family is not supported.
     """
     family = family_of(model)
-    if not family.complete:
-        what = "mixtures of experts" if family.experts is not None else "hybrids of several kinds of attention"
-        raise CompressionError(
-            f"models of type {model.config.model_type!r} are {what}, whose weights are not made sparse or quantized "
-            "yet; leave that out, and let other dimensions make them smaller."
-        )
     layers = list(model.get_submodule(family.layers).children())
     _require_finite(family, layers)
     given = list(readable(batches, model))
@@ -168,6 +162,21 @@ def calibrated_layers(model: PreTrainedModel, batches: Iterable[Batch]) -> Itera
                 hidden = layer.outputs() if layer.given is None else layer.given
     finally:
         model.train(was_training)
+
+
+def require_complete(model: PreTrainedModel) -> None:
+    """Check that all matrices of the layers of `model` are known: none may stay dense unsaid.
+
+    Raises:
+        CompressionError: it has experts, or attention that is not the same in all layers.
+    """
+    family = family_of(model)
+    if not family.complete:
+        what = "mixtures of experts" if family.experts is not None else "hybrids of several kinds of attention"
+        raise CompressionError(
+            f"models of type {model.config.model_type!r} are {what}, whose weights are not made sparse or quantized "
+            "yet; leave that out, and let other dimensions make them smaller."
+        )
 
 
 def _require_finite(family: Family, layers: Sequence[nn.Module]) -> None:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
-from nas_engine.compression.calibration import CalibratedLayer, Hessians, calibrated_layers
+from nas_engine.compression.calibration import CalibratedLayer, Hessians, calibrated_layers, require_complete
 from nas_engine.compression.grid import Grid, GridSettings
 from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.quantization import require_unquantized
@@ -232,6 +232,7 @@ def build_database(
     """
     require_unquantized(model)
     require_plain(model)
+    require_complete(model)
     unknown = [b for b in bits if b not in (FULL_BITS, 8, 4)]
     if unknown or not bits or not sparsities:
         raise CompressionError(f"bits are {tuple(bits)} and sparsities {tuple(sparsities)}; give 16, 8 or 4 bits.")

@@ -14,7 +14,7 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nas_engine.compression.calibration import Hessians, calibrated_layers
+from nas_engine.compression.calibration import Hessians, calibrated_layers, require_complete
 from nas_engine.compression.grid import Grid, GridSettings
 from nas_engine.compression.rounding import gptq, output_error, round_to_nearest
 from nas_engine.compression.sparsification import matrix_of
@@ -92,6 +92,7 @@ def quantize_model(
     settings = GridSettings(bits, group_size, symmetric)
     require_unquantized(model)
     require_plain(model, elastic=True)
+    require_complete(model)
     _require_dividing(model, settings)
     grids: dict[str, Grid] = {}
     unrounded: dict[str, Tensor] = {}

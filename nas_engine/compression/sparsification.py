@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from nas_engine.compression.calibration import Hessians, InputNorms, Observer, calibrated_layers
+from nas_engine.compression.calibration import Hessians, InputNorms, Observer, calibrated_layers, require_complete
 from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.sparsity import magnitude_mask, pattern_of, wanda_mask
 from nas_engine.errors import CompressionError
@@ -54,6 +54,7 @@ def sparsify(
         raise CompressionError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
     pattern = pattern_of(sparsity)
     require_plain(model, elastic=True)
+    require_complete(model)
     for layer in calibrated_layers(model, batches):
         norms, products = InputNorms(), Hessians()
         observers: list[Observer] = [*([norms] if method == "wanda" else []), *([products] if refit else [])]

@@ -39,6 +39,10 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     return alone, both
 
 
+# Of adapters that move by 1e-2 a step; what widths stand in for may be held in half precision.
+TOLERANCE = 1e-3
+
+
 def differing(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
     assert ours.keys() == theirs.keys()
     return max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours)
@@ -47,7 +51,7 @@ def differing(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) ->
 @pytest.mark.parametrize("what", ["supernet", "healed"])
 def test_two_processes_train_to_the_weights_of_one(runs, what: str) -> None:
     alone, both = (load_file(folder / f"{what}-0.safetensors") for folder in runs)
-    assert differing(alone, both) < 1e-4  # of adapters that move by 1e-2 a step
+    assert differing(alone, both) < TOLERANCE
     other = load_file(runs[1] / f"{what}-1.safetensors")
     assert all(torch.equal(both[name], other[name]) for name in both)
 
@@ -55,7 +59,7 @@ def test_two_processes_train_to_the_weights_of_one(runs, what: str) -> None:
 @pytest.mark.parametrize("what", ["training", "healing"])
 def test_checkpoint_of_two_processes_is_that_of_one(runs, what: str) -> None:
     alone, both = (load_file(folder / what / "training.safetensors") for folder in runs)
-    assert differing(alone, both) < 1e-4
+    assert differing(alone, both) < TOLERANCE
     # An adapter that a step's sub-network skips takes no step, as in one process.
     steps = [alone[name] for name in alone if name.endswith("/step")]
     assert what == "healing" or len({int(step) for step in steps}) > 1
@@ -65,7 +69,7 @@ def test_checkpoint_of_two_processes_is_that_of_one(runs, what: str) -> None:
 def test_losses_are_those_of_whole_batches_in_every_process(runs) -> None:
     alone, both = (json.loads((folder / "losses-0.json").read_text()) for folder in runs)
     for ours, theirs in zip(alone, both, strict=True):
-        assert theirs == pytest.approx(ours, abs=1e-5)
+        assert theirs == pytest.approx(ours, abs=1e-4)
     assert (runs[1] / "losses-1.json").read_text() == (runs[1] / "losses-0.json").read_text()
 
 
@@ -94,4 +98,4 @@ def test_torchrun_starts_processes_that_train_together(runs, tmp_path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     alone, both = (load_file(folder / "supernet-0.safetensors") for folder in (runs[0], tmp_path))
-    assert differing(alone, both) < 1e-4
+    assert differing(alone, both) < TOLERANCE
