@@ -8,7 +8,7 @@ At the same number of training steps and on the same data:
 | cut | every MLP cut to one width by importance, then plain LoRA: what a user would do instead |
 | searched | sub-networks trained in turns, the best of a search by NSGA-II on validation data under the bound |
 | healed | the same after the last quarter of the steps alone |
-| ours | as `nas-engine search` does it: plain LoRA for half of the steps, which teaches; widths fitted to it, searched |
+| ours | as `nas-engine search` does it: plain LoRA for half of the steps, which teaches; widths fitted, searched |
 | | without training in turns; the best healed for the other half |
 
 The bound is the paper's, 8.0 of 11.2 G multiply-accumulates at 128 tokens. MiniLM stands in for BERT, of which no
