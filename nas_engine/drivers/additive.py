@@ -111,7 +111,7 @@ class Additive:
             found.append(np.where(same.any(axis=1), same.argmax(axis=1), -1))
         return found
 
-    def genome(self, rows: Sequence[int]) -> Genome:
+    def genome(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Genome:
         """The genome of one choice a block, shape (genes,)."""
         genome = self.largest.copy()
         for group, values, row in zip(self.groups, self.values, rows, strict=True):

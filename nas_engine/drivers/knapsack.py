@@ -235,4 +235,5 @@ def _unbeaten(costs: Array, losses: Array) -> Rows:
         return np.flatnonzero(is_nondominated(np.column_stack([costs, losses]), keep_weakly=False))
     order = np.lexsort((losses, costs[:, 0]))
     least = np.minimum.accumulate(losses[order])
-    return order[np.append(True, least[1:] < least[:-1])[: len(order)]]
+    falls: npt.NDArray[np.bool_] = np.append(True, least[1:] < least[:-1])[: len(order)]
+    return np.asarray(order[falls], dtype=np.int64)

@@ -14,11 +14,14 @@ from typer.testing import CliRunner
 from evaluators import Question, save_questions
 from nas_engine.cli import app
 from nas_engine.data.made import chain_sum
+from nas_engine.errors import SearchError
 from nas_engine.jobs.job import run_job
 from nas_engine.jobs.job_settings import JobSettings
+from nas_engine.jobs.preparations import require_driver
 from nas_engine.jobs.report import mcnemar
 from nas_engine.page.run import read_run
 from nas_engine.supernet import SuperNetwork
+from tests.ordered import space_of
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 
@@ -118,6 +121,19 @@ def test_sensitivity_is_measured_once_and_kept(arguments: list[str], tmp_path) -
     before = [(folder / name).read_bytes() for name in ("sensitivity.json", "ledger.log", "evaluations.csv")]
     assert run(hinted).exit_code == 0
     assert before == [(folder / name).read_bytes() for name in ("sensitivity.json", "ledger.log", "evaluations.csv")]
+
+
+def test_driver_that_cannot_search_what_a_job_optimizes_is_refused_before_anything_is_trained() -> None:
+    assert JobSettings(driver="milp").hints == 64
+    with pytest.raises(ValueError, match="sensitivity is 0 with the driver 'milp', which needs one"):
+        JobSettings(driver="milp", sensitivity=0)
+    space = space_of()
+    require_driver("milp", space, 3, 12, 0, measured=1, hinted=True)
+    for measured in (0, 2, 3):
+        with pytest.raises(SearchError, match=f"and {measured} of these 3 are"):
+            require_driver("milp", space, 3, 12, 0, measured=measured, hinted=True)
+    with pytest.raises(SearchError, match="needs to know beforehand"):
+        require_driver("milp", space, 3, 12, 0, measured=1)
 
 
 def test_sensitivity_for_a_driver_that_makes_nothing_of_it_is_refused() -> None:
