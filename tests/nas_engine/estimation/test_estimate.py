@@ -38,6 +38,7 @@ def test_estimate_is_printed_and_nothing_is_done(folder, tmp_path) -> None:
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_job_that_cannot_fit_is_refused_before_anything_is_trained(folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(job_estimate, "free_bytes", lambda device: 200_000)
     monkeypatch.setattr(estimating, "free_bytes", lambda device: 200_000)
