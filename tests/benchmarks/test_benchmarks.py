@@ -13,7 +13,7 @@ from tests.benchmarks.figures import CHECKS
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_"))
 AGAINST_THE_HARNESS = "evaluation_throughput"
-SLOW = {"alternatives", "joint_space", "latency_table", "quantization_error", "runtimes", "training_overhead",
+SLOW = {"alternatives", "joint_space", "latency_table", "quantization_error", "runtimes", "sizes", "training_overhead",
         "training_quality"}  # fmt: skip
 FORKING = "kills"  # copies of its process, which may have no threads but its own
 

@@ -1,10 +1,12 @@
 """A job says beforehand what it needs, and what cannot fit is refused with the figures and a way out."""
 
+from dataclasses import replace
+
 import pytest
 from typer.testing import CliRunner
 
 from nas_engine.cli import app
-from nas_engine.errors import EstimateError
+from nas_engine.errors import EstimateError, ModelError
 from nas_engine.estimation import estimate as estimating
 from nas_engine.jobs import job_estimate
 from nas_engine.jobs.job import run_job
@@ -38,6 +40,7 @@ def test_estimate_is_printed_and_nothing_is_done(folder, tmp_path) -> None:
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_job_that_cannot_fit_is_refused_before_anything_is_trained(folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(job_estimate, "free_bytes", lambda device: 200_000)
     monkeypatch.setattr(estimating, "free_bytes", lambda device: 200_000)
@@ -53,6 +56,6 @@ def test_job_that_cannot_fit_is_refused_before_anything_is_trained(folder, tmp_p
 
 def test_memory_is_not_checked_where_that_is_said(folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(job_estimate, "require_base_fits", None)  # would fail if it were called
-    asked = settings(folder, tmp_path, check_memory=False, driver="no such driver", sensitivity=0)
-    with pytest.raises(ValueError, match="no such driver"):
+    asked = replace(settings(folder, tmp_path), check_memory=False, model=str(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match="nowhere"):
         run_job(asked, progress=False)
