@@ -44,7 +44,8 @@ def outlined(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a target narrows is said when the job makes its super-network
             # Its texts are never asked for.
-            outline = Outline.from_pretrained(model, template, object(), target=target, **settings)  # type: ignore[arg-type]
+            tokenizer: Any = object()
+            outline: Any = Outline.from_pretrained(model, template, tokenizer, target=target, **settings)
         yield outline
 
 

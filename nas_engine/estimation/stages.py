@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,8 @@ def _extrapolated(few: Stage, more: Stage, layers: int) -> Stage:
         return float(small + (layers - _FEW) / (_MORE - _FEW) * (large - small))
 
     names = ("held", "passing", "operations", "fits", "finalist")
-    return replace(few, **{name: at(name) for name in names})
+    numbers: dict[str, Any] = {name: at(name) for name in names}
+    return replace(few, **numbers)
 
 
 def _counted(
@@ -183,7 +185,8 @@ def _peak(run: Callable[[], object]) -> int:
     with TensorBytes() as tensors:
         result = run()
     del result
-    return tensors.peak
+    peak: int = tensors.peak
+    return peak
 
 
 def _forward(outline: Outline, tokens: int, no_grad: bool = False, rows: int = 1) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch.nn import Module
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators import Labelled
 from nas_engine.data import DataSplits, labels_of
 from nas_engine.errors import EstimateError
 from nas_engine.estimation.device import free_bytes
@@ -51,7 +51,8 @@ def estimate_search(settings: JobSettings, timed: bool = True) -> Estimate:
 
 def workload(settings: JobSettings, data: DataSplits, tokenizer: PreTrainedTokenizerBase) -> Workload:
     """How much the job does with `data`."""
-    read = tokenize(data.train, tokenizer, TrainingSettings.max_tokens)
+    pairs = [example for example in data.train if not isinstance(example, Labelled)]
+    read = tokenize(pairs, tokenizer, TrainingSettings.max_tokens)
     lengths = [len(example.tokens) for example in read]
     mean = sum(lengths) / len(lengths)
     return Workload(
@@ -109,7 +110,7 @@ def require_room(settings: JobSettings, supernet: SuperNetwork, data: DataSplits
     ).require_fit()
 
 
-def _at_most(work: Workload, model: Module, loaded: int) -> int:
+def _at_most(work: Workload, model: PreTrainedModel, loaded: int) -> int:
     """Bytes that no stage needs, for jobs that are far from too large: counting takes seconds."""
     config = model.config
     layers, hidden, vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size

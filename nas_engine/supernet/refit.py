@@ -194,7 +194,7 @@ def _in_enough_precision(solve: Callable[[Tensor], T], products: Tensor) -> T:
     """What `solve` makes of `products`, in fp64 where their own precision makes them singular."""
     try:
         return solve(products)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         if products.dtype == torch.float64:
             raise
     return solve(products.double())

@@ -65,7 +65,7 @@ class Outlines:
         for path, module in model.named_modules():
             if id(module) in self._linears:
                 linear = self._linears[id(module)][1]
-                weights[f"{path}.weight"] = _Later.of(module.weight, _merged(path, linear))  # type: ignore[arg-type]
+                weights[f"{path}.weight"] = _Later.of(module.weight, _merged(path, linear))
                 if linear.active_bias is not None:
                     weights[f"{path}.bias"] = linear.active_bias.detach()
         save_sharded(model, folder, weights)

@@ -51,7 +51,7 @@ def read_through(matrix: Tensor, shares: Shares, kept: int) -> Tensor:
         return matrix[:, :kept]
     for size, share in shares.items():
         if size >= kept:
-            matrix = _Through.apply(matrix, share)
+            matrix = _Through.apply(matrix, share)  # type: ignore[no-untyped-call]
     return matrix
 
 
@@ -61,7 +61,7 @@ def fitted(matrix: Tensor, shares: Shares) -> dict[int, Tensor]:
     found: dict[int, Tensor] = {}
     whole = matrix.to(torch.promote_types(matrix.dtype, torch.float32)) if shares else matrix
     for kept, share in shares.items():
-        whole = _Through.apply(whole, share)
+        whole = _Through.apply(whole, share)  # type: ignore[no-untyped-call]
         found[kept] = whole.to(matrix.dtype)
     return found
 
@@ -79,7 +79,7 @@ class _Through(torch.autograd.Function):
         return matrix[:, :kept] + added.to(matrix.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (share,) = ctx.saved_tensors
         left_out = gradient.new_zeros(len(gradient), share.shape[1])
         for rows, part in _parts(share):
