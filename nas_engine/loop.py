@@ -96,8 +96,8 @@ def search(
             ``search(…, evaluations=50)``; or the driver alone.
         storage: run folder for the ledger, an Optuna database URL, or None to keep it in memory.
         executor: where sub-networks are measured: ``WorkerPool(2)``, ``RayCluster(8)``; None measures in this process.
-        sensitivity: what ``supernet.sensitivity(texts)`` gave, for the driver ``surrogate``, or ``auto`` where it takes
-            that one.
+        sensitivity: what ``supernet.sensitivity(texts)`` gave, for the drivers ``surrogate`` and ``milp``, or
+            ``auto`` where it takes the former.
         progress: show a bar.
 
     Raises:
