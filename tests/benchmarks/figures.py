@@ -30,6 +30,32 @@ def alternatives(figures: Figures) -> None:
         assert fronts["lonas"] < fronts["magnitude"]
 
 
+def exact_front(figures: Figures) -> None:
+    for problem, seconds in figures["seconds"].items():
+        assert 0 < seconds < figures["highs_seconds"][problem], problem
+        assert 0 < figures["hypervolume"][problem] <= 1.21, problem
+
+
+def glue(figures: Figures) -> None:
+    for task, rows in figures["tasks"].items():
+        assert all(0 <= rows[row]["score"] <= 100 for row in ("lora", "cut", "searched", "healed", "ours")), task
+        assert rows["cut"]["gmacs"] < rows["lora"]["gmacs"], task
+        assert all(rows[row]["gmacs"] <= figures["bound"] * rows["lora"]["gmacs"] for row in ("searched", "ours")), task
+        assert rows["healed"]["gmacs"] == rows["searched"]["gmacs"], task  # the same sub-network
+    assert figures["published"] == {"lora": [11.2, 81.46], "searched": [8.0, 83.02]}
+
+
+def sizes(figures: Figures) -> None:
+    (found,) = figures.values()
+    for name, stage in found["stages"].items():
+        assert stage["seconds"] > 0 < stage["gigabytes"], name
+    counted = found["counted_gigabytes"]
+    assert counted["load"] < counted["plain LoRA"] < counted["super-network training"]
+    peft, ours = (found["stages"][name] for name in ("PEFT step", "super-network training"))
+    assert math.isclose(found["memory_ratio"], ours["gigabytes"] / peft["gigabytes"], rel_tol=0.02)
+    assert math.isclose(found["step_ratio"], ours["seconds"] / peft["seconds"], rel_tol=0.02)
+
+
 def fuzz(figures: Figures) -> None:
     assert figures["inputs"] == sum(kind["inputs"] for kind in figures["by"].values()) >= 100
     assert figures["tracebacks"] == figures["touched"] == figures["wrong"] == 0
@@ -146,7 +172,9 @@ CHECKS: dict[str, Callable[[Figures], None]] = {
     for check in (
         activation_cost,
         alternatives,
+        exact_front,
         fuzz,
+        glue,
         joint_space,
         latency_table,
         measure_table,
@@ -155,6 +183,7 @@ CHECKS: dict[str, Callable[[Figures], None]] = {
         replication,
         runtimes,
         search_drivers,
+        sizes,
         subnetwork_speedup,
         training_overhead,
         training_quality,

@@ -156,7 +156,7 @@ def test_command_started_again_pays_for_nothing_twice(arguments: list[str], tmp_
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--driver", "genetic", "'genetic'; choose one of auto, surrogate, nsga2"),
+        ("--driver", "genetic", "'genetic'; choose one of auto, surrogate, milp, nsga2"),
         ("--strategy", "widest", "'widest'; choose one of uniform, sandwich, cycle, largest"),
         ("--evaluations", "0", "give at least 1"),
         ("--task", "nothing.jsonl", "no task 'nothing.jsonl'"),
