@@ -55,6 +55,12 @@ SPACE = lora_rank((4, 2), _TARGETS, _SHARE, skip_missing=True) + mlp_width((1.0,
 EVERY_DIMENSION = SPACE + attention_heads((1.0, 0.5)) + layer_skip()
 OF_HYBRIDS = SPACE + layer_skip(("mlp",))
 OF_MIXTURES = EVERY_DIMENSION + experts((1.0, 0.5))
+EVERY_FAMILY = FAMILIES | MIXTURES | HYBRIDS
+
+
+def whole_space(family: str):
+    """Every dimension that a family of `EVERY_FAMILY` takes."""
+    return OF_MIXTURES if family in MIXTURES else OF_HYBRIDS if family in HYBRIDS else EVERY_DIMENSION
 
 
 def supernetwork(model: PreTrainedModel, space=SPACE, **settings) -> SuperNetwork:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nas_engine.supernet.listening import listen_to
 from nas_engine.texts.batches import Batch, readable
 
 
@@ -56,20 +57,12 @@ def listened(
 ) -> dict[str, Tensor]:
     """The sum over `batches` of a statistic of what each of `modules` reads, shape (tokens, inputs), in fp32."""
     totals: dict[str, Tensor] = {}
-    mask = torch.empty(0)
 
-    def listen(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def add(name: str, args: tuple[Tensor, ...], mask: Tensor) -> None:
         found = statistic(args[0].flatten(0, -2)[mask].float())  # OPT flattens its rows itself
         totals[name] = totals[name] + found if name in totals else found
 
-    handles = [module.register_forward_pre_hook(partial(listen, name)) for name, module in modules.items()]
-    try:
-        for batch in readable(batches, model):
-            mask = batch["attention_mask"].bool().flatten()
-            model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    listen_to(model, [(module, partial(add, name)) for name, module in modules.items()], batches)
     return totals
 
 

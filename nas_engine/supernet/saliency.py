@@ -8,16 +8,16 @@ adds over the same tokens, the router's weight included, as `nas_engine.supernet
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from nas_engine.supernet.listening import listen_to
 from nas_engine.supernet.mixture import Mixture
-from nas_engine.texts.batches import Batch, readable
+from nas_engine.texts.batches import Batch
 
 
 class _Heard:
@@ -30,8 +30,11 @@ class _Heard:
         self.tokens = torch.zeros(mixture.full_experts, device=device)
         self.squares = torch.zeros(mixture.full_experts, mixture.full_width, device=device)  # of weighted channels
 
-    def add(self, hidden: Tensor, index: Tensor, weights: Tensor) -> None:
-        """Tokens of shape (tokens, hidden), sent to the experts `index` (tokens, per token) at these weights."""
+    def add(self, args: tuple[Any, ...], mask: Tensor) -> None:
+        """Tokens of shape (tokens, hidden), and the experts and the weights, (tokens, per token), to which and at which
+        they are sent; padding is not in `mask`.
+        """
+        hidden, index, weights = (read[mask] for read in args)
         experts = self.mixture.experts
         for expert in index.unique().tolist():
             tokens, place = torch.where(index == expert)
@@ -67,20 +70,7 @@ def sort_experts(model: PreTrainedModel, mixtures: Sequence[Mixture], batches: I
     if not mixtures:
         return
     heard = [_Heard(mixture) for mixture in mixtures]
-    mask = torch.empty(0)
-
-    def listen(of: _Heard, module: nn.Module, args: tuple[Any, ...]) -> None:
-        hidden, index, weights = args
-        of.add(hidden[mask], index[mask], weights[mask])
-
-    handles = [of.mixture.experts.register_forward_pre_hook(partial(listen, of)) for of in heard]
-    try:
-        for batch in readable(batches, model):
-            mask = batch["attention_mask"].bool().flatten()
-            model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    listen_to(model, [(of.mixture.experts, of.add) for of in heard], batches)
     for of in heard:
         by_channel = of.channels.argsort(dim=1, descending=True, stable=True)
         of.mixture.permute(of.saliency.argsort(descending=True, stable=True), by_channel)

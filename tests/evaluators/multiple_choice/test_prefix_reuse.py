@@ -14,19 +14,14 @@ from tests.evaluators.multiple_choice.test_multiple_choice import questions
 from tests.supernets import (
     DECODERS,
     EVERY_DIMENSION,
-    HYBRIDS,
+    EVERY_FAMILY,
     MIXTURES,
-    OF_HYBRIDS,
-    OF_MIXTURES,
     TOKENS,
     random_adapters,
     supernetwork,
+    whole_space,
 )
-from tests.supernets import FAMILIES as DENSE
 from tests.tiny import tiny_llama
-
-FAMILIES = DENSE | MIXTURES | HYBRIDS
-SPACES = dict.fromkeys(MIXTURES, OF_MIXTURES) | dict.fromkeys(HYBRIDS, OF_HYBRIDS)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +59,7 @@ def in_turns(reuse: PrefixReuse, subnets: list) -> list[torch.Tensor]:
 @pytest.mark.parametrize("memory_bytes", [0, 20_000, 2**30])
 @pytest.mark.parametrize("family", [*DECODERS, *MIXTURES, "gemma4", "qwen3_5"])
 def test_shared_layers_give_every_subnetwork_the_logits_it_has_alone(family: str, memory_bytes: int) -> None:
-    supernet = random_adapters(supernetwork(FAMILIES[family](), SPACES.get(family, EVERY_DIMENSION)))
+    supernet = random_adapters(supernetwork(EVERY_FAMILY[family](), whole_space(family)))
     subnets = batch_of(supernet)
     reuse = reuse_for(subnets, memory_bytes)
     with torch.inference_mode():
@@ -143,7 +138,7 @@ def test_outputs_are_kept_where_a_later_path_branches_off(signatures: list[tuple
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
 def test_session_measures_what_each_measures_alone(family: str) -> None:
-    supernet = random_adapters(supernetwork(FAMILIES[family](), EVERY_DIMENSION))
+    supernet = random_adapters(supernetwork(EVERY_FAMILY[family](), EVERY_DIMENSION))
     accuracy = MultipleChoiceAccuracy(questions(24), token_budget=200)
     subnets = batch_of(supernet)
     session = accuracy.session(subnets)

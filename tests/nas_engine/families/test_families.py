@@ -15,36 +15,30 @@ from transformers.pytorch_utils import Conv1D
 from nas_engine.errors import FamilyError
 from nas_engine.supernet import SuperNetwork
 from nas_engine.supernet.subnetwork import Subnetwork
-from search_spaces import Configuration, SpaceTemplate
+from search_spaces import Configuration
 from tests import family_table
 from tests.supernets import (
     CALIBRATION,
     DECODERS,
-    EVERY_DIMENSION,
+    EVERY_FAMILY,
+    FAMILIES,
     HYBRIDS,
     MIXTURES,
-    OF_HYBRIDS,
-    OF_MIXTURES,
     TOKENS,
     logits,
     random_adapters,
     supernetwork,
+    whole_space,
 )
-from tests.supernets import FAMILIES as DENSE
 
-FAMILIES = DENSE | MIXTURES | HYBRIDS
 WRITERS = [*DECODERS, *MIXTURES, *HYBRIDS]
 
 
-def space_of(family: str) -> SpaceTemplate:
-    return OF_MIXTURES if family in MIXTURES else OF_HYBRIDS if family in HYBRIDS else EVERY_DIMENSION
-
-
 def with_adapters(family: str) -> SuperNetwork:
-    return random_adapters(supernetwork(FAMILIES[family](), space_of(family)))
+    return random_adapters(supernetwork(EVERY_FAMILY[family](), whole_space(family)))
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=EVERY_FAMILY)
 def ordered(request) -> SuperNetwork:
     supernet = with_adapters(request.param)
     supernet.order_by_importance(CALIBRATION)
@@ -71,14 +65,14 @@ def random_subnetwork(supernet: SuperNetwork, seed: int) -> Subnetwork:
     return supernet.subnetwork(supernet.space.configuration(supernet.space.sample(np.random.default_rng(seed))[0]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_largest_subnetwork_computes_what_the_original_model_computes(family: str) -> None:
-    model = FAMILIES[family]()
+    model = EVERY_FAMILY[family]()
     before = logits(model)
-    torch.testing.assert_close(logits(supernetwork(model, space_of(family)).largest.model), before)
+    torch.testing.assert_close(logits(supernetwork(model, whole_space(family)).largest.model), before)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_ordering_leaves_the_largest_subnetwork_as_it_was(family: str) -> None:
     supernet = with_adapters(family)
     before = logits(supernet.largest.model)
@@ -185,7 +179,7 @@ def test_operators_are_the_matrix_products_of_the_extracted_model(ordered: Super
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=() if name in ("llama", "bert") else pytest.mark.slow) for name in FAMILIES]
+    "family", [pytest.param(name, marks=() if name in ("llama", "bert") else pytest.mark.slow) for name in EVERY_FAMILY]
 )
 def test_mixed_sizes_load_and_run_in_a_process_without_this_project(tmp_path, family: str) -> None:
     supernet = with_adapters(family)
@@ -216,11 +210,11 @@ def test_mixed_sizes_load_and_run_in_a_process_without_this_project(tmp_path, fa
     assert (torch.load(tmp_path / "logits.pt") - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_saved_base_is_the_original_model(tmp_path, family: str) -> None:
-    model = FAMILIES[family]()
+    model = EVERY_FAMILY[family]()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    supernet = random_adapters(supernetwork(model, space_of(family)))
+    supernet = random_adapters(supernetwork(model, whole_space(family)))
     supernet.order_by_importance(CALIBRATION)
     supernet.save(tmp_path)
     base = type(model).from_pretrained(tmp_path / "base")
@@ -234,7 +228,7 @@ def test_documented_families_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize(
     ("family", "what"),
-    [(family, what) for family in (*DENSE, *MIXTURES) for what in ("mlp.width", "attention.heads", "layers")]
+    [(family, what) for family in (*FAMILIES, *MIXTURES) for what in ("mlp.width", "attention.heads", "layers")]
     + [(family, "mlp.experts") for family in MIXTURES]
     + [(family, "mlp.width") for family in HYBRIDS if family != "gemma4_shared"],  # whose layers differ anyway
 )
@@ -254,6 +248,6 @@ def test_equal_sizes_leave_as_the_stock_architecture_where_it_can_have_them(tmp_
     stock = {"mlp.width": description.width_key is not None, "attention.heads": description.stock_heads}
     assert bool(list(tmp_path.glob("*.py"))) != stock.get(what, True)
     if stock.get(what, True):
-        loaded = type(FAMILIES[family]()).from_pretrained(tmp_path)
+        loaded = type(EVERY_FAMILY[family]()).from_pretrained(tmp_path)
         assert sum(p.numel() for p in loaded.parameters()) == subnet.parameter_count()
         torch.testing.assert_close(logits(loaded), expected, atol=1e-4, rtol=1e-4)

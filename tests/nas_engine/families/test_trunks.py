@@ -7,25 +7,12 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from nas_engine.supernet import SuperNetwork
-from tests.supernets import (
-    EVERY_DIMENSION,
-    HYBRIDS,
-    MIXTURES,
-    OF_HYBRIDS,
-    OF_MIXTURES,
-    TOKENS,
-    random_adapters,
-    supernetwork,
-)
-from tests.supernets import FAMILIES as DENSE
-
-FAMILIES = DENSE | MIXTURES | HYBRIDS
-SPACES = dict.fromkeys(MIXTURES, OF_MIXTURES) | dict.fromkeys(HYBRIDS, OF_HYBRIDS)
+from tests.supernets import EVERY_DIMENSION, EVERY_FAMILY, TOKENS, random_adapters, supernetwork, whole_space
 
 
 def saved(family: str, folder) -> tuple[PreTrainedModel, SuperNetwork]:
     """A sub-network with heads and widths that differ, without an attention and without an MLP; its extracted model."""
-    supernet = random_adapters(supernetwork(FAMILIES[family](), SPACES.get(family, EVERY_DIMENSION)))
+    supernet = random_adapters(supernetwork(EVERY_FAMILY[family](), whole_space(family)))
     space = supernet.space
     smallest, largest = space.configuration(space.smallest), space.configuration(space.largest)
     genes = ("layers.0.attention.heads", "layers.0.mlp.width", "layers.1.attention.keep", "layers.2.mlp.keep")
@@ -40,7 +27,7 @@ def hidden_states(model: PreTrainedModel) -> torch.Tensor:
     return model.eval()(TOKENS)[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_saved_folders_build_without_their_head_from_the_configuration_alone(tmp_path, family: str) -> None:
     extracted, _ = saved(family, tmp_path / "compressed")
     config = AutoConfig.from_pretrained(tmp_path / "compressed", trust_remote_code=True)
@@ -65,7 +52,7 @@ def test_folders_that_name_one_class_alone_keep_loading(tmp_path) -> None:
 
 
 def test_sizes_that_all_layers_share_are_in_the_configuration_though_others_differ() -> None:
-    supernet = supernetwork(FAMILIES["llama"](), EVERY_DIMENSION)
+    supernet = supernetwork(EVERY_FAMILY["llama"](), EVERY_DIMENSION)
     space = supernet.space
     smallest, largest = space.configuration(space.smallest), space.configuration(space.largest)
     fewer = largest | {name: smallest[name] for name in space.names if name.endswith("attention.heads")}
