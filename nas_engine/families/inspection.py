@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nas_engine.errors import FamilyError
+from nas_engine.errors import FamilyError, NasEngineWarning
 from nas_engine.families.family import FAMILIES, Family, admit, attention_sizes, is_admitted
 
 _PROJECTIONS = {"self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
@@ -60,6 +60,7 @@ def _warn(model_type: str) -> None:
         f"no family describes models of type {model_type!r}; by inspection this one is like Llama: names, shapes and "
         f"what its layers give on {_TOKENS} tokens. Its sub-networks leave with code. Compare one that you "
         "extracted with its super-network before you rely on it.",
+        NasEngineWarning,
         stacklevel=5,
     )
 

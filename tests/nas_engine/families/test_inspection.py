@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from nas_engine.errors import FamilyError
+from nas_engine.errors import FamilyError, NasEngineWarning
 from nas_engine.families import family as families
 from nas_engine.families.plain import require_plain
 from nas_engine.supernet import SuperNetwork
@@ -55,7 +55,8 @@ def ordered(request) -> tuple[torch.Tensor, SuperNetwork]:
     """What the original computes, and a trained super-network over it."""
     model = tiny(request.param, **LIKE_LLAMA[request.param])
     before = logits(model)
-    with pytest.warns(UserWarning, match="no family describes models of type .* by inspection this one is like Llama"):
+    said = "no family describes models of type .* by inspection this one is like Llama"
+    with pytest.warns(NasEngineWarning, match=said):  # which a job shows, where libraries' go to a file
         supernet = supernetwork(model, EVERY_DIMENSION)
     torch.testing.assert_close(logits(supernet.largest.model), before)
     random_adapters(supernet).order_by_importance(CALIBRATION)
