@@ -111,9 +111,9 @@ class Work:
         """The splits of a task, the same for all seeds."""
         sizes = {"train": 32, "validation": 8, "selection": 0, "test": 12} if self.quick else SIZES
         tokenizer = tiny_tokenizer() if self.quick else self.model(("a", "b"))[1]
-        rows = len(read_source(source).train)
-        sizes = sizes | {"test": min(sizes["test"], rows // 4)}
-        return load_data(source, tokenizer, metric=metric, max_tokens=256, **sizes)
+        read = read_source(source)
+        sizes = sizes | {"test": min(sizes["test"], len(read.train) // 4)}
+        return load_data(read, tokenizer, metric=metric, max_tokens=256, **sizes)
 
 
 def _compared(task: str, work: Work, seeds: Sequence[int], data: Path, folder: Path) -> dict[str, Any]:

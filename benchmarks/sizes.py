@@ -29,8 +29,9 @@ from benchmarks._peaks import Stages
 from evaluators import Perplexity
 from nas_engine import SuperNetwork, train
 from nas_engine.compression import quantize_model
+from nas_engine.estimation.job_size import JobSize
+from nas_engine.estimation.outline import with_layers
 from nas_engine.estimation.stages import count_stages
-from nas_engine.estimation.workload import Workload
 from nas_engine.texts.examples import Example, TextPair
 from search_spaces import SpaceTemplate, attention_heads, layer_skip, lora_rank, mlp_width
 
@@ -141,7 +142,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace, Stages], None]] = {
 def counted(config: PreTrainedConfig, given: argparse.Namespace) -> dict[str, float]:
     """Gigabytes of the stages, as they are known before."""
     tokens = PROMPT + ANSWER
-    work = Workload(
+    work = JobSize(
         batch_size=given.batch, longest=tokens, mean=tokens, answers=ANSWER, lora_steps=given.steps, steps=given.steps,
         calibration_tokens=given.calibration, hints=min(32, given.calibration // tokens), evaluations=1,
         evaluation_tokens=tokens * given.batch)  # fmt: skip
@@ -152,11 +153,7 @@ def counted(config: PreTrainedConfig, given: argparse.Namespace) -> dict[str, fl
 
 def _config(given: argparse.Namespace) -> PreTrainedConfig:
     config = SHAPES[given.shape]
-    if given.layers:
-        config.num_hidden_layers = given.layers
-        if getattr(config, "layer_types", None) is not None:
-            config.layer_types = config.layer_types[: given.layers]
-    return config
+    return with_layers(config, given.layers) if given.layers else config
 
 
 def _dtype(device: str) -> torch.dtype:

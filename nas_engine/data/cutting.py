@@ -39,16 +39,25 @@ class Cut:
     classes: tuple[str, ...] = ()
 
 
-def cut(name: str, kind: str, sizes: Sizes, seed: int, admit: Admit, order: Sequence[str] = ()) -> Cut:
-    """Data by name, in splits of which no two ask the same.
+def source_of(name: str) -> str | Source:
+    """The rows of data by name, read once for all that asks about them; the name alone of what is made on the spot.
 
     Raises:
         TaskError: see `nas_engine.data.load_data`.
     """
-    if name in MAKERS:
-        return _made(name, kind, sizes, seed, admit)
-    source = read_source(name)
-    form = form_of(source, kind, order)
+    return name if name in MAKERS else read_source(name)
+
+
+def cut(source: str | Source, kind: str, sizes: Sizes, seed: int, admit: Admit, order: Sequence[str] = ()) -> Cut:
+    """Data, by name or as `source_of` gave them, in splits of which no two ask the same.
+
+    Raises:
+        TaskError: see `nas_engine.data.load_data`.
+    """
+    source = source_of(source) if isinstance(source, str) else source
+    if isinstance(source, str):
+        return _made(source, kind, sizes, seed, admit)
+    name, form = source.name, form_of(source, kind, order)
     train, of_train = _understood(source.train, form)
     parts = {"train": of_train}
     test = None
@@ -63,13 +72,14 @@ def cut(name: str, kind: str, sizes: Sizes, seed: int, admit: Admit, order: Sequ
     return Cut(form.kind, form.stop, source.digest, taken, reports, classes)
 
 
-def labels_of(name: str, kind: str = "auto") -> Labels | None:
-    """What the labels of data by name are; None of data that are no texts with labels.
+def labels_of(source: str | Source, kind: str = "auto") -> Labels | None:
+    """What the labels of data are, by name or as `source_of` gave them; None of data that are no texts with labels.
 
     Raises:
         TaskError: see `nas_engine.data.load_data`.
     """
-    return None if name in MAKERS else form_of(read_source(name), kind).labels
+    source = source_of(source) if isinstance(source, str) else source
+    return None if isinstance(source, str) else form_of(source, kind).labels
 
 
 @dataclass

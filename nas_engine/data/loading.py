@@ -17,6 +17,7 @@ from nas_engine.data.forms import Kind
 from nas_engine.data.labels import LabelKind, in_words
 from nas_engine.data.quality import Answers, Metric, answers_of, metric_of
 from nas_engine.data.report import DataReport, SplitReport
+from nas_engine.data.sources import Source
 from nas_engine.data.splits import DataSplits
 from nas_engine.data.splitting import Sizes, Taken
 from nas_engine.errors import TaskError
@@ -26,7 +27,7 @@ _LEAST_TOKENS = 8
 
 
 def load_data(
-    source: str | Path,
+    source: str | Path | Source,
     tokenizer: PreTrainedTokenizerBase,
     *,
     train: int,
@@ -49,7 +50,7 @@ def load_data(
         source: ``family``, ``chain_sum`` or ``docstrings`` (texts with labels), made on the spot; a file (``.jsonl``,
             ``.json``, ``.csv``, ``.tsv``, ``.parquet``, ``.txt``), from which all splits are cut; a folder with
             ``train.*`` and ``test.*``; or ``hf:<dataset>[:<configuration>]`` with the splits train and, unless it is
-            to be cut, test.
+            to be cut, test. Or what `source_of` read of one.
         tokenizer: of the model; its chat template writes conversations.
         train: examples at most.
         validation: examples, cut from those to learn from, as those of `selection`; two or more.
@@ -69,12 +70,13 @@ def load_data(
     """
     _require_arguments(train, validation, selection, test, kind, max_tokens)
     sizes = Sizes(train, validation, selection, test)
-    made = cut(str(source), kind, sizes, seed, Admission(tokenizer, max_tokens), classes)
+    source = source if isinstance(source, Source) else str(source)
+    made = cut(source, kind, sizes, seed, Admission(tokenizer, max_tokens), classes)
     chosen = metric_of(made.kind, metric)
     _require_classes(made, chosen)
     examples = {split: tuple(one.example for one in taken.admitted) for split, taken in made.taken.items()}
     return DataSplits(
-        source=str(source),
+        source=source.name if isinstance(source, Source) else source,
         digest=made.digest,
         kind=made.kind,
         metric=chosen,

@@ -11,8 +11,8 @@ from transformers import PreTrainedConfig
 
 from nas_engine.errors import EstimateError
 from nas_engine.estimation.device import free_bytes, operations_a_second
+from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.stages import Stage, count_stages
-from nas_engine.estimation.workload import Workload
 from search_spaces import SpaceTemplate
 
 
@@ -96,7 +96,7 @@ class Estimate:
 def estimate(
     config: PreTrainedConfig,
     template: SpaceTemplate,
-    work: Workload,
+    work: JobSize,
     *,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Workload:
+class JobSize:
     """How often, how many and how long.
 
     Args:
@@ -39,8 +38,3 @@ class Workload:
     hints: int = 0
     heal_steps: int = 0
     finalists: int = 1
-
-    @classmethod
-    def lengths(cls, tokens: Sequence[int], answers: Sequence[int]) -> dict[str, float]:
-        """The fields that follow from examples of so many tokens, of which so many are answers."""
-        return {"longest": max(tokens), "mean": sum(tokens) / len(tokens), "answers": max(answers)}

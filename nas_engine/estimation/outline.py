@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from nas_engine.estimation.tensor_bytes import bytes_of_model
+from nas_engine.families.family import FAMILIES, Family
+from nas_engine.families.head import classifies
 from nas_engine.supernet.supernetwork import SuperNetwork
 from search_spaces import SpaceTemplate
 
@@ -56,8 +58,7 @@ def base_bytes(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> 
 
 
 def _model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    classifies = any("SequenceClassification" in name for name in config.architectures or ())
-    auto: Any = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+    auto: Any = AutoModelForSequenceClassification if classifies(config) else AutoModelForCausalLM
     config = copy.deepcopy(config)
     if hasattr(config, "quantization_config"):  # weights are held as what their integers stand for
         del config.quantization_config
@@ -68,7 +69,8 @@ def _model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 def with_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
     """`config` with its first `count` layers alone."""
     fewer = copy.deepcopy(config)
-    if getattr(fewer, "layer_types", None) is not None:
-        fewer.layer_types = fewer.layer_types[:count]
+    for key in FAMILIES.get(config.model_type, Family(config.model_type)).layer_keys:
+        if getattr(fewer, key, None) is not None:
+            setattr(fewer, key, getattr(fewer, key)[:count])
     fewer.num_hidden_layers = count
     return fewer

@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from evaluators.multiple_choice.likelihoods import TOKEN_BUDGET
+from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.outline import Outline, outlined, with_layers
 from nas_engine.estimation.tensor_bytes import TensorBytes, bytes_of, bytes_of_model
-from nas_engine.estimation.workload import Workload
 from nas_engine.supernet.dimensions import SKIP
 from nas_engine.supernet.gradients import changed_modules, heard_gradients
 from nas_engine.supernet.refit import solving, workspace
@@ -65,7 +65,7 @@ class Stage:
 def count_stages(
     config: PreTrainedConfig,
     template: SpaceTemplate,
-    work: Workload,
+    work: JobSize,
     dtype: torch.dtype = torch.float32,
     target: str | None = None,
 ) -> list[Stage]:
@@ -107,7 +107,7 @@ def _extrapolated(few: Stage, more: Stage, layers: int) -> Stage:
 def _counted(
     config: PreTrainedConfig,
     template: SpaceTemplate,
-    work: Workload,
+    work: JobSize,
     dtype: torch.dtype,
     target: str | None,
 ) -> list[Stage]:
@@ -198,12 +198,12 @@ def _forward(outline: Outline, tokens: int, no_grad: bool = False, rows: int = 1
     return hidden
 
 
-def _said(outline: Outline, work: Workload) -> Predictions:
+def _said(outline: Outline, work: JobSize) -> Predictions:
     with torch.no_grad():
         return _predictions(outline, _forward(outline, work.longest, no_grad=True, rows=work.batch_size), work)
 
 
-def _predictions(outline: Outline, hidden: Tensor, work: Workload) -> Predictions:
+def _predictions(outline: Outline, hidden: Tensor, work: JobSize) -> Predictions:
     head = outline.model.get_output_embeddings()
     if head is None:
         return Predictions(hidden[:, 0, :2].clone(), torch.zeros(len(hidden), dtype=torch.long), hidden.flatten(0, 1))
@@ -212,7 +212,7 @@ def _predictions(outline: Outline, hidden: Tensor, work: Workload) -> Prediction
     return Predictions(head(states), torch.zeros(len(states), dtype=torch.long), hidden.flatten(0, 1))
 
 
-def _step(outline: Outline, work: Workload, teacher: Predictions | None) -> None:
+def _step(outline: Outline, work: JobSize, teacher: Predictions | None) -> None:
     """Forward and backward of a batch of the longest examples."""
     hidden = _forward(outline, work.longest, rows=work.batch_size)
     said = _predictions(outline, hidden, work)
@@ -223,7 +223,7 @@ def _step(outline: Outline, work: Workload, teacher: Predictions | None) -> None
         parameter.grad = None
 
 
-def _sensitivity(outline: Outline, work: Workload) -> object:
+def _sensitivity(outline: Outline, work: JobSize) -> object:
     batch = {"input_ids": torch.zeros(min(work.hints, _CALIBRATION_ROWS), work.longest, dtype=torch.long)}
     return heard_gradients(outline, batch, changed_modules(outline), torch.Generator())
 
@@ -237,7 +237,7 @@ def _give_fits(outline: Outline) -> int:
     return bytes_of([tensor for units in outline.units.values() for tensor in units.reader.fitted_tensors])
 
 
-def _ordering(outline: Outline, work: Workload, held: float, fits: int, passing: float, whole: _Products) -> Stage:
+def _ordering(outline: Outline, work: JobSize, held: float, fits: int, passing: float, whole: _Products) -> Stage:
     """See `nas_engine.supernet.refit`: a layer at a time, the widest reader at the peak, all fits but its own held."""
     readers = [units.reader for units in outline.units.values()]
     operations = whole.of(work.calibration_tokens, 0)

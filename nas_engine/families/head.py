@@ -57,11 +57,14 @@ class Head:
         }
 
 
+def classifies(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint with `config` is a sequence classifier's."""
+    return any("SequenceClassification" in name for name in config.architectures or ())
+
+
 def _names(config: PreTrainedConfig) -> tuple[str, ...]:
     """The classes of a trained classifier, by index; empty of any other model."""
-    if not any("SequenceClassification" in name for name in config.architectures or ()):
-        return ()
-    return label_names(config)
+    return label_names(config) if classifies(config) else ()
 
 
 def label_names(config: PreTrainedConfig) -> tuple[str, ...]:

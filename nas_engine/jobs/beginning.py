@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from nas_engine.data import DataSplits, labels_of, load_data
+from nas_engine.data import DataSplits, labels_of, load_data, source_of
+from nas_engine.data.sources import Source
 from nas_engine.families.head import Head, label_names
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.models import load_model
@@ -18,30 +19,32 @@ def begin(settings: JobSettings) -> tuple[SuperNetwork, DataSplits]:
     Raises:
         ValueError: a model, data or a space that do not go together; the message says what to do.
     """
-    labels = labels_of(settings.task, settings.kind)
+    source = source_of(settings.task)
+    labels = labels_of(source, settings.kind)
     if labels is None:
         supernet = SuperNetwork.from_pretrained(
             settings.model, settings.template, seed=settings.seed, device=settings.device, target=settings.target
         )
-        return supernet, data_of(settings, supernet.model.config, supernet.tokenizer)
+        return supernet, data_of(source, settings, supernet.model.config, supernet.tokenizer)
     settings.require_classifies()
     model, tokenizer = load_model(settings.model, head=Head(labels.classes))
     supernet = SuperNetwork.from_pretrained(
         model, settings.template, tokenizer, seed=settings.seed, device=settings.device, target=settings.target
     )
-    return supernet, data_of(settings, model.config, tokenizer, label_names(model.config))
+    return supernet, data_of(source, settings, model.config, tokenizer, label_names(model.config))
 
 
 def data_of(
+    source: str | Source,
     settings: JobSettings,
     config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     classes: tuple[str, ...] = (),
 ) -> DataSplits:
-    """The job's data, no example longer than the model reads."""
+    """The job's data out of `source`, no example longer than the model reads."""
     most = getattr(config.get_text_config(), "max_position_embeddings", None)
     return load_data(
-        settings.task,
+        source,
         tokenizer,
         train=settings.train,
         validation=settings.validation,

@@ -25,7 +25,7 @@ from nas_engine.deploy.targets import target_named
 from nas_engine.errors import SettingsError
 from nas_engine.goal.constraints import parse_constraints
 from nas_engine.jobs.beginning import begin
-from nas_engine.jobs.calibration import TEXTS, calibration_of
+from nas_engine.jobs.calibration import TEXTS, calibration_of, told_in_words
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
 from nas_engine.jobs.job_estimate import require_base_fits, require_room
@@ -53,6 +53,7 @@ from nas_engine.results.result import SearchResult
 from nas_engine.settings_file import write_settings
 from nas_engine.supernet import Subnetwork, SuperNetwork
 from nas_engine.texts.calibration import calibration_batches
+from nas_engine.texts.labelled import Learned
 from nas_engine.training import Healed, Teacher, TextPair, train
 
 _FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compressed-vllm", "compressed-openvino",
@@ -102,16 +103,16 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     say(f"Loading {settings.model}", enabled=progress)
     supernet, data = begin(settings)
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
-    _require_possible(supernet, (validation, selection, held_out), data, settings)
+    learned = _require_possible(supernet, (validation, selection, held_out), data, settings)
     if settings.check_memory:
-        require_room(settings, supernet, data)
+        require_room(settings, supernet, learned)
     data.write(folder)  # which refuses a run that was begun with other data
     write_settings(settings, folder / "job.yaml")
     for line in data.report.lines():
         note(line, enabled=progress)
-    calibration = calibration_of(supernet, data, settings)
+    calibration = calibration_of(supernet, data, learned, settings)
     if calibration is not None:
-        note(calibration.line(), enabled=progress)
+        note(told_in_words(calibration), enabled=progress)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
     teacher = _reference(supernet, data.train, settings, folder, progress)
@@ -186,13 +187,15 @@ def _about(settings: JobSettings, validation: Quality, reference: Mapping[str, M
 
 def _require_possible(
     supernet: SuperNetwork, asked: Sequence[Quality], data: DataSplits, settings: JobSettings
-) -> None:
-    """What the last stages need, known before the first begins; see `nas_engine.jobs.preparations`."""
+) -> Sequence[Learned]:
+    """The training examples, tokenized, after a check of what the last stages need, known before the first begins; see
+    `nas_engine.jobs.preparations`.
+    """
     model, tokenizer = supernet.model, supernet.tokenizer
     require_answerable(model, tokenizer, asked)
     if prompts := [pair.prompt for pair in data.prompts("test", ASKED)]:
         require_generable(model, tokenizer, prompts, data.answers.tokens)
-    require_learnable(model, tokenizer, data.train)
+    learned = require_learnable(model, tokenizer, data.train)
     settings.latency.workload.require_readable(model)
     goal = _objectives(asked[0], settings)
     measured = len([name for name in goal if name in _measured(asked[0], settings)])
@@ -211,6 +214,7 @@ def _require_possible(
             shown = data.prompts("test", SHOWN)
             _export(supernet.largest, shown, settings, Path(unused), progress=False, check=False)
             _export(drawn, shown, settings, Path(unused), progress=False)
+    return learned
 
 
 def _export(

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
 
 from evaluators import Labelled
-from nas_engine.data import DataSplits, labels_of
+from nas_engine.data import labels_of, source_of
 from nas_engine.errors import EstimateError
 from nas_engine.estimation.device import free_bytes
 from nas_engine.estimation.estimate import Estimate, estimate
+from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.outline import base_bytes
 from nas_engine.estimation.tensor_bytes import bytes_of_model
-from nas_engine.estimation.workload import Workload
 from nas_engine.jobs.beginning import data_of
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.models import read_config
 from nas_engine.supernet import SuperNetwork
-from nas_engine.texts.examples import tokenize
+from nas_engine.texts.examples import TokenizedExample, tokenize
+from nas_engine.texts.labelled import Learned, TokenizedLabel
 from nas_engine.training.settings import TrainingSettings
+from nas_engine.training.trainer import calibration_tokens
 
-_REFITTING_TOKENS = 20_480  # as training takes them
 _OPTIONS = 1.5  # tokens of a question with its options, over those of an example
 # Bytes of a token: activations of a layer by its hidden size, logits by the vocabulary. Rather too many.
 _OF_HIDDEN, _OF_VOCABULARY = 240, 40
@@ -35,27 +38,27 @@ def estimate_search(settings: JobSettings, timed: bool = True) -> Estimate:
     Raises:
         ValueError: a model, task or setting that cannot be used.
     """
-    if labels_of(settings.task, settings.kind) is not None:
+    source = source_of(settings.task)
+    if labels_of(source, settings.kind) is not None:
         raise EstimateError("jobs on labels are not estimated yet; encoders that classify are small beside what fits.")
     config, tokenizer = read_config(settings.model)
-    data = data_of(settings, config, tokenizer)
+    data = data_of(source, settings, config, tokenizer)
+    pairs = [example for example in data.train if not isinstance(example, Labelled)]
     return estimate(
         config,
         settings.template,
-        workload(settings, data, tokenizer),
+        size_of(settings, tokenize(pairs, tokenizer, TrainingSettings.max_tokens)),
         device=settings.device,
         target=settings.target,
         timed=timed,
     )
 
 
-def workload(settings: JobSettings, data: DataSplits, tokenizer: PreTrainedTokenizerBase) -> Workload:
-    """How much the job does with `data`."""
-    pairs = [example for example in data.train if not isinstance(example, Labelled)]
-    read = tokenize(pairs, tokenizer, TrainingSettings.max_tokens)
+def size_of(settings: JobSettings, read: Sequence[TokenizedExample]) -> JobSize:
+    """How much the job does with the training examples that it has `read`."""
     lengths = [len(example.tokens) for example in read]
     mean = sum(lengths) / len(lengths)
-    return Workload(
+    return JobSize(
         batch_size=settings.batch_size,
         longest=max(lengths),
         mean=mean,
@@ -63,7 +66,7 @@ def workload(settings: JobSettings, data: DataSplits, tokenizer: PreTrainedToken
         lora_steps=0 if settings.lora is None else settings.lora_steps,
         steps=settings.steps,
         refit=settings.refit,
-        calibration_tokens=min(sum(lengths), _REFITTING_TOKENS),
+        calibration_tokens=min(sum(lengths), calibration_tokens(refit=True)),
         evaluations=settings.evaluations,
         evaluation_tokens=round(settings.validation * mean * _OPTIONS),
         hints=settings.hints,
@@ -87,16 +90,22 @@ def require_base_fits(settings: JobSettings) -> None:
         )
 
 
-def require_room(settings: JobSettings, supernet: SuperNetwork, data: DataSplits) -> None:
+def require_room(settings: JobSettings, supernet: SuperNetwork, learned: Sequence[Learned]) -> None:
     """Check that every stage of the job fits beside the model, which is loaded; counted where that is not plain, and
     of language models alone.
+
+    Args:
+        settings: of the job.
+        supernet: with the model.
+        learned: the training examples, tokenized.
 
     Raises:
         EstimateError: one does not; how much it needs, and what would need less, is said.
     """
-    if data.classes or data.kind == "regression":
+    read = [example for example in learned if not isinstance(example, TokenizedLabel)]
+    if not read:
         return
-    work, loaded = workload(settings, data, supernet.tokenizer), bytes_of_model(supernet.model)
+    work, loaded = size_of(settings, read), bytes_of_model(supernet.model)
     if _at_most(work, supernet.model, loaded) <= free_bytes(settings.device) + loaded:
         return
     estimate(
@@ -110,7 +119,7 @@ def require_room(settings: JobSettings, supernet: SuperNetwork, data: DataSplits
     ).require_fit()
 
 
-def _at_most(work: Workload, model: PreTrainedModel, loaded: int) -> int:
+def _at_most(work: JobSize, model: PreTrainedModel, loaded: int) -> int:
     """Bytes that no stage needs, for jobs that are far from too large: counting takes seconds."""
     config = model.config
     layers, hidden, vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size

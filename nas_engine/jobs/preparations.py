@@ -24,7 +24,7 @@ from nas_engine.drivers.driver import DriverProblem, Objectives
 from nas_engine.drivers.registry import make_driver
 from nas_engine.errors import LedgerError
 from nas_engine.jobs.quality import Quality
-from nas_engine.texts.labelled import tokenize_for
+from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.run import require_readable
 from nas_engine.training.settings import TrainingSettings
 from search_spaces import Genome, SearchSpace
@@ -80,14 +80,15 @@ def require_answerable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 def require_learnable(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Learnable]
-) -> None:
-    """Check that `model` can be trained on every one of `examples`.
+) -> Sequence[Learned]:
+    """`examples`, tokenized, after a check that `model` can be trained on every one of them.
 
     Raises:
         ValueError: it cannot (the example is named).
     """
     tokenized = tokenize_for(model, examples, tokenizer, TrainingSettings.max_tokens)
     require_readable(model, [len(example.tokens) for example in tokenized])
+    return tokenized
 
 
 def require_driver(

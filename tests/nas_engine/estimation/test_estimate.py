@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nas_engine.cli import app
-from nas_engine.errors import EstimateError, ModelError
+from nas_engine.errors import EstimateError, TaskError
 from nas_engine.estimation import estimate as estimating
 from nas_engine.jobs import job_estimate
 from nas_engine.jobs.job import run_job
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, tmp_path, **changed) -> JobSettings:
-    return JobSettings(folder=tmp_path / "run", model=str(folder), task="chain_sum", **SMALL | changed)
+    return JobSettings(folder=tmp_path / "run", model=str(folder), **{"task": "chain_sum"} | SMALL | changed)
 
 
 def test_estimate_is_printed_and_nothing_is_done(folder, tmp_path) -> None:
@@ -55,7 +55,9 @@ def test_job_that_cannot_fit_is_refused_before_anything_is_trained(folder, tmp_p
 
 
 def test_memory_is_not_checked_where_that_is_said(folder, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(job_estimate, "require_base_fits", None)  # would fail if it were called
-    asked = replace(settings(folder, tmp_path), check_memory=False, model=str(tmp_path / "nowhere"))
-    with pytest.raises(ModelError, match="nowhere"):
+    monkeypatch.setattr(job_estimate, "free_bytes", lambda device: 1000)
+    asked = settings(folder, tmp_path, task=str(tmp_path / "nowhere.jsonl"))
+    with pytest.raises(EstimateError, match="alone needs"):
         run_job(asked, progress=False)
+    with pytest.raises(TaskError, match="nowhere"):  # which comes after that check
+        run_job(replace(asked, check_memory=False), progress=False)

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from nas_engine import SuperNetwork, Teacher
+from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.stages import Stage, count_stages
 from nas_engine.estimation.tensor_bytes import TensorBytes, bytes_of, bytes_of_model
-from nas_engine.estimation.workload import Workload
 from nas_engine.supernet.refit import find_shares
 from nas_engine.training.answers import Distillation, predictions
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
@@ -23,7 +23,7 @@ QWEN = Qwen3Config(
     hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
     head_dim=64, vocab_size=4096, tie_word_embeddings=False, max_position_embeddings=512)  # fmt: skip
 SPACE = lora_rank((16,)) + mlp_width((1.0, 0.7, 0.5, 0.3)) + attention_heads((1.0, 0.5)) + layer_skip()
-WORK = Workload(
+WORK = JobSize(
     batch_size=4, longest=48, mean=40.0, answers=8, lora_steps=1, steps=1, calibration_tokens=768, hints=4,
     evaluations=1, evaluation_tokens=100, heal_steps=1)  # fmt: skip
 
@@ -95,7 +95,7 @@ def test_what_a_layer_adds_is_the_same_for_every_layer() -> None:
 
 @pytest.mark.slow
 def test_without_fits_and_with_shorter_texts_less_is_needed() -> None:
-    fits, plain = (by_name(count_stages(QWEN, SPACE, Workload(steps=1, refit=refit))) for refit in (True, False))
+    fits, plain = (by_name(count_stages(QWEN, SPACE, JobSize(steps=1, refit=refit))) for refit in (True, False))
     assert plain["super-network training"].bytes < fits["super-network training"].bytes
     assert "order" in plain
     assert "order and fit" in fits
