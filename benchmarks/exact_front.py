@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks._common import arguments, print_json
 from benchmarks._search_problem import BenchmarkProblem
 from benchmarks.search_drivers import problems, volumes
-from nas_engine.drivers.additive import Additive
+from nas_engine.drivers.additive import Additive, columns_of
 from nas_engine.drivers.effort import EXACT, Effort
 from nas_engine.drivers.exact_front import exact_front, spread_budgets
 from search_spaces import Genome
@@ -46,7 +46,7 @@ def main() -> None:
         assert computed is not None
         assert sensitivity is not None
         known = np.flatnonzero(~np.isnan(computed(problem.space.largest[None])[0]))
-        sums = Additive.of(problem.space, sensitivity, lambda genomes, f=computed, at=known: f(genomes)[:, at])  # type: ignore[misc]
+        sums = Additive.of(problem.space, sensitivity, columns_of(computed, known))
         assert sums is not None
         budgets = 3 if given.quick else given.budgets
         seconds, volume = forecasts(problem, sums, budgets, EXACT)

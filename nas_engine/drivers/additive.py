@@ -30,6 +30,11 @@ def costs_of(genomes: Genome, sensitivity: Sequence[Array]) -> Array:
     return np.stack([of_gene[genomes[:, i]] for i, of_gene in enumerate(sensitivity)], axis=1)
 
 
+def columns_of(scores: Callable[[Genome], Array], columns: npt.NDArray[np.int64]) -> Callable[[Genome], Array]:
+    """Some of the columns of what `scores` gives, which is of shape (genomes, columns)."""
+    return lambda genomes: scores(genomes)[:, columns]
+
+
 @dataclass(frozen=True)
 class Additive:
     """Expected losses and costs of every joint choice of a block of genes, the others at their largest.

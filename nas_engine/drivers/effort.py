@@ -37,3 +37,4 @@ class Effort:
 
 
 EXACT = Effort()
+REPEATABLE = Effort(gap=0.002, nodes=200)  # limits in nodes, not in seconds: the same everywhere

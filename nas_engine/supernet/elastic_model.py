@@ -236,7 +236,7 @@ class ElasticModel:
         for choice in space.choices:
             mixture = self.family.experts is not None and choice.dimension in (EXPERTS, WIDTH)
             names = (
-                self.family.blocks if choice.dimension == SKIP else ("experts",) if mixture else self.family.projections
+                self.family.blocks if choice.dimension == SKIP else (EXPERTS,) if mixture else self.family.projections
             )
             for module in choice.modules:
                 index, name = ModuleName.parse(module)
@@ -250,7 +250,7 @@ class ElasticModel:
         """The largest rank of every elastic module; 0 where its width alone is elastic."""
         ranks: dict[str, int] = {}
         for choice in self.space.choices:
-            if choice.dimension != SKIP and not choice.modules[0].endswith(".experts"):
+            if choice.dimension != SKIP and not choice.modules[0].endswith(f".{EXPERTS}"):
                 for module in choice.modules:
                     ranks.setdefault(module, 0)
                     if choice.dimension == RANK:
@@ -262,7 +262,7 @@ class ElasticModel:
         return [
             layer.mixture
             for layer in self.layers
-            if layer.mixture is not None and str(ModuleName(layer.index, "experts")) in modules
+            if layer.mixture is not None and str(ModuleName(layer.index, EXPERTS)) in modules
         ]
 
     def _make_elastic(self) -> dict[str, ElasticLinear]:

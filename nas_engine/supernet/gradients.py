@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from evaluators.text.head import logits_of
 from nas_engine.progress import progress_bar
-from nas_engine.supernet.dimensions import HEADS, SKIP, WIDTH
+from nas_engine.supernet.dimensions import EXPERTS, HEADS, SKIP, WIDTH
 from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.layer import READERS
 from nas_engine.texts.batches import Batch
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from search_spaces import Choice
 
 _POSITIONS = 512  # of a batch, at which next tokens are drawn: each holds a distribution over the vocabulary
-_EXPERTS = "experts"
 _LAST = {"attention": READERS["heads"], "mlp": READERS["channels"]}  # projections of a block
 
 
@@ -83,7 +82,7 @@ def _changed(gene: Choice) -> list[str]:
     return [
         module
         for module in gene.modules
-        if reader in (None, (name := ModuleName.parse(module).name)) or name == _EXPERTS
+        if reader in (None, (name := ModuleName.parse(module).name)) or name == EXPERTS
     ]
 
 
@@ -93,7 +92,7 @@ def _module(supernet: ElasticModel, name: str) -> nn.Module:
         return supernet.elastic_linears[name]
     index, block = ModuleName.parse(name)
     family = supernet.family
-    if family.experts is not None and block in ("mlp", _EXPERTS):
+    if family.experts is not None and block in ("mlp", EXPERTS):
         return supernet.layers[index].module.get_submodule(family.experts.block)
     path = family.norms_after.get(block) or family.projections[_LAST[block]]
     return supernet.layers[index].module.get_submodule(path)

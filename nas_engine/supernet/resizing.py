@@ -31,7 +31,7 @@ def resizers_of(
             resizers.append(partial(layer.set_kept, "attention" if name == "attention" else "mlp"))
         elif choice.dimension == HEADS and name == "o":
             resizers.append(layer.set_heads)
-        elif choice.dimension == WIDTH and name in ("down", "experts"):
+        elif choice.dimension == WIDTH and name in ("down", EXPERTS):
             resizers.append(layer.set_width)
         elif choice.dimension == EXPERTS:
             resizers.append(layer.set_experts)

@@ -62,6 +62,9 @@ class Part:
     states: float = 1.0
 
 
+WHOLE = Part()
+
+
 @dataclass(frozen=True)
 class Distillation:
     """How much of the loss is the teacher's.
@@ -96,7 +99,7 @@ class Distillation:
         """Whether anything of the teacher is learned."""
         return self.weight > 0 or self.hidden > 0
 
-    def loss(self, student: Predictions, teacher: Predictions, part: Part = Part()) -> Tensor:
+    def loss(self, student: Predictions, teacher: Predictions, part: Part = WHOLE) -> Tensor:
         """The loss of `student`, a number, or its summand of a batch's; gradients reach it alone."""
         loss = self.weight * self._divergence(student, teacher)
         if self.weight < 1:
@@ -161,7 +164,7 @@ def learned(
     student: Predictions,
     teacher: Predictions | None,
     distillation: Distillation,
-    part: Part = Part(),
+    part: Part = WHOLE,
 ) -> tuple[Tensor, float]:
     """The loss that trains `student`, and its own on the answers, for the report: in nats a token or text.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nas_engine.errors import NasEngineError
-from nas_engine.training.answers import Part
+from nas_engine.training.answers import WHOLE, Part
 
 T = TypeVar("T")
 _STARTED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun and accelerate launch set
@@ -92,7 +92,7 @@ class Ranks:
             tokens: of each.
         """
         if self.size == 1:
-            return Part()
+            return WHOLE
         mine = self.own(indices)
         of_all, of_mine = ([sum(counts[i] for i in rows) for counts in (labelled, tokens)] for rows in (indices, mine))
         return Part(*(own / whole for own, whole in zip(of_mine, of_all, strict=True)))

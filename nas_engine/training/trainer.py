@@ -17,7 +17,7 @@ from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.texts.labelled import Learned, tokenize_for
-from nas_engine.training.answers import Part, learned, predictions
+from nas_engine.training.answers import WHOLE, Part, learned, predictions
 from nas_engine.training.run import Run
 from nas_engine.training.settings import TrainingSettings
 from nas_engine.training.strategies import genomes_of_batch
@@ -149,7 +149,7 @@ class _Run(Run):
         s = self.settings
         return self.visit_genomes(batch, genomes_of_batch(self.supernet.space, s.strategy, s.seed, micro), part)
 
-    def visit_genomes(self, batch: dict[str, Tensor], genomes: Genome, part: Part = Part()) -> list[float]:  # noqa: B008
+    def visit_genomes(self, batch: dict[str, Tensor], genomes: Genome, part: Part = WHOLE) -> list[float]:
         """Add the gradients of `genomes` on `batch`; the loss on the answers of each."""
         s = self.settings
         teacher = self.teacher.predictions(batch) if self.teacher is not None and s.distillation.asks else None

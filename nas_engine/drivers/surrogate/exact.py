@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from nas_engine.drivers.additive import Additive
+from nas_engine.drivers.additive import Additive, columns_of
 from nas_engine.drivers.driver import DriverProblem
-from nas_engine.drivers.effort import Effort
+from nas_engine.drivers.effort import REPEATABLE
 from nas_engine.drivers.exact_front import Solution, exact_front, spread_budgets
 from nas_engine.drivers.initial import anchors, distinct
 from nas_engine.drivers.operators import ordered_mutation
@@ -31,7 +31,6 @@ _ROUNDS = 2  # of solving about what was found before
 _COST_WEIGHT = 0.5  # of a cost, beside what is expected to be lost, in how far genomes lie apart
 _DENSE = 3  # solutions to choose the first ones among, for each
 _JOINT = 2000  # joint choices of all blocks, beyond which genes are predicted one by one
-_EFFORT = Effort(gap=0.002, nodes=200)  # limits in nodes, not in seconds: the same everywhere
 _WITH = "give a cost that is a sum over layers, such as ParameterCount(), WeightBytes() or a LatencyTable"
 
 
@@ -66,7 +65,7 @@ class Exact:
         self._measured = int(np.flatnonzero(~objectives)[0])
         if not len(columns):
             raise SearchError(f"the driver milp keeps budgets of what is computed, and nothing here is: {_WITH}.")
-        sums = Additive.of(problem.space, problem.sensitivity, partial(_columns, problem, columns))
+        sums = Additive.of(problem.space, problem.sensitivity, columns_of(partial(computed_of, problem), columns))
         if sums is None:
             raise SearchError(
                 f"no sum over layers is among what is computed here, or too many genes interact: {_WITH}."
@@ -76,7 +75,7 @@ class Exact:
         self._limits = np.where(columns < problem.objectives, np.inf, 0.0)
         swept = np.flatnonzero(columns < problem.objectives)
         self._swept = (swept if len(swept) else np.arange(len(columns))).tolist()
-        within = exact_front(sums, self._limits[None], _EFFORT)[0]
+        within = exact_front(sums, self._limits[None], REPEATABLE)[0]
         if within is None:
             raise SearchError("no sub-network keeps all computed constraints together; raise their bounds.")
         self._within = within  # the best where nothing but constraints bounds
@@ -114,7 +113,7 @@ class Exact:
         """See `Proposals`."""
         budgets = self._budgets(_BUDGETS)
         if self._hinted is None:
-            self._hinted = [solution for solution in exact_front(self._sums, budgets, _EFFORT) if solution]
+            self._hinted = [solution for solution in exact_front(self._sums, budgets, REPEATABLE) if solution]
         pool = distinct(np.vstack([*(solution.genome for solution in self._hinted), measured]))
         found: list[Genome] = []
         for budget in budgets:
@@ -125,7 +124,7 @@ class Exact:
         return new[best(*prediction.mean(new), self._settings.survivors)]
 
     def _front(self, sums: Additive, count: int) -> list[Solution]:
-        return [solution for solution in exact_front(sums, self._budgets(count), _EFFORT) if solution is not None]
+        return [solution for solution in exact_front(sums, self._budgets(count), REPEATABLE) if solution is not None]
 
     def _budgets(self, count: int) -> Array:
         turns = len(self._swept) + (len(self._swept) > 1)
@@ -142,7 +141,7 @@ class Exact:
         for _ in range(_ROUNDS if place is not None else 0):
             assert place is not None
             sums = self._sums.with_losses(self._losses_about(place, prediction))
-            solution = exact_front(sums, budget[None], _EFFORT)[0]
+            solution = exact_front(sums, budget[None], REPEATABLE)[0]
             if solution is None or (solution.genome == place).all():
                 break
             place = solution.genome
@@ -173,7 +172,3 @@ class Exact:
             sum((by_gene[i][values[:, k]] for k, i in enumerate(group)), np.zeros(len(values)))
             for group, values in zip(sums.groups, sums.values, strict=True)
         ]
-
-
-def _columns(problem: DriverProblem, columns: npt.NDArray[np.int64], genomes: Genome) -> Array:
-    return computed_of(problem, genomes)[:, columns]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from nas_engine.drivers.additive import Additive, costs_of
+from nas_engine.drivers.additive import Additive, columns_of, costs_of
 from nas_engine.drivers.driver import Objectives, Violations
-from nas_engine.drivers.effort import Effort
+from nas_engine.drivers.effort import REPEATABLE
 from nas_engine.drivers.exact_front import exact_front, spread_budgets
 from nas_engine.drivers.initial import distinct
 from nas_engine.drivers.operators import layers_of
@@ -20,7 +19,6 @@ from search_spaces import Genome, SearchSpace
 
 Array = npt.NDArray[np.float64]
 _BUDGETS = 40  # of each cost
-_EFFORT = Effort(gap=0.002, nodes=200)  # limits in nodes, not in seconds: the same everywhere
 
 
 def starting_points(space: SearchSpace, spread: int, rng: np.random.Generator) -> Genome:
@@ -65,8 +63,8 @@ def promising(
         return np.column_stack([costs_of(genomes, sensitivity).sum(axis=1), known]), np.empty((len(genomes), 0))
 
     known = np.flatnonzero(~np.isnan(computed(space.largest[None])[0]))
-    sums = Additive.of(space, sensitivity, partial(_columns, computed, known)) if len(known) else None
-    exact = [] if sums is None else exact_front(sums, spread_budgets(sums, _BUDGETS, range(len(known))), _EFFORT)
+    sums = Additive.of(space, sensitivity, columns_of(computed, known)) if len(known) else None
+    exact = [] if sums is None else exact_front(sums, spread_budgets(sums, _BUDGETS, range(len(known))), REPEATABLE)
     front = [solution.genome for solution in exact if solution is not None]
     start = distinct(np.vstack([*front, starting_points(space, survivors // 4, rng)]))
     found = evolve(predict, start, space.largest, layers_of(space), survivors, generations, rng)
@@ -89,7 +87,3 @@ def spread_places(costs: Array, count: int) -> npt.NDArray[np.int64]:
     filled = rest[np.linspace(0, len(rest) - 1, missing).round().astype(int)] if missing else rest[:0]
     places: npt.NDArray[np.int64] = np.unique(np.concatenate([nearest, filled]))
     return places
-
-
-def _columns(computed: Callable[[Genome], Array], columns: npt.NDArray[np.int64], genomes: Genome) -> Array:
-    return computed(genomes)[:, columns]
