@@ -37,7 +37,7 @@ test: setup
 
 # The others, slow ones and those that need extras, those of a GPU apart; here a test that is skipped fails.
 test-all: setup-all
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "extras or slow" --no-skips $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "(extras or slow) and not gpu" --no-skips $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

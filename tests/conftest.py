@@ -21,6 +21,8 @@ _OF_EXACTNESS = {"test_families.py", "test_trunks.py", "test_mixtures.py"}
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("gpu"):
+            continue
         callspec = getattr(item, "callspec", None)
         given = {value for value in callspec.params.values() if isinstance(value, str)} if callspec else set()
         if given & _LATER or (given & _EXACTNESS and item.path.name not in _OF_EXACTNESS):

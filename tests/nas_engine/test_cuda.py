@@ -21,7 +21,7 @@ from tests.compressed import sqft as sqft_supernet
 from tests.supernets import CALIBRATION, EVERY_DIMENSION, FAMILIES, TOKENS, random_adapters, supernetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 GPU = torch.device("cuda")
 QUESTIONS = chain_sum(60, seed=0)
