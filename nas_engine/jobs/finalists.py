@@ -34,9 +34,12 @@ _RUNGS = (0.25, 0.5, 1.0)  # fractions of the steps after which finalists are co
 _LAST = 2  # finalists that are healed to the end
 
 
-def rungs(steps: int) -> list[int]:
-    """Steps of healing after which finalists are compared, ascending; none of 0 steps."""
-    return sorted({max(1, round(part * steps)) for part in _RUNGS}) if steps else []
+def rungs(steps: int, finalists: int) -> list[int]:
+    """Steps of healing after which so many finalists are compared, ascending; none of 0 steps. Where all of them go to
+    the end, they are compared there alone.
+    """
+    parts = _RUNGS if finalists > _LAST else _RUNGS[-1:]
+    return sorted({max(1, round(part * steps)) for part in parts}) if steps else []
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def choose(
     out: list[Finalist] = []
     if healing is None:
         return going
-    for i, until in enumerate(rungs(healing.steps)):
+    for i, until in enumerate(rungs(healing.steps, len(going))):
         if i:
             left = max(_LAST, (len(going) + 1) // 2)
             going, out = going[:left], going[left:] + out

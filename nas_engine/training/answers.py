@@ -140,13 +140,35 @@ def _together(parts: Sequence[Predictions]) -> Predictions:
 
 
 def _predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predictions:
-    hidden = model.base_model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).last_hidden_state  # (rows, tokens, hidden)
+    hidden = _hidden(model, batch)
+    states, labels = _where_labelled(hidden, batch)
+    return Predictions(logits_of(model, states), labels, hidden[batch["attention_mask"].bool()])
+
+
+def answer_states(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """All of `predictions` of a language model but its head: of each pass the states from which labelled tokens are
+    predicted, shape (labelled tokens, hidden), and these tokens.
+    """
+    return [_where_labelled(_hidden(model, part), part) for part in by_regime(model, batch)]
+
+
+def at_answers(model: PreTrainedModel, states: Sequence[tuple[Tensor, Tensor]]) -> Predictions:
+    """What the head of `model` makes of `answer_states`: as `predictions`, without the other tokens' states."""
+    parts = [Predictions(logits_of(model, of_pass), labels, of_pass[:0]) for of_pass, labels in states]
+    return parts[0] if len(parts) == 1 else _together(parts)
+
+
+def _hidden(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """Last hidden states, shape (rows, tokens, hidden)."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    hidden: Tensor = model.base_model(**inputs, use_cache=False).last_hidden_state
+    return hidden
+
+
+def _where_labelled(hidden: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     labels = batch["labels"][:, 1:]
     scored = labels != IGNORED
-    states = hidden[batch["attention_mask"].bool()]
-    return Predictions(logits_of(model, hidden[:, :-1][scored]), labels[scored], states)
+    return hidden[:, :-1][scored], labels[scored]
 
 
 def _classified(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Predictions:

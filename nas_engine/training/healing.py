@@ -233,7 +233,9 @@ class _Healing(Run):
     def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
         """See `Run.visit`."""
         distillation = self.settings.distillation
-        teacher = self.teacher.predictions(batch) if self.teacher is not None and distillation.asks else None
+        teacher = None
+        if self.teacher is not None and distillation.asks:
+            teacher = self.teacher.predictions(batch, states=bool(distillation.hidden))
         loss, answers = learned(predictions(self.model, batch), teacher, distillation, part)
         (loss / self.settings.accumulation).backward()
         return [answers]

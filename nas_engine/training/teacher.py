@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from nas_engine.supernet.layer import inverse
 from nas_engine.supernet.supernetwork import SuperNetwork
-from nas_engine.training.answers import Predictions, predictions
+from nas_engine.training.answers import Predictions, answer_states, at_answers, predictions
+from nas_engine.training.remembered import Remembered
 
 
 class Teacher:
@@ -34,6 +35,7 @@ class Teacher:
     ) -> None:
         self._supernet, self._adapters, self._head = supernet, dict(adapters), dict(head or {})
         self._ordered: tuple[str, dict[str, tuple[Tensor, Tensor]]] = ("", {})
+        self._said = Remembered()
 
     @classmethod
     @torch.no_grad()
@@ -58,10 +60,19 @@ class Teacher:
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
-    def predictions(self, batch: Mapping[str, Tensor]) -> Predictions:
-        """What it says where `batch` has labels; the super-network is left with its largest sub-network active."""
+    def predictions(self, batch: Mapping[str, Tensor], states: bool = True) -> Predictions:
+        """What it says where `batch` has labels; the super-network is left with its largest sub-network active.
+
+        Args:
+            batch: as for a model of the task.
+            states: whether the states of all tokens are asked for too. Of a language model asked without them, what it
+                said of a batch is remembered: finalists are healed on the same batches one after the other.
+        """
         with self.taught() as supernet:
-            return predictions(supernet.model, batch)
+            if states or batch["labels"].dim() == 1:
+                return predictions(supernet.model, batch)
+            asked = self._ordered[0] + "".join(_digest(batch[name]) for name in sorted(batch))
+            return at_answers(supernet.model, self._said.of(asked, lambda: answer_states(supernet.model, batch)))
 
     @contextmanager
     def taught(self) -> Iterator[SuperNetwork]:
@@ -94,7 +105,7 @@ class Teacher:
         """The adapters with channels as the super-network has them now, kept until it is ordered anew."""
         supernet = self._supernet
         orders = [order for layer in supernet.layers for order in layer.orders.values()]
-        key = "".join(hashlib.sha256(order.cpu().numpy().tobytes()).hexdigest() for order in orders)
+        key = "".join(map(_digest, orders))
         key = f"{key}{supernet.model.device}"
         if self._ordered[0] != key or not self._ordered[1]:
             device = supernet.model.device
@@ -107,6 +118,10 @@ class Teacher:
             }
             self._ordered = key, adapters
         return self._ordered[1]
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()
 
 
 def _head_of(supernet: SuperNetwork) -> dict[str, nn.Parameter]:

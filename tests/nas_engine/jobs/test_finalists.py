@@ -43,10 +43,11 @@ def finalists(
     )  # fmt: skip
 
 
-def test_rungs_end_with_all_steps_and_none_without_healing() -> None:
-    assert rungs(48) == [12, 24, 48]
-    assert rungs(1) == [1]
-    assert rungs(0) == []
+def test_rungs_end_with_all_steps_and_there_are_none_before_where_nobody_is_dropped() -> None:
+    assert rungs(48, 3) == [12, 24, 48]
+    assert rungs(1, 3) == [1]
+    assert rungs(48, 2) == [48]
+    assert rungs(0, 3) == []
 
 
 def test_two_are_healed_to_the_end_and_the_fastest_that_keeps_the_bound_comes_first(searched) -> None:

@@ -15,6 +15,7 @@ from nas_engine.texts.examples import batch_of, tokenize
 from nas_engine.training import Example, Healed
 from nas_engine.training.answers import predictions
 from nas_engine.training.fitting import _least_squares, can_fit, fit_to_teacher
+from nas_engine.training.remembered import Remembered
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 from tests.supernets import DECODERS, FAMILIES, SPACE, random_adapters, smallest, supernetwork
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -51,6 +52,34 @@ def test_teacher_says_what_the_largest_said_whatever_training_and_ordering_do_af
     torch.testing.assert_close(predictions(supernet.largest.model, batch()).logits, now.logits)
     assert teacher.fingerprint() == named
     assert Teacher.of(supernet).fingerprint() != named
+
+
+def test_teacher_reads_a_batch_once_for_all_finalists_and_anew_where_channels_moved() -> None:
+    supernet = tuned()
+    teacher, read = Teacher.of(supernet), []
+    supernet.model.base_model.register_forward_hook(lambda *_: read.append(1))
+    whole = teacher.predictions(batch())
+    first, again = (teacher.predictions(batch(), states=False) for _ in range(2))
+    assert len(read) == 2
+    for said in (first, again):
+        assert torch.equal(said.logits, whole.logits)
+        assert torch.equal(said.labels, whole.labels)
+    supernet.order_by_importance(calibration_batches(EXAMPLES, supernet.tokenizer, 8), refit=False)
+    read.clear()
+    torch.testing.assert_close(teacher.predictions(batch(), states=False).logits, whole.logits, atol=1e-4, rtol=1e-4)
+    assert len(read) == 1
+
+
+def test_what_is_remembered_stays_within_its_bytes() -> None:
+    made: list[str] = []
+
+    def asked(remembered: Remembered, key: str) -> None:
+        remembered.of(key, lambda: made.append(key) or [(torch.zeros(10), torch.zeros(10))])
+
+    remembered = Remembered(most=3 * 80)
+    for key in "abcabcdbca":
+        asked(remembered, key)
+    assert "".join(made) == "abcda"  # the fourth made the first forgotten, and that in its turn the second
 
 
 def test_loss_is_the_formula() -> None:
