@@ -60,9 +60,8 @@ class SurrogateDriver:
 
     def ask(self) -> Genome:
         """The warm start, later a batch that promises most; empty once the space is exhausted."""
-        if not self._seen:
-            asked = self._proposals.first(min(self._problem.population, max(_WARM, len(self._problem.space) + 1)))
-        else:
+        asked = self._warming()
+        if not len(asked):
             batch = self._batch()
             asked = self._proposed(batch) if self._measured().sum() >= _LEARNABLE else self._genomes[:0]
             seen = self._seen | {genome.tobytes() for genome in asked}
@@ -76,6 +75,14 @@ class SurrogateDriver:
         missed = np.empty((len(genomes), 0)) if violations is None else violations
         self._genomes = np.vstack([self._genomes, genomes])
         self._outputs = np.vstack([self._outputs, np.column_stack([objectives, missed])])
+
+    def _warming(self) -> Genome:
+        """What the warm start asks next; nothing once it is over."""
+        warm = min(self._problem.population, max(_WARM, len(self._problem.space) + 1))
+        if not self._seen:
+            return self._proposals.first(warm)
+        left = min(warm - len(self._genomes), self._batch())
+        return self._proposals.more(self._genomes, self._outputs, left) if left > 0 else self._genomes[:0]
 
     def _batch(self) -> int:
         """How many genomes are asked next."""

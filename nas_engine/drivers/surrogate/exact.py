@@ -1,6 +1,7 @@
 """Proposals that are exact: under budgets of what is computed, the least of what is expected to be lost.
 
-At first that is the sum of a sensitivity over genes. Measurements correct it: what each choice of a block changes is
+At first that is the sum of a sensitivity over genes: a few of its front are measured, and then more where these differ
+(see `nas_engine.drivers.surrogate.boxes`). Measurements correct it: what each choice of a block changes is
 then read off the surrogate's prediction, the other blocks as in the best sub-network known to keep the budget, and once
 more about the one that is found, so that what blocks lose together counts too.
 """
@@ -20,6 +21,7 @@ from nas_engine.drivers.exact_front import Solution, exact_front, spread_budgets
 from nas_engine.drivers.initial import anchors, distinct
 from nas_engine.drivers.operators import ordered_mutation
 from nas_engine.drivers.ranking import best
+from nas_engine.drivers.surrogate.boxes import halving
 from nas_engine.drivers.surrogate.prediction import Prediction, computed_of
 from nas_engine.drivers.surrogate.settings import SurrogateSettings
 from nas_engine.errors import SearchError
@@ -29,7 +31,8 @@ Array = npt.NDArray[np.float64]
 _BUDGETS = 12  # of a proposal
 _ROUNDS = 2  # of solving about what was found before
 _COST_WEIGHT = 0.5  # of a cost, beside what is expected to be lost, in how far genomes lie apart
-_DENSE = 3  # solutions to choose the first ones among, for each
+_DENSE = 48  # solutions on the front along which the warm start goes, about
+_ALONG = 3  # of them that are measured with the corners, before anything is known
 _JOINT = 2000  # joint choices of all blocks, beyond which genes are predicted one by one
 _WITH = "give a cost that is a sum over layers, such as ParameterCount(), WeightBytes() or a LatencyTable"
 
@@ -80,17 +83,38 @@ class Exact:
             raise SearchError("no sub-network keeps all computed constraints together; raise their bounds.")
         self._within = within  # the best where nothing but constraints bounds
         self._hinted: list[Solution] | None = None
+        self._line: Genome | None = None
 
     def first(self, count: int) -> Genome:
         """See `Proposals`."""
         corners = anchors(self._problem.space)
-        left = max(count - len(corners), 0)
-        found = self._front(self._sums, _DENSE * left) if left else []
-        if not found:
+        if count <= len(corners):
             return corners
         given = distinct(np.vstack([corners, self._within.genome]))
-        genomes = distinct(np.vstack([given, *(solution.genome for solution in found)]))
-        return genomes[self._apart(genomes, min(len(given), count), count)]
+        genomes = distinct(np.vstack([given, self._along()]))
+        return genomes[self._apart(genomes, min(len(given), count), min(count, len(given) + _ALONG))]
+
+    def more(self, genomes: Genome, outputs: Array, count: int) -> Genome:
+        """See `Proposals`."""
+        line = self._along()
+        values = self._measured_on(line, genomes, outputs[:, self._measured])
+        return line[halving(self._places(line)[:, 1:].mean(axis=1), values, count)]
+
+    def _along(self) -> Genome:
+        """The exact front of the expected losses, from what loses the least to the smallest sub-network."""
+        if self._line is None:
+            found = [solution.genome for solution in self._front(self._sums, _DENSE)]
+            line = distinct(np.vstack([self._within.genome, *found, self._problem.space.smallest]))
+            self._line = line[np.lexsort((self._sums.losses_at(line), -self._places(line)[:, 1:].mean(axis=1)))]
+        return self._line
+
+    @staticmethod
+    def _measured_on(line: Genome, genomes: Genome, values: Array) -> Array:
+        """What was measured of each genome of `line`; of failed ones the worst; NaN where nothing was."""
+        worst = values.max(initial=0.0, where=~np.isnan(values))
+        shown = np.where(np.isnan(values), worst, values)
+        told = {genome.tobytes(): value for genome, value in zip(genomes, shown, strict=True)}
+        return np.array([told.get(genome.tobytes(), np.nan) for genome in line])
 
     def _apart(self, genomes: Genome, first: int, count: int) -> list[int]:
         """The `first` genomes and up to `count` in all that lie far apart, each as far as possible from those before.
@@ -98,9 +122,8 @@ class Exact:
         Beyond two or three nats a network knows nothing, however far beyond, so that losses count by
         ``1 - exp(-loss)``; where these tell nothing apart, costs do, at half their weight.
         """
-        worth = 1 - np.exp(-self._sums.losses_at(genomes))
-        costs = self._sums.costs_at(genomes)[:, self._swept] / np.maximum(self._sums.reach[self._swept], 1e-300)
-        places = np.column_stack([worth / max(float(np.ptp(worth)), 1e-300), _COST_WEIGHT * costs])
+        places = self._places(genomes)
+        places[:, 1:] *= _COST_WEIGHT
         chosen = list(range(first))
         distances = np.linalg.norm(places[:, None] - places[:first], axis=2).min(axis=1)
         while len(chosen) < min(count, len(genomes)):
@@ -108,6 +131,12 @@ class Exact:
             chosen.append(int(distances.argmax()))
             distances = np.minimum(distances, np.linalg.norm(places - places[chosen[-1]], axis=1))
         return chosen
+
+    def _places(self, genomes: Genome) -> Array:
+        """What `genomes` are expected to be worth, and their swept costs, in parts of what there is of each."""
+        worth = 1 - np.exp(-self._sums.losses_at(genomes))
+        costs = self._sums.costs_at(genomes)[:, self._swept] / np.maximum(self._sums.reach[self._swept], 1e-300)
+        return np.column_stack([worth / max(float(np.ptp(worth)), 1e-300), costs])
 
     def candidates(self, prediction: Prediction, measured: Genome) -> Genome:
         """See `Proposals`."""

@@ -28,7 +28,19 @@ class Proposals(Protocol):
     """Genomes for a surrogate to choose among; a function of the problem, its seed and what was told."""
 
     def first(self, count: int) -> Genome:
-        """The warm start: largest, smallest and median, and up to `count` genomes in all, shape (genomes, genes)."""
+        """The warm start, or its first part: largest, smallest and median, and up to `count` genomes in all, shape
+        (genomes, genes).
+        """
+        ...
+
+    def more(self, genomes: Genome, outputs: Array, count: int) -> Genome:
+        """Up to `count` genomes with which the warm start goes on; none where it is over.
+
+        Args:
+            genomes: that were evaluated.
+            outputs: objectives and violations of each; NaN of failed ones.
+            count: how many at most.
+        """
         ...
 
     def candidates(self, prediction: Prediction, measured: Genome) -> Genome:
@@ -57,16 +69,15 @@ class Evolved:
     def __init__(self, problem: DriverProblem, settings: SurrogateSettings, rng: np.random.Generator) -> None:
         self._problem, self._settings, self._rng = problem, settings, rng
         self._layers = layers_of(problem.space)
+        self._exact = _exact(problem, settings, rng)
 
     def first(self, count: int) -> Genome:
         """See `Proposals`."""
         problem, s = self._problem, self._settings
+        if self._exact is not None:
+            return self._exact.first(count)
         if problem.sensitivity is None:
             return warm_start(problem.space, count, self._rng)
-        try:
-            return Exact(problem, s, self._rng).first(count)
-        except SearchError:  # it has not all that it needs
-            pass
         general = warm_start(problem.space, count - round(_HINTED_SHARE * count), self._rng)
 
         def computed(genomes: Genome) -> Array:
@@ -75,6 +86,10 @@ class Evolved:
         left = max(count - len(general), 0)  # of a small population, nothing
         hinted = promising(problem.space, problem.sensitivity, computed, left, s.survivors, s.generations, self._rng)
         return distinct(np.vstack([general, hinted]))
+
+    def more(self, genomes: Genome, outputs: Array, count: int) -> Genome:
+        """See `Proposals`."""
+        return genomes[:0] if self._exact is None else self._exact.more(genomes, outputs, count)
 
     def candidates(self, prediction: Prediction, measured: Genome) -> Genome:
         """See `Proposals`."""
@@ -90,3 +105,13 @@ class Evolved:
             )
         )
         return evolve(prediction.mean, start, space.largest, self._layers, size, self._settings.generations, self._rng)
+
+
+def _exact(problem: DriverProblem, settings: SurrogateSettings, rng: np.random.Generator) -> Exact | None:
+    """Where there is all that it needs."""
+    if problem.sensitivity is None:
+        return None
+    try:
+        return Exact(problem, settings, rng)
+    except SearchError:
+        return None

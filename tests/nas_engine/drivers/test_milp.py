@@ -58,12 +58,31 @@ def asked(driver: Driver, count: int, costs: int = 1, bound: float | None = None
 
 
 def test_corners_come_first_and_then_the_exact_front() -> None:
-    first = make_driver("milp", problem()).ask()
+    driver = make_driver("milp", problem())
+    first = asked(driver, 8)
     assert first[:3].tolist() == [SPACE.largest.tolist(), SPACE.smallest.tolist(), SPACE.median.tolist()]
     assert len(first) == 8
     losses, costs = lost(EVERYTHING), EVERYTHING @ PRICES
     for genome in first[3:]:
         assert lost(genome[None])[0] == pytest.approx(losses[costs <= genome @ PRICES + 1e-9].min())
+
+
+@pytest.mark.parametrize("name", ["milp", "surrogate"])
+@pytest.mark.parametrize("cliff", [0.15, 0.4, 0.8])
+def test_where_quality_falls_off_a_cliff_the_warm_start_finds_it(name: str, cliff: float) -> None:
+    driver, genomes = make_driver(name, problem(population=12)), np.empty((0, len(SPACE)), dtype=np.int64)
+
+    def fallen(genomes: np.ndarray) -> np.ndarray:
+        return (lost(genomes) > cliff).astype(float)
+
+    while len(genomes) < 7:  # a genome more than there are genes
+        batch = driver.ask()
+        driver.tell(batch, np.column_stack([fallen(batch), batch @ PRICES]))
+        genomes = np.vstack([genomes, batch])
+    standing = EVERYTHING[lost(EVERYTHING) <= cliff]
+    costs = genomes[fallen(genomes) == 0] @ PRICES
+    # Of 24 that there are between the largest and nothing, within three of the cheapest that stands.
+    assert costs.min() <= (standing @ PRICES).min() + 3.0
 
 
 @pytest.mark.parametrize(("costs", "failing", "bound"), [(1, True, None), (1, False, 12.0), (2, True, 12.0)])
