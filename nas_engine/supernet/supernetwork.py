@@ -119,9 +119,10 @@ class SuperNetwork(ElasticModel):
     def pack_base(self) -> None:
         """Hold the frozen weights of a quantized base as the integers that they are: INT4 in an eighth of fp32's bytes.
 
-        The weights are the same numbers, and adapters train beside them as before (as QLoRA does: Dettmers et al., 2023,
-        arXiv 2305.14314, on other grids): a projection's weight is made for its product, and again for the gradient. It is saved and loaded as any other; `load` takes ``pack=True``. Projections that the
-        space does not move stay in floating point.
+        The weights are the same numbers, and adapters train beside them as before (as QLoRA does: Dettmers et al.,
+        2023, arXiv 2305.14314, on other grids): a projection's weight is made for its product, and again for the
+        gradient. It is saved and loaded as any other; `load` takes ``pack=True``. Projections that the space does not
+        move stay in floating point.
 
         Raises:
             CompressionError: the base is not quantized, or adapters act on the weights (``adapter_mode``).
