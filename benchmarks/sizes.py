@@ -102,6 +102,22 @@ def ours(folder: Path, given: argparse.Namespace, stages: Stages) -> None:
             supernet.save(Path(saved) / "supernet", include_base=False)
 
 
+def packed(folder: Path, given: argparse.Namespace, stages: Stages) -> None:
+    """Adapters on an INT4 base that is held as integers, rounded to nearest; widths are plain prefixes."""
+    model, group = _loaded(folder, _dtype(given.device), given.device), 32 if given.shape == "tiny" else 128
+    ids = torch.randint(0, 256, (1, 16), device=given.device)
+    texts = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
+    quantization = quantize_model(model, texts, group_size=group, method="rtn")
+    template = lora_rank((RANK,)) + mlp_width(WIDTHS, multiple_of=group) + layer_skip(skip_missing=True)
+    learned = examples(given.batch)
+    settings: dict[str, Any] = {"batch_size": given.batch, "steps": given.steps, "progress": False}
+    with stages.stage("packing"):
+        supernet = SuperNetwork.from_pretrained(model, template, tiny_tokenizer(), quantization=quantization, pack=True)
+    del quantization
+    with stages.stage("packed step of the largest", given.steps):
+        train(supernet, learned, strategy="largest", **settings)
+
+
 def gptq(folder: Path, given: argparse.Namespace, stages: Stages) -> None:
     """GPTQ of the whole model."""
     model = _loaded(folder, _dtype(given.device), given.device)
@@ -136,7 +152,7 @@ def plain(folder: Path, given: argparse.Namespace, stages: Stages) -> None:
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace, Stages], None]] = {
-    "plain": plain, "peft": peft, "ours": ours, "gptq": gptq}  # fmt: skip
+    "plain": plain, "peft": peft, "ours": ours, "packed": packed, "gptq": gptq}  # fmt: skip
 
 
 def counted(config: PreTrainedConfig, given: argparse.Namespace) -> dict[str, float]:
@@ -229,10 +245,15 @@ def _figures(
     figures: dict[str, Any] = {"stages": stages, "counted_gigabytes": counted(config, given)}
     if {"PEFT step", "super-network training"} <= set(stages):
         step, theirs = stages["super-network training"], stages["PEFT step"]
-        most = max(stages[name]["gigabytes"] for name in stages if not name.startswith(("PEFT", "GPTQ", "from_")))
+        others = ("PEFT", "GPTQ", "from_", "pack")
+        most = max(stages[name]["gigabytes"] for name in stages if not name.startswith(others))
         figures["memory_ratio"] = round(step["gigabytes"] / theirs["gigabytes"], 4)
         figures["memory_ratio_of_all_stages"] = round(most / theirs["gigabytes"], 4)
         figures["step_ratio"] = round(step["seconds"] / theirs["seconds"], 4)
+        if "packed step of the largest" in stages:
+            figures["packed_memory_ratio"] = round(
+                stages["packed step of the largest"]["gigabytes"] / theirs["gigabytes"], 4
+            )
         figures["processor_step_ratio"] = round(step["processor_seconds"] / theirs["processor_seconds"], 4)
     return {given.shape: figures | {"layers": config.num_hidden_layers, "device": given.device}}
 
