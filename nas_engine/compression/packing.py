@@ -42,7 +42,8 @@ def pack(integers: Tensor, bits: int, where: str = "the weight") -> Tensor:
     if integers.shape[1] % 2:
         raise CompressionError(f"{where} has {integers.shape[1]} inputs; two share a byte, so their number is even.")
     low, high = integers.view(torch.uint8).unflatten(1, (-1, 2)).unbind(2)
-    return (low & 15) | (high << 4)
+    held: Tensor = (low & 15) | (high << 4)
+    return held
 
 
 def unpack(held: Tensor, bits: int) -> Tensor:
