@@ -57,7 +57,9 @@ def pair(model=tiny_llama, bits: int = 4) -> tuple[SuperNetwork, SuperNetwork]:
     return floats, packed
 
 
-@pytest.mark.parametrize(("model", "bits"), [(tiny_llama, 4), (tiny_llama, 8), (tiny_gpt2, 4)])
+@pytest.mark.parametrize(
+    ("model", "bits"), [(tiny_llama, 4), pytest.param(tiny_llama, 8, marks=pytest.mark.slow), (tiny_gpt2, 4)]
+)
 def test_packed_base_computes_and_learns_the_same(model, bits: int) -> None:
     floats, packed = pair(model, bits)
     slack = 1e-5 if model is tiny_gpt2 else 0.0  # its weights lie the other way round, and are multiplied so
