@@ -30,6 +30,7 @@ from evaluators.whole_file import replacing
 from nas_engine import Example, SuperNetwork
 from nas_engine.data.tasks import task_splits
 from nas_engine.errors import TaskError
+from nas_engine.supernet.refit import solving
 from nas_engine.texts.batches import Batch
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.texts.examples import tokenize
@@ -129,13 +130,12 @@ def sampled_macs(supernet: SuperNetwork, load: Load, seed: int, draws: int = 64)
 
 
 def calibration_macs(subnet: Subnetwork, batches: Sequence[Batch], fitted: bool = False) -> float:
-    """A forward pass without the head; with `fitted` also products of channels with channels, and their solves.
-
-    An inverse, an elimination and the shares take about three cubes of the channels.
+    """A forward pass without the head; with `fitted` also products of channels with channels, and their solves, about
+    one cube of the channels.
     """
     tokens = float(sum(int(batch["attention_mask"].sum()) for batch in batches))
     widths = [width for _, width in blocks_of(subnet)] if fitted else []
-    return forward_macs(subnet, Load(tokens, 0)) + sum(tokens * width**2 + 3 * width**3 for width in widths)
+    return forward_macs(subnet, Load(tokens, 0)) + sum(solving(width, tokens) / 2 for width in widths)
 
 
 def calibration(train: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, channels: int) -> list[Batch]:

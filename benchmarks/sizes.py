@@ -28,12 +28,15 @@ from benchmarks._common import add_device, arguments, print_json, texts, tiny_to
 from benchmarks._peaks import Stages
 from evaluators import Perplexity
 from nas_engine import SuperNetwork, train
-from nas_engine.compression import quantize_model
+from nas_engine.compression import GridSettings, Quantization, quantize_model
+from nas_engine.compression.rounding import round_to_nearest
+from nas_engine.compression.sparsification import matrix_of
 from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.outline import with_layers
 from nas_engine.estimation.stages import count_stages
+from nas_engine.families.family import family_of
 from nas_engine.texts.examples import Example, TextPair
-from search_spaces import SpaceTemplate, attention_heads, layer_skip, lora_rank, mlp_width
+from search_spaces import ModuleName, SpaceTemplate, attention_heads, layer_skip, lora_rank, mlp_width
 
 _LLAMA: dict[str, Any] = {"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 4096}
 SHAPES: dict[str, PreTrainedConfig] = {
@@ -102,6 +105,34 @@ def ours(folder: Path, given: argparse.Namespace, stages: Stages) -> None:
             supernet.save(Path(saved) / "supernet", include_base=False)
 
 
+def packed(folder: Path, given: argparse.Namespace, stages: Stages) -> None:
+    """Adapters on an INT4 base that is held as integers, rounded to nearest; widths are plain prefixes."""
+    model, group = _loaded(folder, _dtype(given.device), given.device), 32 if given.shape == "tiny" else 128
+    quantization = _rounded(model, group)
+    template = lora_rank((RANK,)) + mlp_width(WIDTHS, multiple_of=group) + layer_skip(skip_missing=True)
+    learned = examples(given.batch)
+    settings: dict[str, Any] = {"batch_size": given.batch, "steps": given.steps, "progress": False}
+    with stages.stage("packing"):
+        supernet = SuperNetwork.from_pretrained(model, template, tiny_tokenizer(), quantization=quantization, pack=True)
+    del quantization
+    with stages.stage("packed step of the largest", given.steps):
+        train(supernet, learned, strategy="largest", **settings)
+
+
+@torch.no_grad()
+def _rounded(model: PreTrainedModel, group: int) -> Quantization:
+    """All projections put on grids, in place, without a look at texts."""
+    family, grids = family_of(model), {}
+    for index in range(model.config.num_hidden_layers):
+        for name in family.projections:
+            module = str(ModuleName(index, name))
+            weight = matrix_of(model.get_submodule(family.path(module)))
+            found = round_to_nearest(weight, GridSettings(4, group))
+            weight.copy_(found.weight)
+            grids[module] = found.grid
+    return Quantization(grids)
+
+
 def gptq(folder: Path, given: argparse.Namespace, stages: Stages) -> None:
     """GPTQ of the whole model."""
     model = _loaded(folder, _dtype(given.device), given.device)
@@ -136,7 +167,7 @@ def plain(folder: Path, given: argparse.Namespace, stages: Stages) -> None:
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace, Stages], None]] = {
-    "plain": plain, "peft": peft, "ours": ours, "gptq": gptq}  # fmt: skip
+    "plain": plain, "peft": peft, "ours": ours, "packed": packed, "gptq": gptq}  # fmt: skip
 
 
 def counted(config: PreTrainedConfig, given: argparse.Namespace) -> dict[str, float]:
@@ -229,10 +260,15 @@ def _figures(
     figures: dict[str, Any] = {"stages": stages, "counted_gigabytes": counted(config, given)}
     if {"PEFT step", "super-network training"} <= set(stages):
         step, theirs = stages["super-network training"], stages["PEFT step"]
-        most = max(stages[name]["gigabytes"] for name in stages if not name.startswith(("PEFT", "GPTQ", "from_")))
+        others = ("PEFT", "GPTQ", "from_", "pack")
+        most = max(stages[name]["gigabytes"] for name in stages if not name.startswith(others))
         figures["memory_ratio"] = round(step["gigabytes"] / theirs["gigabytes"], 4)
         figures["memory_ratio_of_all_stages"] = round(most / theirs["gigabytes"], 4)
         figures["step_ratio"] = round(step["seconds"] / theirs["seconds"], 4)
+        if "packed step of the largest" in stages:
+            figures["packed_memory_ratio"] = round(
+                stages["packed step of the largest"]["gigabytes"] / theirs["gigabytes"], 4
+            )
         figures["processor_step_ratio"] = round(step["processor_seconds"] / theirs["processor_seconds"], 4)
     return {given.shape: figures | {"layers": config.num_hidden_layers, "device": given.device}}
 

@@ -1,7 +1,8 @@
 """The layers of a model one after the other on calibration texts, each fed by the layers before it as they are now.
 
 A layer is changed between being observed and being run: what the next one sees has passed through the changed ones, as
-Wanda and GPTQ want it. The layers' own forward code runs, with the arguments that the model gave them once.
+Wanda and GPTQ want it. The layers' own forward code runs, with the arguments that the model gave them once. What passes
+between layers waits on the CPU, a batch of it at a time where the model is.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class CalibratedLayer:
         Raises:
             CompressionError: that is not finite (the projection is named).
         """
-        for call, hidden, mask in zip(self._calls, self._hidden, self._mask, strict=True):
+        for call, hidden, mask in self._batches():
             with _listening(self.projections, mask, (self._require_finite, *observers)):
                 call(self._module, hidden)
 
@@ -103,10 +104,10 @@ class CalibratedLayer:
         """
         listened = {name: self.projections[name] for name in observers}
         outputs = []
-        for call, hidden, mask in zip(self._calls, self._hidden, self._mask, strict=True):
+        for call, hidden, mask in self._batches():
             shown = (self._require_finite, lambda name, inputs: observers[name](name, inputs))
             with _listening(listened, mask, shown):
-                outputs.append(call(self._module, hidden))
+                outputs.append(_waiting(call(self._module, hidden)))
         self.given = outputs
 
     @torch.no_grad()
@@ -116,7 +117,7 @@ class CalibratedLayer:
         module = self.projections[projection]
         handle = module.register_forward_pre_hook(lambda module, args: read.append(args[0]))
         try:
-            outputs = self.outputs()
+            outputs = [call(self._module, hidden) for call, hidden, _ in self._batches()]
         finally:
             handle.remove()
         # OPT flattens its rows itself.
@@ -124,8 +125,18 @@ class CalibratedLayer:
 
     @torch.no_grad()
     def outputs(self) -> list[Tensor]:
-        """What the layer as it is gives on every batch."""
-        return [call(self._module, hidden) for call, hidden in zip(self._calls, self._hidden, strict=True)]
+        """What the layer as it is gives on every batch, on the CPU."""
+        return [_waiting(call(self._module, hidden)) for call, hidden, _ in self._batches()]
+
+    def _batches(self) -> Iterator[tuple[_Call, Tensor, Tensor]]:
+        """How the layer is called, what it reads and which of the tokens are no padding, where the model is."""
+        for call, hidden, mask in zip(self._calls, self._hidden, self._mask, strict=True):
+            yield call, hidden.to(mask.device), mask
+
+
+def _waiting(states: Tensor) -> Tensor:
+    """Hidden states until the next layer reads them: those of all calibration texts would fill a GPU."""
+    return states.cpu()
 
 
 @torch.no_grad()
@@ -159,7 +170,7 @@ def calibrated_layers(model: PreTrainedModel, batches: Iterable[Batch]) -> Itera
             layer = CalibratedLayer(family, index, module, calls[index], hidden, masks)
             yield layer
             if index + 1 < len(layers):
-                hidden = layer.outputs() if layer.given is None else layer.given
+                hidden = layer.outputs() if layer.given is None else list(map(_waiting, layer.given))
     finally:
         model.train(was_training)
 
@@ -206,7 +217,7 @@ def _recording(layers: list[nn.Module], calls: list[list[_Call]], hidden: list[T
         rest = {name: value for name, value in kwargs.items() if name != _HIDDEN}
         calls[index].append(_Call(args if by_keyword else args[1:], rest, by_keyword))
         if index == 0:
-            hidden.append(first)
+            hidden.append(_waiting(first))
 
     def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         first_said[0] = output

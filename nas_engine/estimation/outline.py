@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from nas_engine.estimation.tensor_bytes import bytes_of_model
@@ -41,7 +42,7 @@ def outlined(
     Raises:
         FamilyError: the family is not supported.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), _GroupedProducts():
         model = _model_of(config, dtype)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a target narrows is said when the job makes its super-network
@@ -49,6 +50,21 @@ def outlined(
             tokenizer: Any = object()
             outline: Any = Outline.from_pretrained(model, template, tokenizer, target=target, **settings)
         yield outline
+
+
+class _GroupedProducts(TorchDispatchMode):
+    """Experts' products in any type, as they run: without numbers, torch 2.13 knows their shapes in bfloat16 alone."""
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation, but of grouped products give the shape."""
+        if func is not torch.ops.aten._grouped_mm.default:
+            return func(*args, **(kwargs or {}))
+        first, second, offsets = args[0], args[1], (*args[2:3], *(kwargs or {}).values())
+        groups = [len(offsets[0])] if first.dim() == second.dim() == 2 else []
+        groups = [len(first)] if first.dim() == second.dim() == 3 else groups
+        return first.new_empty(*groups, first.shape[-2], second.shape[-1])
 
 
 def base_bytes(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> int:
@@ -74,3 +90,12 @@ def with_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
             setattr(fewer, key, getattr(fewer, key)[:count])
     fewer.num_hidden_layers = count
     return fewer
+
+
+def period(config: PreTrainedConfig) -> int:
+    """After how many layers their kinds begin anew; all of them where they never do, or share keys and values."""
+    count = int(config.num_hidden_layers)
+    if getattr(config, "num_kv_shared_layers", 0):
+        return count
+    kinds = getattr(config, "layer_types", None) or [None] * count
+    return next(p for p in range(1, count + 1) if count % p == 0 and kinds == kinds[:p] * (count // p))

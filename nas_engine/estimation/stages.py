@@ -1,8 +1,9 @@
 """Memory and arithmetic of each stage of a job, counted by running it on tensors that have a shape and no numbers.
 
 What is saved for a backward pass, what an operation makes, what is shared: all follows from the code that will run. Two
-small copies of the model, of one layer and of two, are counted; what a layer adds is their difference. Of stages
-that follow the data (an order of channels), a formula stands beside the code it counts.
+small copies of the model are counted, of one layer and of two, or in hybrids of one turn of their kinds of layers and
+of two; what a turn adds is their difference. Of stages that follow the data (an order of channels), a formula stands
+beside the code it counts.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ from transformers import PreTrainedConfig
 
 from evaluators.multiple_choice.likelihoods import TOKEN_BUDGET
 from nas_engine.estimation.job_size import JobSize
-from nas_engine.estimation.outline import Outline, outlined, with_layers
+from nas_engine.estimation.outline import Outline, outlined, period, with_layers
 from nas_engine.estimation.tensor_bytes import TensorBytes, bytes_of, bytes_of_model
 from nas_engine.supernet.dimensions import SKIP
 from nas_engine.supernet.gradients import changed_modules, heard_gradients
 from nas_engine.supernet.refit import solving, workspace
 from nas_engine.supernet.saving import SHARD_BYTES
+from nas_engine.texts.calibration import CALIBRATION_ROWS
 from nas_engine.training.answers import Distillation, Predictions
 from search_spaces import Genome, SearchSpace, SpaceTemplate
 
-_FEW, _MORE = 1, 2  # layers that are counted
 _ROW = 128  # tokens of a row that is evaluated
-_CALIBRATION_ROWS = 32
 _SAVING = "extraction and saving"
 
 
@@ -85,19 +85,20 @@ def count_stages(
     layers = int(config.num_hidden_layers)
     with outlined(config, template, dtype, target):  # the whole space is checked against the whole model
         pass
-    if layers <= _MORE:
+    turn = period(config)
+    if layers <= 2 * turn:
         stages = _counted(config, template, work, dtype, target)
     else:
-        few, more = (_counted(with_layers(config, count), template, work, dtype, target) for count in (_FEW, _MORE))
-        stages = [_extrapolated(one, other, layers) for one, other in zip(few, more, strict=True)]
+        few, more = (_counted(with_layers(config, count), template, work, dtype, target) for count in (turn, 2 * turn))
+        stages = [_extrapolated(one, other, layers // turn) for one, other in zip(few, more, strict=True)]
     # What is merged is written a file at a time.
     return [replace(s, passing=min(s.passing, SHARD_BYTES)) if s.name == _SAVING else s for s in stages]
 
 
-def _extrapolated(few: Stage, more: Stage, layers: int) -> Stage:
+def _extrapolated(few: Stage, more: Stage, turns: int) -> Stage:
     def at(name: str) -> float:
         small, large = getattr(few, name), getattr(more, name)
-        return float(small + (layers - _FEW) / (_MORE - _FEW) * (large - small))
+        return float(small + (turns - 1) * (large - small))
 
     names = ("held", "passing", "operations", "fits", "finalist")
     numbers: dict[str, Any] = {name: at(name) for name in names}
@@ -161,7 +162,9 @@ def _narrowest(space: SearchSpace) -> Genome:
 
 @dataclass(frozen=True)
 class _Products:
-    """Numbers that a token is multiplied by: in the layers' active weights and adapters, and in the output head."""
+    """Numbers that a token is multiplied by: in the layers' active weights, of experts those that it is sent to, in
+    adapters, and in the output head.
+    """
 
     weights: int
     adapters: int
@@ -174,8 +177,13 @@ class _Products:
 
 def _products(outline: Outline) -> _Products:
     linears, head = outline.elastic_linears.values(), outline.model.get_output_embeddings()
+    experts = sum(
+        min(mixture.per_token, mixture.active) * 3 * mixture.width * mixture.down.shape[1]
+        for layer in outline.layers
+        if (mixture := layer.mixture) is not None
+    )
     return _Products(
-        sum(linear.active_parameters for linear in linears),
+        sum(linear.active_parameters for linear in linears) + experts,
         sum(linear.active_adapter_parameters for linear in linears),
         0 if head is None else head.weight.numel(),
     )
@@ -224,7 +232,7 @@ def _step(outline: Outline, work: JobSize, teacher: Predictions | None) -> None:
 
 
 def _sensitivity(outline: Outline, work: JobSize) -> object:
-    batch = {"input_ids": torch.zeros(min(work.hints, _CALIBRATION_ROWS), work.longest, dtype=torch.long)}
+    batch = {"input_ids": torch.zeros(min(work.hints, CALIBRATION_ROWS), work.longest, dtype=torch.long)}
     return heard_gradients(outline, batch, changed_modules(outline), torch.Generator())
 
 

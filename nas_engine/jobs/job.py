@@ -30,7 +30,13 @@ from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
 from nas_engine.jobs.job_estimate import require_base_fits, require_room
 from nas_engine.jobs.job_settings import JobSettings
-from nas_engine.jobs.preparations import require_answerable, require_driver, require_learnable, writable
+from nas_engine.jobs.preparations import (
+    require_answerable,
+    require_driver,
+    require_learnable,
+    require_one_process,
+    writable,
+)
 from nas_engine.jobs.quality import Quality, worth
 from nas_engine.jobs.report import (
     ASKED,
@@ -91,6 +97,7 @@ def run_job(settings: JobSettings, progress: bool = True) -> JobResult:
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
+    require_one_process()
     folder = writable(settings.folder, _FOLDERS, _FILES)
     with job_line(enabled=progress), libraries_in(folder / MESSAGES):
         return _run(settings, folder, progress)

@@ -2,7 +2,7 @@
 
 | stage | needs | checked by |
 |---|---|---|
-| all | a run folder that can be written | `writable` |
+| all | one process, for a run folder that can be written | `require_one_process`, `writable` |
 | accuracies on any split | two questions or more, that the model reads with their options | `require_answerable` |
 | answers in own words | prompts and new tokens that the model reads | `require_generable` |
 | training, healing | examples that the model reads | `require_learnable` |
@@ -22,12 +22,29 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluators.classification.labelled import Learnable
 from nas_engine.drivers.driver import DriverProblem, Objectives
 from nas_engine.drivers.registry import make_driver
-from nas_engine.errors import LedgerError
+from nas_engine.errors import LedgerError, SettingsError
 from nas_engine.jobs.quality import Quality
 from nas_engine.texts.labelled import Learned, tokenize_for
+from nas_engine.training.data_parallel import started_processes
 from nas_engine.training.run import require_readable
 from nas_engine.training.settings import TrainingSettings
 from search_spaces import Genome, SearchSpace
+
+
+def require_one_process() -> None:
+    """Check that nobody started several processes for one job.
+
+    Raises:
+        SettingsError: torchrun or accelerate did.
+    """
+    count = started_processes()
+    if count > 1:
+        raise SettingsError(
+            f"{count} processes were started for this job (by torchrun or accelerate launch), and they would write the "
+            "same run folder: a job's stages run in one. Start it with nas-engine alone; its executor setting "
+            "evaluates on several devices, and a script that calls train and heal may train under torchrun "
+            "(docs/training.md)."
+        )
 
 
 def writable(folder: Path, folders: Sequence[str] = (), files: Sequence[str] = ()) -> Path:

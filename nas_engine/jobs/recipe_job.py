@@ -17,7 +17,13 @@ from evaluators.latency.machine import require_device
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import require_packable
 from nas_engine.data.tasks import task_splits
-from nas_engine.jobs.preparations import require_answerable, require_counts, require_learnable, writable
+from nas_engine.jobs.preparations import (
+    require_answerable,
+    require_counts,
+    require_learnable,
+    require_one_process,
+    writable,
+)
 from nas_engine.jobs.recipe import Adapter, Recipe, ShearsRecipe, SqftRecipe
 from nas_engine.jobs.recipes import CompressedModel, SearchPlan, shears, sqft
 from nas_engine.jobs.report import leave_page
@@ -142,6 +148,7 @@ def run_recipe(
     Raises:
         ValueError: a model, task or setting that cannot be used; the message says which and what to do.
     """
+    require_one_process()
     writable(
         settings.folder,
         ("training", "search", "healing", "compressed"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
@@ -13,6 +15,9 @@ from nas_engine.errors import CompressionError
 from nas_engine.families.family import attention_sizes, family_of
 from nas_engine.supernet.dimensions import HEADS, WIDTH
 from search_spaces import SearchSpace
+
+if TYPE_CHECKING:
+    from nas_engine.supernet.elastic import ElasticLinear
 
 
 def prepare_base(
@@ -58,6 +63,37 @@ def prepare_base(
         family = family_of(model)
         for module in (m for m, rank in ranks.items() if rank and m in quantization.unrounded):
             matrix_of(model.get_submodule(family.path(module))).copy_(quantization.unrounded[module])
+
+
+def require_packable(quantization: Quantization | None, adapter_mode: str) -> Quantization:
+    """The grids on which a base is held as integers.
+
+    Raises:
+        CompressionError: it is on none, or its adapters need the weights that were rounded onto them.
+    """
+    if quantization is None:
+        raise CompressionError(
+            "only a quantized base is held as integers; give one that nas_engine.compression.quantize_model changed, "
+            "with quantization=…, or a folder that save_quantized wrote."
+        )
+    if adapter_mode != "plain":
+        raise CompressionError(
+            f"adapter_mode={adapter_mode!r} trains on weights that are not rounded yet, which are no integers; pack a "
+            "base under adapter_mode='plain'."
+        )
+    return quantization
+
+
+def pack_weights(linears: Mapping[str, ElasticLinear], quantization: Quantization) -> Quantization:
+    """Let layers on a grid hold their integers, in place; `quantization` without the weights that were rounded.
+
+    Raises:
+        CompressionError: a weight is off its grid; layers before it are packed.
+    """
+    for name, linear in linears.items():
+        if name in quantization.grids:
+            linear.pack(name)
+    return replace(quantization, unrounded={})
 
 
 def _require_whole_groups(model: PreTrainedModel, space: SearchSpace, group_sizes: Mapping[str, int]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from nas_engine.compression.grid import Grid, dequantize, quantize
+from nas_engine.compression.packing import pack, packed_bytes, widened
 from nas_engine.errors import ExportError
 from nas_engine.families.plain import ElasticProjection
 from nas_engine.supernet.adapter_mode import AdapterMode, Plain
+from nas_engine.supernet.made_weight import product
 from nas_engine.supernet.shares import fitted, read_through, stored
 
 # What a switch of sub-networks sets, thousands of times a search.
@@ -71,7 +74,8 @@ class ElasticLinear(ElasticProjection):
             )
         self.adapter_mode, self.grid = adapter_mode, grid
         self.transposed = isinstance(base, Conv1D)
-        self.weight = base.weight  # (outputs, inputs); (inputs, outputs) where transposed
+        self.packed = False  # whether `weight` is its integers
+        self.weight = base.weight  # (outputs, inputs); (inputs, outputs) where transposed; integers where packed
         self.register_parameter("bias", base.bias)
         for parameter in base.parameters():
             parameter.requires_grad_(False)
@@ -82,7 +86,8 @@ class ElasticLinear(ElasticProjection):
         self.active_parts = self.parts
         self.scaling = alpha / rank if rank else 0.0
         self._shares: dict[int, Tensor] = {}  # by active inputs, the most first
-        self._refits: dict[int, Tensor] = {}  # the frozen weight with these, each (outputs, active_in)
+        # The frozen weight with these, each (outputs, active_in), in half precision where that is close enough.
+        self._refits: dict[int, Tensor] = {}
         self._sparsity: tuple[Any, float] = (None, 0.0)  # counted once for each weight and size
         self.dropout = nn.Dropout(dropout)
         if rank:
@@ -133,8 +138,37 @@ class ElasticLinear(ElasticProjection):
 
     @property
     def matrix(self) -> Tensor:
-        """The frozen weight as (outputs, inputs), a view."""
+        """The frozen weight as (outputs, inputs): a view, but made of its integers where it is packed."""
+        if self.packed:
+            return self._widened(slice(None), self.in_features)
         return self.weight.T if self.transposed else self.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the frozen weight computes in."""
+        return self.weight.dtype if self.grid is None or not self.packed else self.grid.scale.dtype
+
+    @torch.no_grad()
+    def pack(self, where: str, check: bool = True) -> None:
+        """Hold the frozen weight as the integers that it is on its grid; the layer computes the same.
+
+        Args:
+            where: what an error calls it.
+            check: whether the weight lies on its grid.
+
+        Raises:
+            CompressionError: it lies beside its grid.
+        """
+        if self.packed or self.grid is None:
+            return
+        matrix, bits = self.matrix, self.grid.settings.bits
+        held = packed_bytes(matrix, self.grid, where) if check else pack(quantize(matrix, self.grid), bits, where)
+        self.weight = nn.Parameter(held, requires_grad=False)
+        self.packed = True
+
+    def _widened(self, rows: slice, inputs: int) -> Tensor:
+        assert self.grid is not None
+        return widened(self.weight, self.grid, rows, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, active_in) to (…, active_out)."""
@@ -142,9 +176,7 @@ class ElasticLinear(ElasticProjection):
             return F.linear(x, self.combined_weight().to(x.dtype), self.active_bias)
         if self._merges(x):
             return F.linear(x, self._added_weight(), self.active_bias)
-        weight = self._reading_weight
-        outputs = [F.linear(x, weight[rows], None if self.bias is None else self.bias[rows]) for rows in self._rows]
-        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        y = self._frozen_outputs(x)
         if self.lora_A is None or self.lora_B is None:
             return y
         lora_A = self._active_lora_A.to(x.dtype)
@@ -152,6 +184,23 @@ class ElasticLinear(ElasticProjection):
         hidden = F.linear(self.dropout(x), lora_A)  # (…, active_rank)
         # One product that adds, instead of a product, a scaling and a sum: two fewer passes over the outputs.
         return torch.addmm(y.flatten(0, -2), hidden.flatten(0, -2), lora_B.T, alpha=self.scaling).view(y.shape)
+
+    def _frozen_outputs(self, x: Tensor) -> Tensor:
+        """What the frozen layer gives, shape (…, active_out)."""
+        biases = [None if self.bias is None else self.bias[rows] for rows in self._rows]
+        fitted = self._fitted
+        if self.packed:
+            # Of what there is now: another sub-network may be active when gradients are asked for.
+            held, grid, inputs = self.weight, self.grid, self.active_in
+            makers = [partial(widened, held, grid, rows, inputs) for rows in self._rows]
+        elif fitted is not None and fitted.dtype != self.weight.dtype:
+            makers = [partial(fitted[rows].to, self.weight.dtype) for rows in self._rows]
+        else:
+            weight = self._reading_weight
+            outputs = [F.linear(x, weight[rows], bias) for rows, bias in zip(self._rows, biases, strict=True)]
+            return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        outputs = [product(x, make, bias) for make, bias in zip(makers, biases, strict=True)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
     def _merges(self, x: Tensor) -> bool:
         """Whether adding the adapter to the weight costs less than applying it to every token of `x`.
@@ -179,10 +228,15 @@ class ElasticLinear(ElasticProjection):
     @property
     def _reading_weight(self) -> Tensor:
         """The frozen weight of the active inputs, shape (outputs, active_in): a prefix, or what was fitted to them."""
-        if self.active_in == self.in_features:
-            return self.matrix
-        fitted = self._refits.get(self.active_in)
-        return self.matrix[:, : self.active_in] if fitted is None else fitted
+        if self.packed:
+            return self._widened(slice(None), self.active_in)
+        fitted = self._fitted
+        return self.matrix[:, : self.active_in] if fitted is None else fitted.to(self.weight.dtype)
+
+    @property
+    def _fitted(self) -> Tensor | None:
+        """What was fitted to the active inputs, as it is held; None where they are a prefix."""
+        return self._refits.get(self.active_in)
 
     def _reading(self, matrix: Tensor) -> Tensor:
         """A matrix of shape (…, inputs) for the active inputs alone, which stand in for the others where fitted."""
@@ -231,6 +285,7 @@ class ElasticLinear(ElasticProjection):
         """Put another frozen weight of shape (out_features, in_features) in place; nothing is copied."""
         if grid is not None and self.lora_A is None:
             weight = dequantize(quantize(weight, grid), grid)
+        self.packed = False
         self.weight.data = weight.T if self.transposed else weight
         self.grid = grid
         self.shares = {}
@@ -344,6 +399,11 @@ class ElasticLinear(ElasticProjection):
             layer.bias = nn.Parameter(self.active_bias.clone())
         return layer
 
+    def outline_of_weight(self) -> Tensor:
+        """The whole frozen weight as the original layer has it, without numbers."""
+        shape = (self.in_features, self.out_features) if self.transposed else (self.out_features, self.in_features)
+        return torch.empty(shape, dtype=self.dtype, device="meta")
+
     def outline(self) -> nn.Linear | Conv1D:
         """A plain layer of the active size and the original's class, without weights."""
         with torch.device("meta"):
@@ -352,7 +412,7 @@ class ElasticLinear(ElasticProjection):
                 if self.transposed
                 else nn.Linear(self.active_in, self.active_out, bias=self.bias is not None)
             )
-        return layer.to(self.weight.dtype)
+        return layer.to(self.dtype)
 
     @property
     def active_parameters(self) -> int:
@@ -367,7 +427,7 @@ class ElasticLinear(ElasticProjection):
     @torch.no_grad()
     def permute_outputs(self, order: Tensor) -> None:
         """Reorder the output channels, adapter included; `order` holds the current indices in their new order."""
-        for tensor in (self.matrix, self.bias, self.lora_B):
+        for tensor in (self.weight if self.packed else self.matrix, self.bias, self.lora_B):
             if tensor is not None:
                 tensor.copy_(tensor[order])
         self.shares = self._shares  # the fitted weights follow
@@ -386,7 +446,8 @@ class ElasticLinear(ElasticProjection):
                 "the inputs of a quantized layer are in groups that share a scale, so their order is fixed; order the "
                 "model before it is quantized (nas_engine.jobs.recipes.ordered)."
             )
-        for tensor in (self.matrix, self.lora_A):
+        # Packed inputs are on a grid, and keep their order.
+        for tensor in (None if self.packed else self.matrix, self.lora_A):
             if tensor is not None:
                 tensor.copy_(tensor[:, order])
         self.shares = {}

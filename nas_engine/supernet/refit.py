@@ -31,6 +31,7 @@ from search_spaces import ModuleName
 
 T = TypeVar("T")
 _STEPS = 96  # in which units are taken away, a few at a time: one by one, a wide layer would take hours
+_COPIED = 8  # of what is left, so much is taken away before it is copied together
 _DAMPING = 0.01  # of the mean square of an input, so that what calibration texts never tell apart stays as it was
 
 
@@ -142,51 +143,68 @@ def _shares_of(products: Tensor, sizes: list[int]) -> dict[int, Tensor]:
     return found
 
 
-def _elimination_order(w: Tensor, products: Tensor, width: int, fewest: int) -> Tensor:
+def _elimination_order(weight: Tensor, products: Tensor, width: int, fewest: int) -> Tensor:
     """As `elimination_order`, by a Cholesky factor ``CᵀC`` of the inverse that grows by the rows of what is taken away.
 
     The inverse itself stays as it is: of what is left it holds ``H - CᵀC``, of which a step needs a few rows alone.
+    Inputs are rows here, so that those of units that are gone leave by copies of whole rows, and only now and then:
+    to leave them out at every step took longer than all arithmetic. What they compute until then nobody reads.
     """
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(products))
     units = len(products) // width
-    left = torch.arange(units, device=w.device)
+    present = torch.arange(units, device=weight.device)  # those whose rows are here
+    gone = torch.zeros(units, dtype=torch.bool, device=weight.device)  # of these
     own = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
-    factor = inverse.new_empty(0, len(inverse))  # (inputs taken away, inputs left)
+    w = weight.T.contiguous()  # (inputs, outputs)
     fewest, at_once = max(1, fewest), max(1, units // _STEPS)
-    gone: list[Tensor] = []
-    while len(left) > fewest:
-        least = _errors_without(w, own).argsort(stable=True)[: min(at_once, len(left) - fewest)]
-        gone.append(left[least].flip(0))
-        kept = torch.ones(len(left), dtype=torch.bool, device=w.device)
-        kept[least] = False
-        staying = kept.nonzero().flatten()
-        inputs, out, stay = (spread(index, [width]) for index in (left, least, staying))
-        rows = inverse[inputs[out]][:, inputs].addmm_(factor[:, out].T, factor, alpha=-1)
+    left, taken = units, 0
+    factor = inverse.new_empty(len(inverse), 0)  # (inputs, inputs taken away), with room for more of these
+    removed: list[Tensor] = []
+    while left > fewest:
+        if taken == factor.shape[1]:
+            stay = (~gone).nonzero().flatten()
+            inputs = spread(stay, [width])
+            present, gone, own = present[stay], gone[stay], own[stay]
+            w = w if len(w) == len(inputs) else w.index_select(0, inputs)
+            steps = max(1, left // _COPIED // at_once)
+            longer = factor.new_empty(len(inputs), taken + steps * at_once * width)
+            longer[:, :taken] = factor[inputs]
+            factor = longer
+        count = min(at_once, left - fewest)
+        least = _errors_without(w, own).masked_fill_(gone, torch.inf).argsort(stable=True)[:count]
+        removed.append(present[least].flip(0))
+        gone[least] = True
+        left -= count
+        out, inputs = spread(least, [width]), spread(present, [width])
+        rows = inverse[inputs[out]].index_select(1, inputs)
+        rows.addmm_(factor[out, :taken], factor[:, :taken].T, alpha=-1)
         corner = torch.linalg.cholesky(rows[:, out])
-        new = torch.linalg.solve_triangular(corner, rows[:, stay], upper=False)  # (inputs that go, inputs that stay)
-        moved = torch.linalg.solve_triangular(corner, w[:, out].T, upper=False)  # (inputs that go, outputs)
-        w = w[:, stay].addmm_(moved.T, new, alpha=-1)
-        of_units = new.view(len(new), len(staying), width).transpose(0, 1)  # (units, inputs that go, width)
-        own = own[staying] - of_units.transpose(1, 2) @ of_units
-        factor = torch.cat([factor[:, stay], new])
-        left = left[staying]
-    last = left[_errors_without(w, own).argsort(descending=True, stable=True)]
-    return torch.cat([last, *reversed(gone)])
+        new = torch.linalg.solve_triangular(corner, rows, upper=False)  # (inputs that go, inputs)
+        moved = torch.linalg.solve_triangular(corner, w[out], upper=False)  # (inputs that go, outputs)
+        w.addmm_(new.T, moved, alpha=-1)
+        of_units = new.view(len(new), len(present), width).transpose(0, 1)  # (units, inputs that go, width)
+        own -= of_units.transpose(1, 2) @ of_units
+        own[least] = torch.eye(width, dtype=own.dtype, device=own.device)  # nothing is left of them to divide by
+        factor[:, taken : taken + len(new)] = new.T
+        taken += len(new)
+    errors = _errors_without(w, own).masked_fill_(gone, -torch.inf)
+    last = present[errors.argsort(descending=True, stable=True)[:left]]
+    return torch.cat([last, *reversed(removed)])
 
 
 def _errors_without(weight: Tensor, own: Tensor) -> Tensor:
     """Of each unit, the output error when the others stand in for it, shape (units,).
 
     Args:
-        weight: shape (outputs, inputs).
+        weight: shape (inputs, outputs).
         own: the inverse's block of each unit, shape (units, width, width).
     """
     units, width, _ = own.shape
     if width == 1:
         # LAPACK takes matrices one by one: of thousands of single numbers it makes minutes where cores are shared.
-        return weight.square().sum(0) / own.flatten()
-    columns = weight.T.view(units, width, -1)
-    errors: Tensor = (columns * torch.linalg.solve(own, columns)).sum((1, 2))
+        return torch.linalg.vector_norm(weight, dim=1).square_().div_(own.flatten())
+    rows = weight.view(units, width, -1)
+    errors: Tensor = (rows * torch.linalg.solve(own, rows)).sum((1, 2))
     return errors
 
 

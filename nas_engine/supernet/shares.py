@@ -14,10 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 Shares = Mapping[int, Tensor]
 """By how many inputs are kept, from the most on: the share of each kept input in each that the step leaves out, shape
 (kept, left out)."""
+_HALVED = 2.0**-10  # of its norm, a weight is at most off in half precision; else it stays as it is
+_ROWS = 512  # that are compared at a time
 _AT_ONCE = 2**22  # numbers of a share that are in full precision at a time
 
 
@@ -57,13 +60,28 @@ def read_through(matrix: Tensor, shares: Shares, kept: int) -> Tensor:
 
 @torch.no_grad()
 def fitted(matrix: Tensor, shares: Shares) -> dict[int, Tensor]:
-    """A weight of shape (outputs, inputs) for every width, each (outputs, kept), in its own type."""
+    """A weight of shape (outputs, inputs) for every width, each (outputs, kept), in two bytes a number.
+
+    That is its own type, or float16 where that is close: shares are no finer. Others stay in their own type.
+    """
     found: dict[int, Tensor] = {}
     whole = matrix.to(torch.promote_types(matrix.dtype, torch.float32)) if shares else matrix
     for kept, share in shares.items():
         whole = _Through.apply(whole, share)  # type: ignore[no-untyped-call]
-        found[kept] = whole.to(matrix.dtype)
+        found[kept] = _narrowed(whole.to(matrix.dtype))
     return found
+
+
+def _narrowed(weight: Tensor) -> Tensor:
+    """In float16, if it is of more bytes, and float16 is fine and wide enough for it."""
+    if weight.itemsize <= torch.float16.itemsize:
+        return weight
+    half = weight.to(torch.float16)
+    if weight.is_meta or isinstance(weight, FakeTensor):  # of those that have no numbers, only bytes are counted
+        return half
+    off = sum(float((one.to(weight.dtype) - other).square().sum()) for one, other in zip(
+        half.split(_ROWS), weight.split(_ROWS), strict=True))  # fmt: skip
+    return half if off <= _HALVED**2 * float(torch.linalg.vector_norm(weight)) ** 2 else weight
 
 
 class _Through(torch.autograd.Function):

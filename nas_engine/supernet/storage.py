@@ -23,6 +23,7 @@ from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CheckpointError
 from nas_engine.families.fingerprint import base_fingerprint, tokenizer_fingerprint
 from nas_engine.families.plain import require_plain
+from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_model import ElasticModel
 from nas_engine.supernet.saving import later, save_sharded
 from nas_engine.supernet.state import adapter_tensors
@@ -174,17 +175,25 @@ def _original_weights(supernet: ElasticModel, at_once: bool = False) -> dict[str
             continue
         if owner in modules:
             make = partial(_original, supernet, modules[owner], kind, tensor)
-            tensor = make() if at_once else later(tensor, make)
+            tensor = (
+                make() if at_once else later(_outline(supernet.elastic_linears[modules[owner]], tensor, kind), make)
+            )
         if owner in mixtures:
             tensor = mixtures[owner].original(kind, tensor)  # transformers parts experts before it writes them
         weights[key] = tensor
     return weights
 
 
+def _outline(linear: ElasticLinear, tensor: Tensor, kind: str) -> Tensor:
+    """Of the shape and type of what is written, without numbers."""
+    return tensor if kind != "weight" or not linear.packed else linear.outline_of_weight()
+
+
 def _original(supernet: ElasticModel, module: str, kind: str, tensor: Tensor) -> Tensor:
     """Weight or bias of an elastic projection in the original order."""
-    transposed = supernet.elastic_linears[module].transposed and kind == "weight"
-    tensor = tensor.T if transposed else tensor
+    linear = supernet.elastic_linears[module]
+    transposed = linear.transposed and kind == "weight"
+    tensor = linear.matrix.detach() if kind == "weight" else tensor  # of whatever it is held as
     tensor = tensor[supernet.original_outputs(module)]
     tensor = tensor[:, supernet.original_inputs(module)] if kind == "weight" else tensor
     return (tensor.T if transposed else tensor).contiguous()

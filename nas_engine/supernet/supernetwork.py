@@ -18,6 +18,7 @@ from nas_engine.errors import CheckpointError
 from nas_engine.families.plain import require_plain
 from nas_engine.models import moved
 from nas_engine.supernet.block_importance import block_importance
+from nas_engine.supernet.compressed_base import pack_weights, require_packable
 from nas_engine.supernet.elastic_model import AdapterSettings, ElasticModel
 from nas_engine.supernet.elastic_units import sort_by_norms
 from nas_engine.supernet.narrowing import bound_for
@@ -60,6 +61,7 @@ class SuperNetwork(ElasticModel):
         database: LayerDatabase | None = None,
         device: str | torch.device | None = None,
         target: str | None = None,
+        pack: bool = False,
     ) -> SuperNetwork:
         """Freeze `model` and make it elastic in what `space` varies.
 
@@ -82,9 +84,11 @@ class SuperNetwork(ElasticModel):
             target: where sub-networks will run: one of `nas_engine.deploy.TARGETS`, such as ``"llama.cpp"``. A template
                 is narrowed to what that can run, which is said; a space that is bound already is checked. None and
                 ``"transformers"`` allow all.
+            pack: hold a quantized base as integers; see `pack_base`.
 
         Raises:
-            CompressionError: the model is quantized in another format, or a width cuts a group of a grid.
+            CompressionError: the model is quantized in another format, a width cuts a group of a grid, or as
+                `pack_base`.
             FamilyError: the model's family is not supported (the message names those that are).
             ExportError: there is no such target, or it cannot run the model.
             SpaceError: the space does not fit the model, such as a width larger than a layer, or has a value that the
@@ -104,9 +108,26 @@ class SuperNetwork(ElasticModel):
         shape = require_plain(loaded).shape(loaded)
         bound = bound_for(space, shape, loaded, target)
         settings = AdapterSettings(alpha, dropout, seed, adapter_mode)
+        if pack:
+            require_packable(quantization, adapter_mode)
         supernet = cls(loaded, tokenizer, bound, settings, base, quantization, database)
         supernet.target = target
+        if pack:
+            supernet.pack_base()
         return supernet.to(device)
+
+    def pack_base(self) -> None:
+        """Hold the frozen weights of a quantized base as the integers that they are: INT4 in an eighth of fp32's bytes.
+
+        The weights are the same numbers, and adapters train beside them as before (as QLoRA does: Dettmers et al.,
+        2023, arXiv 2305.14314, on other grids): a projection's weight is made for its product, and again for the
+        gradient. It is saved and loaded as any other; `load` takes ``pack=True``. Projections that the space does not
+        move stay in floating point.
+
+        Raises:
+            CompressionError: the base is not quantized, or adapters act on the weights (``adapter_mode``).
+        """
+        self.quantization = pack_weights(self.elastic_linears, require_packable(self.quantization, self.adapter.mode))
 
     def to(self, device: str | torch.device | None) -> SuperNetwork:
         """Move everything to `device`, such as ``cuda``, in place; None leaves it where it is.
@@ -137,9 +158,13 @@ class SuperNetwork(ElasticModel):
 
     @classmethod
     def load(
-        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device | None = None
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device | None = None,
+        pack: bool = False,
     ) -> SuperNetwork:
-        """The super-network that `save` wrote, on `device` or else the CPU.
+        """The super-network that `save` wrote, on `device` or else the CPU; with `pack`, see `pack_base`.
 
         Raises:
             CheckpointError: a file is missing, or the base model is no longer the one that it was saved with.
@@ -154,6 +179,8 @@ class SuperNetwork(ElasticModel):
             supernet.load_state(state)
         except CheckpointError as error:
             raise CheckpointError(f"{folder} holds no saved super-network: {error}") from error
+        if pack:
+            supernet.pack_base()
         return supernet.to(device)
 
     def load_adapter(self, folder: str | Path) -> None:

@@ -13,7 +13,7 @@ from nas_engine.errors import CompressionError
 from nas_engine.texts.batches import Batch
 from nas_engine.texts.examples import batch_of, tokenize
 
-_CALIBRATION_ROWS = 16
+CALIBRATION_ROWS = 16  # of a batch
 
 
 def calibration_batches(
@@ -36,11 +36,11 @@ def calibration_batches(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     labelled = [example for example in chosen if isinstance(example, Labelled)]
     rows = sorted(encoded_pairs(labelled, tokenizer, max_tokens), key=lambda row: len(row["input_ids"]))
-    for start in range(0, len(rows), _CALIBRATION_ROWS):
-        yield padded(rows[start : start + _CALIBRATION_ROWS], pad, device)
+    for start in range(0, len(rows), CALIBRATION_ROWS):
+        yield padded(rows[start : start + CALIBRATION_ROWS], pad, device)
     if labelled:
         return
     pairs = [example for example in chosen if not isinstance(example, Labelled)]
     tokenized = sorted(tokenize(pairs, tokenizer, max_tokens), key=lambda example: len(example.tokens))
-    for start in range(0, len(tokenized), _CALIBRATION_ROWS):
-        yield batch_of(tokenized[start : start + _CALIBRATION_ROWS], pad, device)
+    for start in range(0, len(tokenized), CALIBRATION_ROWS):
+        yield batch_of(tokenized[start : start + CALIBRATION_ROWS], pad, device)

@@ -22,6 +22,31 @@ from nas_engine.training.answers import WHOLE, Part
 
 T = TypeVar("T")
 _STARTED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun and accelerate launch set
+_SHARDED_BY = "ACCELERATE_USE_FSDP"  # what accelerate launch sets where it is configured so
+
+
+def started_processes() -> int:
+    """How many processes there are that torchrun or `accelerate launch` started as this one, itself included."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    started = all(name in os.environ for name in _STARTED_BY)
+    return int(os.environ.get("WORLD_SIZE", "1")) if started else 1
+
+
+def require_whole(parameters: Sequence[nn.Parameter]) -> None:
+    """Check that each process holds the whole network.
+
+    Raises:
+        ValueError: it is sharded over processes, or was to be.
+    """
+    asked = os.environ.get(_SHARDED_BY, "").lower() in ("1", "true", "yes", "on")
+    if asked or any(hasattr(parameter, "device_mesh") for parameter in parameters):
+        raise ValueError(
+            "the network is sharded over processes (FSDP), or accelerate is configured to shard it, and here each "
+            "process holds the whole network: sub-networks read parts of weights that no process would have whole. "
+            "Start with torchrun or accelerate's multi-GPU setting instead; a base that is too large for one device "
+            "may be quantized and packed (SuperNetwork.pack_base)."
+        )
 
 
 class Ranks:
@@ -46,7 +71,7 @@ class Ranks:
         if not dist.is_available():
             return cls()
         if not dist.is_initialized():
-            if int(os.environ.get("WORLD_SIZE", "1")) < 2 or any(name not in os.environ for name in _STARTED_BY):
+            if started_processes() < 2:
                 return cls()
             dist.init_process_group()
             atexit.register(_leave)

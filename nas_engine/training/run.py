@@ -29,7 +29,7 @@ from nas_engine.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from nas_engine.training.data_parallel import Ranks
+from nas_engine.training.data_parallel import Ranks, require_whole
 from nas_engine.training.epochs import batch_indices
 from nas_engine.training.settings import StepSettings
 
@@ -86,6 +86,7 @@ class Run(ABC):
         )
         digest = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
         self.identity: dict[str, Any] = asdict(settings) | {"train_set": digest} | dict(identity)
+        require_whole(self.parameters)
         self.ranks = Ranks.joined(model.device)
         self.ranks.require_same(self.identity, settings.batch_size)
 

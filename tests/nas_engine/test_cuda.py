@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from evaluators import ExactMatch, Latency, MultipleChoiceAccuracy, Perplexity, Problem, Racing, cost_model
 from nas_engine import Example, WorkerPool, search, train
 from nas_engine.compression import load_quantized, quantize_model, sparsify
+from nas_engine.compression.calibration import calibrated_layers
 from nas_engine.compression.database import LayerDatabase, build_database
 from nas_engine.data.made import chain_sum
 from nas_engine.jobs.recipes import SearchPlan, ordered, shears, sqft
@@ -84,6 +85,28 @@ def test_supernetwork_made_there_is_ordered_and_fitted_there() -> None:
         made.append([logits(subnet.model) for subnet in some(supernet)])
     for here, there in zip(*made, strict=True):
         assert (here - there).abs().max() < 1e-2
+
+
+def test_what_passes_between_layers_waits_here_and_says_the_same_there() -> None:
+    model = tiny_llama()
+    heard: dict[str, list[torch.Tensor]] = {}
+    for device in ("cpu", "cuda"):
+        model.to(device)
+        for layer in calibrated_layers(model, CALIBRATION):
+            assert {states.device.type for states in layer._hidden} == {"cpu"}
+            layer.pass_on({"down": lambda _, inputs, of=device: heard.setdefault(of, []).append(inputs)})
+            assert {states.device.type for states in layer.given} == {"cpu"}
+    for here, there in zip(heard["cpu"], heard["cuda"], strict=True):
+        assert there.device.type == "cuda"
+        assert (here - there.cpu()).abs().max() < 1e-3
+
+
+def test_packed_base_moves_and_learns_there() -> None:
+    supernet = sqft_supernet()
+    supernet.pack_base()
+    require_same_on_gpu(supernet)
+    report = train(supernet, EXAMPLES, steps=8, batch_size=4, learning_rate=1e-2, progress=False)
+    assert report.losses[-1] < report.losses[0]
 
 
 def test_training_there_learns_and_its_state_loads_here(tmp_path) -> None:

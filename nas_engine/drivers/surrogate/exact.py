@@ -3,7 +3,8 @@
 At first that is the sum of a sensitivity over genes: a few of its front are measured, and then more where these differ
 (see `nas_engine.drivers.surrogate.boxes`). Measurements correct it: what each choice of a block changes is
 then read off the surrogate's prediction, the other blocks as in the best sub-network known to keep the budget, and once
-more about the one that is found, so that what blocks lose together counts too.
+more about the one that is found, so that what blocks lose together counts too. Budgets bound what is computed.
+Constraints on what is measured bound none; of proposals, those that the surrogate expects to keep them go first.
 """
 
 from __future__ import annotations

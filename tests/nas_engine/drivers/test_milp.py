@@ -100,6 +100,27 @@ def test_a_bound_of_what_is_computed_is_kept_by_all_but_the_corners() -> None:
     assert (genomes[8:] @ PRICES <= 8.0 + 1e-9).mean() > 0.8
 
 
+def test_most_proposals_keep_a_bound_of_what_is_measured_which_no_budget_knows() -> None:
+    """Once a few were measured; a quarter of all would by chance."""
+    most = 0.25
+    driver = make_driver(
+        "milp",
+        problem(
+            constraints=1, computed=lambda genomes: np.column_stack([known(genomes), np.full(len(genomes), np.nan)])
+        ),
+    )
+    asked_for = []
+    for _ in range(12):
+        batch = driver.ask()
+        told = known(batch)
+        told[:, 0] = lost(batch)
+        driver.tell(batch, told, told[:, :1] / most - 1)
+        asked_for.append(batch)
+    later = np.vstack(asked_for[1:])
+    assert (lost(EVERYTHING) <= most).mean() < 0.25
+    assert (lost(later) <= most).mean() > 0.7
+
+
 def test_one_objective_under_a_bound_is_found_at_once() -> None:
     bound = 9.0
     genomes = asked(make_driver("milp", problem(costs=0, bound=bound)), 10, costs=0, bound=bound)

@@ -1,6 +1,7 @@
 """What is counted from a configuration is what real tensors take, stage by stage."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +9,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from nas_engine import SuperNetwork, Teacher
 from nas_engine.estimation.job_size import JobSize
+from nas_engine.estimation.outline import period
 from nas_engine.estimation.stages import Stage, count_stages
 from nas_engine.estimation.tensor_bytes import TensorBytes, bytes_of, bytes_of_model
 from nas_engine.supernet.refit import find_shares
+from nas_engine.texts.calibration import CALIBRATION_ROWS
 from nas_engine.training.answers import Distillation, predictions
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
+from tests.supernets import HYBRIDS, MIXTURES, OF_HYBRIDS, OF_MIXTURES
 from tests.tiny import tiny_tokenizer
 
 # 25 million parameters in six layers: what a tensor takes is far above what is left out of the count.
@@ -83,6 +87,44 @@ def test_count_and_measurement_agree_within_five_percent(config) -> None:
     model.train()
     trained = bytes_of_model(model) + fitted + 4 * adapters + step(teacher)
     assert trained == pytest.approx(counted["super-network training"].bytes, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*MIXTURES, *HYBRIDS])
+def test_mixtures_and_hybrids_are_counted_as_they_run(family: str) -> None:
+    """Tiny ones, whose buffers and small tensors weigh more than in any real one."""
+    model = (MIXTURES | HYBRIDS)[family]()
+    space = OF_MIXTURES if family in MIXTURES else OF_HYBRIDS
+    work = replace(WORK, longest=24, mean=24.0, heal_steps=0)
+    counted = by_name(count_stages(model.config, space, work))
+    assert bytes_of_model(model) == counted["load"].bytes
+    supernet = SuperNetwork.from_pretrained(model, space, tiny_tokenizer())
+    learned = batch(work.batch_size, work.longest, work.answers)
+    learned["input_ids"] %= model.config.vocab_size
+    model.train()
+    with TensorBytes() as made:
+        predictions(model, learned).loss.backward()
+    plain = bytes_of_model(model) + 2 * bytes_of(supernet.adapter_parameters) + made.peak
+    assert plain == pytest.approx(counted["plain LoRA"].bytes, rel=0.1)
+
+
+def test_kinds_of_layers_that_take_turns_are_counted_by_the_turn() -> None:
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"]
+    assert period(Qwen3Config(num_hidden_layers=6, layer_types=2 * kinds)) == 3
+    assert period(Qwen3Config(num_hidden_layers=7, layer_types=[*2 * kinds, kinds[0]])) == 7
+    assert period(LLAMA) == 1
+
+
+@pytest.mark.slow
+def test_a_batch_of_sensitivity_is_as_large_as_a_job_makes_it() -> None:
+    """What is counted is the batch that `calibration_batches` makes."""
+    few, many = (
+        by_name(
+            count_stages(LlamaConfig(**LLAMA.to_dict() | {"num_hidden_layers": 2}), SPACE, replace(WORK, hints=hints))
+        )
+        for hints in (CALIBRATION_ROWS, 4 * CALIBRATION_ROWS)
+    )
+    assert few["sensitivity"].bytes == many["sensitivity"].bytes
 
 
 @pytest.mark.slow

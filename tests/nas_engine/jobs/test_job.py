@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from evaluators import Question, save_questions
 from nas_engine.cli import app
 from nas_engine.data.made import chain_sum
-from nas_engine.errors import SearchError
+from nas_engine.errors import SearchError, SettingsError
 from nas_engine.jobs.job import run_job
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.preparations import require_driver
+from nas_engine.jobs.recipe_job import ShearsSettings, run_recipe
 from nas_engine.jobs.report import mcnemar
 from nas_engine.page.run import read_run
 from nas_engine.supernet import SuperNetwork
@@ -121,6 +122,28 @@ def test_sensitivity_is_measured_once_and_kept(arguments: list[str], tmp_path) -
     before = [(folder / name).read_bytes() for name in ("sensitivity.json", "ledger.log", "evaluations.csv")]
     assert run(hinted).exit_code == 0
     assert before == [(folder / name).read_bytes() for name in ("sensitivity.json", "ledger.log", "evaluations.csv")]
+
+
+@pytest.mark.slow
+def test_job_with_exact_proposals_runs_whole_and_again_for_nothing(arguments: list[str], tmp_path) -> None:
+    exact = [*arguments, "--sensitivity", "4", "--driver", "milp"]
+    done = run(exact)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "run"
+    assert (folder / "compressed" / "model.safetensors").exists()
+    assert "driver: milp" in (folder / "job.yaml").read_text(encoding="utf-8")
+    before = [(folder / name).read_bytes() for name in ("ledger.log", "evaluations.csv")]
+    assert run(exact).exit_code == 0
+    assert before == [(folder / name).read_bytes() for name in ("ledger.log", "evaluations.csv")]
+
+
+def test_job_that_several_processes_were_started_for_is_refused_before_work(tmp_path, monkeypatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for start, settings in ((run_job, JobSettings), (run_recipe, ShearsSettings)):
+        with pytest.raises(SettingsError, match="2 processes were started for this job"):
+            start(settings(folder=tmp_path / "run"), progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_driver_that_cannot_search_what_a_job_optimizes_is_refused_before_anything_is_trained() -> None:

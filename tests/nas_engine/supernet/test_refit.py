@@ -119,7 +119,8 @@ def test_adapter_is_read_through_the_same_shares_as_the_weight() -> None:
         for kept in linear.shares:
             linear.active_in = kept
             expected = read_through(whole, linear.shares, kept)
-            assert torch.allclose(linear.combined_weight(), expected, atol=1e-5)
+            # The fitted weight is held in half precision.
+            assert (linear.combined_weight() - expected).norm() < 2**-11 * expected.norm()
 
 
 def test_what_a_narrow_subnetwork_learns_reaches_the_inputs_left_out() -> None:
@@ -193,7 +194,7 @@ def test_steps_from_width_to_width_are_the_shares_of_everything_left_out(dtype: 
         expected = weight[:, :kept] + weight[:, kept:] @ share.float().T
         assert (read_through(weight, held, kept) - expected).norm() < 2e-3 * expected.norm()
         weights = fitted(weight.to(dtype), held)
-        assert weights[kept].dtype == dtype
+        assert weights[kept].dtype == (torch.float16 if dtype == torch.float32 else dtype)
         assert (weights[kept].float() - expected).norm() < (2e-3 if dtype == torch.float32 else 6e-3) * expected.norm()
 
 

@@ -12,8 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nas_engine import Example, train
 from tests.processes import started
 from tests.ranks import everything, one_of, refused
+from tests.supernets import SPACE, supernetwork
+from tests.tiny import tiny_llama
 
 
 def free_port() -> int:
@@ -28,6 +31,12 @@ def together(target, *arguments) -> None:
     for process in processes:
         process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_sharding_is_refused_before_the_first_step(monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="each process holds the whole network"):
+        train(supernetwork(tiny_llama(), SPACE), [Example("the cat ", "is it")], steps=1, batch_size=1, progress=False)
 
 
 @pytest.fixture(scope="module")
