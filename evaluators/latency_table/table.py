@@ -24,7 +24,7 @@ from evaluators.latency.machine import device_name, require_device
 from evaluators.latency.workload import Workload
 from evaluators.latency_table.block_costs import DecoderCosts, UnknownSizeError
 from evaluators.latency_table.calibration import Calibratable, Progress, calibrated_costs, reports_in_turns
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.whole_file import replacing
 from search_spaces import NasEngineError
 from search_spaces.fingerprint import fingerprint_of
@@ -37,7 +37,7 @@ class LatencyTableError(NasEngineError, ValueError):
 
 
 @dataclass(frozen=True)
-class LatencyTable:
+class LatencyTable(EvaluatorDefaults):
     """Predicts the latency of sub-networks, in milliseconds. Made by `calibrate` or `load`.
 
     All layers are taken to cost alike at equal sizes. Adapters are merged where sub-networks are extracted, so ranks

@@ -299,7 +299,7 @@ def _search(
 
 def _measured(validation: Quality, settings: JobSettings) -> set[str]:
     """The names of what does not follow from sizes."""
-    more = {e.name for e in settings.more_evaluators if not getattr(e, "computed", False)}
+    more = {e.name for e in settings.more_evaluators if not e.computed}
     return {validation.name, *more}
 
 
