@@ -31,7 +31,6 @@ from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
 from nas_engine.jobs.job_estimate import require_base_fits, require_room
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.preparations import require_answerable, require_driver, require_learnable, writable
-from nas_engine.jobs.quality import Quality, worth
 from nas_engine.jobs.report import (
     ASKED,
     SHOWN,
@@ -43,6 +42,7 @@ from nas_engine.jobs.report import (
     score_of,
     write_figures,
 )
+from nas_engine.jobs.worth import ModelEvaluator, worth
 from nas_engine.libraries import MESSAGES, libraries_in
 from nas_engine.loop import search
 from nas_engine.named import nearest
@@ -168,12 +168,12 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     return JobResult(result, chosen.row, summary, folder)
 
 
-def _constraints(validation: Quality, settings: JobSettings) -> tuple[str, ...]:
+def _constraints(validation: ModelEvaluator, settings: JobSettings) -> tuple[str, ...]:
     """What a sub-network must keep: to be worth healing, and what the settings say."""
     return worth(validation), *settings.constraints
 
 
-def _about(settings: JobSettings, validation: Quality, reference: Mapping[str, Measurement]) -> About:
+def _about(settings: JobSettings, validation: ModelEvaluator, reference: Mapping[str, Measurement]) -> About:
     name, selection = validation.name, reference["selection"]
     return About(
         job="search",
@@ -186,7 +186,7 @@ def _about(settings: JobSettings, validation: Quality, reference: Mapping[str, M
 
 
 def _require_possible(
-    supernet: SuperNetwork, asked: Sequence[Quality], data: DataSplits, settings: JobSettings
+    supernet: SuperNetwork, asked: Sequence[ModelEvaluator], data: DataSplits, settings: JobSettings
 ) -> Sequence[Learned]:
     """The training examples, tokenized, after a check of what the last stages need, known before the first begins; see
     `nas_engine.jobs.preparations`.
@@ -273,7 +273,7 @@ def _train(
 
 def _search(
     supernet: SuperNetwork,
-    validation: Quality,
+    validation: ModelEvaluator,
     settings: JobSettings,
     folder: Path,
     sensitivity: Mapping[str, Sequence[float]] | None,
@@ -297,13 +297,13 @@ def _search(
     )
 
 
-def _measured(validation: Quality, settings: JobSettings) -> set[str]:
+def _measured(validation: ModelEvaluator, settings: JobSettings) -> set[str]:
     """The names of what does not follow from sizes."""
     more = {e.name for e in settings.more_evaluators if not e.computed}
     return {validation.name, *more}
 
 
-def _objectives(validation: Quality, settings: JobSettings) -> tuple[str, ...]:
+def _objectives(validation: ModelEvaluator, settings: JobSettings) -> tuple[str, ...]:
     """The names of what is optimized.
 
     Raises:
