@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks._common import load
@@ -19,6 +20,7 @@ from benchmarks.training_quality import questions
 from evaluators import (
     Direction,
     Evaluator,
+    EvaluatorDefaults,
     Measurement,
     MultipleChoiceAccuracy,
     Perplexity,
@@ -205,7 +207,7 @@ class Timings:
         without = [((0, self.channels),) * depth]
         architectures = [self.whole, *widths, *depths, *fewer, *without]
         times = [1 / speedup for speedup, _ in self.measured(architectures)]
-        costs, *_ = np.linalg.lstsq(np.array([_counts(blocks) for blocks in architectures]), times, rcond=None)
+        costs, _ = nnls(np.array([_counts(blocks) for blocks in architectures]), np.array(times))
         return Forecast(tuple(map(float, costs)))
 
     def measured(self, architectures: Iterable[Blocks]) -> list[tuple[float, float]]:
@@ -260,7 +262,7 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(EvaluatorDefaults):
     """An evaluator: the time of a sub-network as a fraction of the whole model's.
 
     Args:

@@ -19,7 +19,8 @@ from typing import Any
 from safetensors import safe_open
 from tqdm import tqdm
 
-from nas_engine.ledger.ledger import JOURNAL, read_ledger
+from nas_engine.ledger.ledger import read_ledger
+from nas_engine.ledger.storage import JOURNAL
 from nas_engine.training.checkpoint import FILE
 
 Contents = Mapping[str, str]

@@ -7,7 +7,7 @@ enough for it.
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ class SyneTune:
     Args:
         problem: what is searched.
     """
+
+    asynchronous: ClassVar[bool] = False
 
     def __init__(self, problem: DriverProblem) -> None:
         from syne_tune.config_space import randint

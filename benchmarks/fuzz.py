@@ -41,7 +41,8 @@ from evaluators.latency_table.block_costs import BlockKnots, DecoderCosts
 from nas_engine import SuperNetwork, search, train
 from nas_engine.cli import app
 from nas_engine.compression.checkpoint import load_base, save_quantized
-from nas_engine.compression.database import LayerDatabase, build_database
+from nas_engine.compression.database import LayerDatabase
+from nas_engine.compression.database_building import build_database
 from nas_engine.compression.quantization import quantize_model
 from nas_engine.data.made import chain_sum
 from nas_engine.jobs.finalists import remembered

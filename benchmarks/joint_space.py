@@ -42,7 +42,8 @@ from benchmarks.quantization_error import batched
 from evaluators import Operator, Perplexity, Subnetwork, cost_model, load_device
 from evaluators.cost.roofline import roofline_seconds
 from nas_engine import SuperNetwork, search, train
-from nas_engine.compression.database import LayerDatabase, build_database
+from nas_engine.compression.database import LayerDatabase
+from nas_engine.compression.database_building import build_database
 from nas_engine.jobs.recipes import ordered
 from nas_engine.models import moved
 from nas_engine.results.dominance import non_dominated

@@ -30,7 +30,7 @@ from nas_engine.compression import (
     sparsify,
     wanda_mask,
 )
-from nas_engine.compression.calibration import Hessians
+from nas_engine.compression.observers import Hessians
 from nas_engine.compression.rounding import output_error
 from nas_engine.compression.sparsification import matrix_of
 from nas_engine.texts.batches import Batch

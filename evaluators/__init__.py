@@ -26,7 +26,18 @@ from evaluators.multiple_choice.racing import Racing
 from evaluators.multiple_choice.screening import Screening
 from evaluators.operators.decoder import LayerSizes, decoder_operators
 from evaluators.operators.operator import Operator
-from evaluators.protocol import BatchEvaluator, Direction, Evaluator, Measurement, Session, Subnetwork, sign_of
+from evaluators.protocol import (
+    BatchEvaluator,
+    Direction,
+    Evaluator,
+    EvaluatorDefaults,
+    EvaluatorError,
+    Measurement,
+    Session,
+    Subnetwork,
+    require_evaluator,
+    sign_of,
+)
 from evaluators.registry import evaluator_names, load_evaluator
 from evaluators.text.completion_perplexity import CompletionPerplexity
 from evaluators.text.exact_match import ExactMatch
@@ -51,6 +62,8 @@ __all__ = [
     "Energy",
     "EnergyCosts",
     "Evaluator",
+    "EvaluatorDefaults",
+    "EvaluatorError",
     "ExactMatch",
     "Example",
     "FormatKept",
@@ -103,6 +116,7 @@ __all__ = [
     "load_questions",
     "log_likelihoods",
     "model_metric",
+    "require_evaluator",
     "save_questions",
     "sign_of",
     "split",

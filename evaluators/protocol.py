@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.operators.decoder import LayerSizes
 from evaluators.operators.operator import Operator
+from search_spaces import NasEngineError
 
 Direction = Literal["minimize", "maximize"]
 
@@ -91,14 +92,10 @@ def sign_of(direction: Direction) -> float:
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Scores sub-networks: a callable with a name, a direction and a unit.
+    """Scores sub-networks: a callable with a name, a direction and a unit, that says what its score depends on.
 
-    An evaluator may also say, by attributes that count as False where they are missing:
-
-    - ``computed``: the score follows from sizes alone, without data or a clock; drivers may ask for many of them.
-    - ``alone``: nothing else may run on the machine while it measures;
-    - ``rewards_zeros``: zeros among the weights improve the score. A super-network for a target that multiplies by
-      zeros as by any number is not searched by it.
+    A class of your own inherits the answers to `computed`, `alone` and `rewards_zeros` from `EvaluatorDefaults`, which
+    says False to each, and gives those that differ.
     """
 
     @property
@@ -116,6 +113,23 @@ class Evaluator(Protocol):
         """Unit of the value, such as ``ms``; empty for a pure number."""
         ...
 
+    @property
+    def computed(self) -> bool:
+        """Whether the score follows from sizes alone, without data or a clock; drivers may ask for many of them."""
+        ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing else may run on the machine while it measures."""
+        ...
+
+    @property
+    def rewards_zeros(self) -> bool:
+        """Whether zeros among the weights improve the score. A super-network for a target that multiplies by zeros as
+        by any number is not searched by it.
+        """
+        ...
+
     def settings(self) -> Mapping[str, Any]:
         """All that changes the score, as JSON data. A ledger refuses scores taken under other settings."""
         ...
@@ -123,6 +137,60 @@ class Evaluator(Protocol):
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Measure `subnet`."""
         ...
+
+
+class EvaluatorDefaults:
+    """What an evaluator says of itself unless it says otherwise, by an attribute or a property of the same name."""
+
+    @property
+    def computed(self) -> bool:
+        """False: it has to be measured."""
+        return False
+
+    @property
+    def alone(self) -> bool:
+        """False: others may measure meanwhile."""
+        return False
+
+    @property
+    def rewards_zeros(self) -> bool:
+        """False: zeros change nothing, or cost what other numbers cost."""
+        return False
+
+
+class EvaluatorError(NasEngineError, TypeError):
+    """What was given as an evaluator lacks something that one needs."""
+
+
+def require_evaluator(found: object) -> None:
+    """Check that `found` has all that `Evaluator` names, before it is relied on.
+
+    Raises:
+        EvaluatorError: it has not (what is missing is named), or says something other than True or False where it is
+            asked for that.
+    """
+    answers = ("computed", "alone", "rewards_zeros")
+    if isinstance(found, type):
+        raise EvaluatorError(f"{found.__name__} is a class; give an evaluator made of it: {found.__name__}(…).")
+    called = type(found).__name__
+    if not callable(found):
+        raise EvaluatorError(
+            f"{called} cannot be called, so it is no evaluator; decorate a function with evaluators.cost_model or "
+            "evaluators.model_metric, or give an object of a class that has __call__."
+        )
+    if lacking := [name for name in ("name", "direction", "unit", "settings") if not hasattr(found, name)]:
+        raise EvaluatorError(
+            f"{called} has no {' and no '.join(lacking)}, which evaluators have; decorate a function with "
+            "evaluators.cost_model or evaluators.model_metric, or see evaluators.Evaluator."
+        )
+    if lacking := [name for name in answers if not hasattr(found, name)]:
+        raise EvaluatorError(
+            f"the evaluator {called} does not say whether it is {', '.join(lacking)}: let the class inherit from "
+            "evaluators.EvaluatorDefaults, which says False, or give it these attributes, each True or False."
+        )
+    for name in answers:
+        if not isinstance(value := getattr(found, name), bool):
+            raise EvaluatorError(f"{name} of the evaluator {called} is {value!r}; it must be True or False.")
 
 
 class Session(Protocol):

@@ -1,6 +1,6 @@
 """Compress large language models: train a super-network once, search it, keep the sub-network you want."""
 
-from nas_engine.compression.database import build_database
+from nas_engine.compression.database_building import build_database
 from nas_engine.data import DataReport, DataSplits, load_data
 from nas_engine.data.tasks import TaskSplits, task_splits
 from nas_engine.deploy import Export, export

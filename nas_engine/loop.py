@@ -13,7 +13,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from evaluators import Evaluator, sign_of
+from evaluators import Evaluator, EvaluatorError, require_evaluator, sign_of
 from nas_engine.deploy.targets import TARGETS
 from nas_engine.drivers.driver import Driver, Objectives
 from nas_engine.drivers.registry import DriverFactory, make_driver, require_driver_name
@@ -141,7 +141,7 @@ def search(
 def _asked(driver: Driver, parallel: int) -> Genome:
     """The next batch: one answer of `driver`, or `parallel` of them from one that does not wait to be told."""
     batches = [driver.ask()]
-    if getattr(driver, "asynchronous", False):
+    if driver.asynchronous:
         while len(batches) < parallel and len(batches[-1]):
             batches.append(driver.ask())
     return np.concatenate(batches)
@@ -248,7 +248,7 @@ def _require_paying(target: str | None, objectives: Sequence[Evaluator]) -> None
     if target is None or TARGETS[target].zeros:
         return
     for evaluator in objectives:
-        if getattr(evaluator, "rewards_zeros", False):
+        if evaluator.rewards_zeros:
             raise SearchError(
                 f"{evaluator.name} rewards zeros, which save nothing in {target}; take one that counts them, such as "
                 "ParameterCount() or WeightBytes(), or leave it out of objectives."
@@ -256,6 +256,11 @@ def _require_paying(target: str | None, objectives: Sequence[Evaluator]) -> None
 
 
 def _check(space: SearchSpace, evaluators: Sequence[Evaluator]) -> None:
+    for evaluator in evaluators:
+        try:
+            require_evaluator(evaluator)
+        except EvaluatorError as error:
+            raise SearchError(str(error)) from None
     names = [e.name for e in evaluators]
     if not names:
         raise SearchError("evaluators is empty; give at least one, such as ParameterCount().")

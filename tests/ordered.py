@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluators import Measurement
+from evaluators import EvaluatorDefaults, Measurement
 from search_spaces import Choice, Configuration, SearchSpace
 
 
@@ -38,7 +38,7 @@ class Ordered:
 
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(EvaluatorDefaults):
     """A concave sum, in which the first layers matter more."""
 
     name: str = "accuracy"
@@ -55,7 +55,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(EvaluatorDefaults):
     """A plain sum."""
 
     name: str = "latency"

@@ -14,13 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.behaviour.writing import Prompts
 from evaluators.checks import require_at_least
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.text.generation import Written
 
 JSON = "json"
 
 
-class _AnswerEvaluator(ABC):
+class _AnswerEvaluator(EvaluatorDefaults, ABC):
     """A score of each text that a model writes, on average."""
 
     direction: Direction = "maximize"

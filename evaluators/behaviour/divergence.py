@@ -13,13 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.behaviour.writing import Prompts
 from evaluators.checks import require_at_least
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.text.encoding import encoded
 
 _TOP = 256  # tokens of a distribution that are told apart; the others count as one
 
 
-class Divergence:
+class Divergence(EvaluatorDefaults):
     """Mean ``KL(base || model)`` in nats a token over texts that the base itself wrote to the prompts.
 
     The base's 256 likeliest tokens at a place are told apart, all others count as one: a bound from below, and near the

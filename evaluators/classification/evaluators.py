@@ -22,7 +22,7 @@ from evaluators.classification.labelled import (
     require_classifier,
     require_short,
 )
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.text.halving import Halving
 
 ClassMetric = Literal["accuracy", "f1", "matthews"]
@@ -30,7 +30,7 @@ Correlation = Literal["pearson", "spearman"]
 Numbers = npt.NDArray[np.float64]
 
 
-class _Labels(ABC):
+class _Labels(EvaluatorDefaults, ABC):
     """What a classifier says of examples, scored as a whole."""
 
     direction: Direction = "maximize"

@@ -13,7 +13,7 @@ from evaluators.cost.phases import operators_of, require_workload
 from evaluators.cost.roofline import roofline_seconds
 from evaluators.latency.workload import Phase
 from evaluators.operators.operator import Operator
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ HOROWITZ_45NM = EnergyCosts(
 
 
 @dataclass(frozen=True)
-class Energy:
+class Energy(EvaluatorDefaults):
     """The energy of one forward pass, in millijoules, linear in operations, bytes and time.
 
     Zeros of a sparse weight cost what any number costs; only idle watts know a device that skips them.

@@ -10,11 +10,11 @@ from evaluators.checks import require_at_least
 from evaluators.cost.phases import operators_of, require_workload
 from evaluators.cost.stored import stored_bytes
 from evaluators.latency.workload import Phase
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 
 
 @dataclass(frozen=True)
-class WeightBytes:
+class WeightBytes(EvaluatorDefaults):
     """Bytes of the parameters: matrices at their bit widths with their scales, the rest at the model's.
 
     Args:
@@ -44,7 +44,7 @@ class WeightBytes:
 
 
 @dataclass(frozen=True)
-class KVCacheBytes:
+class KVCacheBytes(EvaluatorDefaults):
     """Bytes of the keys and values of `batch` sequences of `tokens` tokens.
 
     A layer without attention caches nothing. Every layer counts as caching all tokens, as a full-attention layer does;
@@ -84,7 +84,7 @@ class KVCacheBytes:
 
 
 @dataclass(frozen=True)
-class PeakMemory:
+class PeakMemory(EvaluatorDefaults):
     """An estimate of the most bytes that generation holds at once: weights, cached keys and values, and activations.
 
     Activations are those of the largest block, attention, MLP or output head, as `working_bytes` says. Left out are

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evaluators.checks import require_at_least
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 
 
 @dataclass(frozen=True)
-class Macs:
+class Macs(EvaluatorDefaults):
     """Multiply-accumulates of a forward pass over `tokens` new tokens after `past` cached ones.
 
     Args:

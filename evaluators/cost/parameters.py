@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evaluators.cost.stored import stored_parameters, weights_of
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 
 
 @dataclass(frozen=True)
-class ParameterCount:
+class ParameterCount(EvaluatorDefaults):
     """Parameters of the extracted model, tied ones once.
 
     Args:
@@ -35,7 +35,7 @@ class ParameterCount:
 
 
 @dataclass(frozen=True)
-class NonZeroParameters:
+class NonZeroParameters(EvaluatorDefaults):
     """Parameters of the deployed model that are not zero, by the sparsity that its operators report.
 
     Zeros count where weights are multiplied: in projections, adapters that stay unmerged, and the output head. Those in

@@ -15,11 +15,11 @@ from evaluators.cost.device_sheet import Device, as_device
 from evaluators.cost.phases import operators_of, require_workload
 from evaluators.latency.workload import Phase
 from evaluators.operators.operator import Operator
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 
 
 @dataclass(frozen=True)
-class Roofline:
+class Roofline(EvaluatorDefaults):
     """The roofline time of one forward pass on a device, in milliseconds.
 
     Zeros are multiplied and moved as any number, as dense kernels do, unless the device `skips_zeros`.

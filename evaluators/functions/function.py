@@ -9,10 +9,10 @@ from typing import Any, SupportsFloat, get_args
 
 from evaluators.checks import require_one_of
 from evaluators.functions.fingerprint import function_fingerprint
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 
 
-class FunctionEvaluator:
+class FunctionEvaluator(EvaluatorDefaults):
     """A function with what an evaluator needs besides; its subclasses say what the function is called with.
 
     Args:
@@ -28,6 +28,7 @@ class FunctionEvaluator:
     """
 
     decorator: str  # how users call it in their code
+    computed: bool = False  # each says for itself
 
     def __init__(
         self,

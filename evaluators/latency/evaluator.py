@@ -21,7 +21,7 @@ from evaluators.latency.machine import cpu_threads, device_name, dtype_named, re
 from evaluators.latency.runtime import Runtime, load_runtime
 from evaluators.latency.timing import Timing, median_stderr, ratios
 from evaluators.latency.workload import Phase, Workload, require_cuda
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from search_spaces.fingerprint import fingerprint_of
 
 
@@ -72,7 +72,7 @@ class LatencyReport:
 
 
 @dataclass(frozen=True)
-class Latency:
+class Latency(EvaluatorDefaults):
     """Median time of a forward pass of the extracted sub-network: in milliseconds, or as a ratio to a reference.
 
     Waits for other evaluations on the device to end, and keeps new ones from beginning meanwhile.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import nnls
 
 from evaluators.operators.decoder import LayerSizes
 from search_spaces import NasEngineError
@@ -69,7 +70,8 @@ class DecoderCosts:
             left out, then by size; mostly negative, the last one 0.
         mlp: knots of the MLP, in channels.
         mlp_costs: likewise.
-        absent: what a layer without both blocks costs more than the sum of leaving out each.
+        absent: what a layer without both blocks costs more than the sum of leaving out each; where all are without,
+            one layer stays and does not have it.
     """
 
     whole: float
@@ -134,32 +136,55 @@ def terms(layers: Sequence[LayerSizes], attention: BlockKnots, mlp: BlockKnots) 
             except UnknownSizeError as error:
                 raise UnknownSizeError(f"layers.{i} {error}") from None
     absent = sum(layer.heads == layer.intermediate_size == 0 for layer in layers)
+    absent -= absent == len(layers)  # one layer stays, without its blocks: no model has none
     return np.concatenate([[1.0], *counts, [absent]])
 
 
 def fit_costs(
     decoders: Sequence[Sequence[LayerSizes]], costs: Sequence[float], attention: BlockKnots, mlp: BlockKnots
 ) -> DecoderCosts:
-    """The costs of blocks that explain the costs of whole decoders best: least squares of the relative errors.
+    """The costs of blocks that explain the costs of whole decoders best: least squares of the relative errors, among
+    costs of which none is negative, nor that of what no block has; so that no decoder is predicted below 0.
 
-    Where the decoders do not tell two terms apart, their smallest possible values are taken.
+    Where the decoders do not tell the costs of two sizes apart, they are taken to cost alike.
 
     Args:
-        decoders: the layers of each.
+        decoders: the layers of each, equally many.
         costs: one each, positive.
         attention: knots of the attention block.
         mlp: knots of the MLP.
 
     Raises:
+        ValueError: decoders with different numbers of layers.
         UnknownSizeError: a decoder has a size outside the knots.
     """
+    if len(depths := sorted({len(layers) for layers in decoders})) != 1:
+        raise ValueError(f"the decoders have {' and '.join(map(str, depths)) or 'no'} layers; give equally deep ones.")
     rows = np.stack([terms(layers, attention, mlp) for layers in decoders])  # (decoders, terms)
     measured = np.array(costs, dtype=float)
-    free = np.ones(rows.shape[1], dtype=bool)
-    free[[1 + len(attention.sizes), -2]] = False  # the largest sizes: what others are compared with
-    fitted = np.zeros(rows.shape[1])
-    fitted[free] = np.linalg.lstsq(rows[:, free] / measured[:, None], np.ones(len(measured)), rcond=None)[0]
-    of_attention, of_mlp = np.split(fitted[1:-1], [1 + len(attention.sizes)])
-    return DecoderCosts(
-        float(fitted[0]), attention, tuple(of_attention.tolist()), mlp, tuple(of_mlp.tolist()), float(fitted[-1])
-    )
+    scale = float(np.median(measured))
+    change = _of_positive_parts(depths[0], attention, mlp)
+    # The last rows decide what the decoders leave open, and weigh too little to move anything else.
+    system = np.concatenate([rows @ change * (scale / measured)[:, None], 1e-6 * change[1:]])
+    parts, _ = nnls(system, np.concatenate([np.ones(len(rows)), np.zeros(len(change) - 1)]))
+    whole, *fitted, absent = (scale * change @ parts).tolist()
+    of_attention, of_mlp = fitted[: 1 + len(attention.sizes)], fitted[1 + len(attention.sizes) :]
+    return DecoderCosts(whole, attention, tuple(of_attention), mlp, tuple(of_mlp), absent)
+
+
+def _of_positive_parts(depth: int, attention: BlockKnots, mlp: BlockKnots) -> Row:
+    """What gives a decoder's terms from costs that are never negative, each in the place of its term: of what no block
+    has, of attention and MLP left out and at each size, and of a layer without both; shape (terms, terms).
+    """
+    without_attention, without_mlp, neither = 1, 2 + len(attention.sizes), 3 + len(attention.sizes) + len(mlp.sizes)
+    largest_attention, largest_mlp = without_mlp - 1, neither - 1
+    change = np.eye(neither + 1)
+    change[0, [largest_attention, largest_mlp]] = depth
+    change[without_attention:without_mlp, largest_attention] -= 1
+    change[without_mlp:neither, largest_mlp] -= 1
+    change[neither, [without_attention, without_mlp]] = -1
+    possible = np.ones(len(change))
+    possible[without_attention], possible[without_mlp] = attention.can_be_skipped, mlp.can_be_skipped
+    possible[neither] = attention.can_be_skipped and mlp.can_be_skipped
+    changed: Row = change * possible * possible[:, None]
+    return changed

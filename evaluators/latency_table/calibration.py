@@ -56,8 +56,8 @@ def calibrated_costs(
 def even_genomes(space: SearchSpace, levels: int) -> list[Genome]:
     """Genomes in which all genes of a kind have the same level and the others their largest value, the largest first.
 
-    Blocks are left out everywhere, and both blocks of every other layer. Choices of more than `levels` values are cut
-    to that many, evenly.
+    Blocks are left out everywhere, and both blocks of every other layer; the smallest of all says what no block costs.
+    Choices of more than `levels` values are cut to that many, evenly.
     """
     kinds: defaultdict[tuple[str, frozenset[str]], list[int]] = defaultdict(list)
     for i, gene in enumerate(space.genes):
@@ -74,7 +74,7 @@ def even_genomes(space: SearchSpace, levels: int) -> list[Genome]:
     for i, gene in enumerate(space.genes):
         if gene.dimension == "layer_skip" and gene.layer % 2:
             every_other[i] = 0
-    return [*genomes, every_other]
+    return [*genomes, every_other, space.smallest]
 
 
 def reports_in_turns(

@@ -10,12 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import FiniteFloat
 
 from evaluators.checks import require_at_least
 from evaluators.documents import read_document
@@ -24,7 +23,8 @@ from evaluators.latency.machine import device_name, require_device
 from evaluators.latency.workload import Workload
 from evaluators.latency_table.block_costs import DecoderCosts, UnknownSizeError
 from evaluators.latency_table.calibration import Calibratable, Progress, calibrated_costs, reports_in_turns
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.latency_table.document import Document
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.whole_file import replacing
 from search_spaces import NasEngineError
 from search_spaces.fingerprint import fingerprint_of
@@ -37,7 +37,7 @@ class LatencyTableError(NasEngineError, ValueError):
 
 
 @dataclass(frozen=True)
-class LatencyTable:
+class LatencyTable(EvaluatorDefaults):
     """Predicts the latency of sub-networks, in milliseconds. Made by `calibrate` or `load`.
 
     All layers are taken to cost alike at equal sizes. Adapters are merged where sub-networks are extracted, so ranks
@@ -224,7 +224,7 @@ class LatencyTable:
             LatencyTableError: the file is missing or no latency table, or was made on another device.
         """
         try:
-            saved = read_document(path, _Document, LatencyTableError, f"{path} is no latency table of this version")
+            saved = read_document(path, Document, LatencyTableError, f"{path} is no latency table of this version")
             table = cls.from_json(asdict(saved), name)
         except LatencyTableError:
             raise
@@ -280,36 +280,6 @@ class LatencyTable:
                 f"the latency table was made on {self.device}, but this is {here}; calibrate one here, or load it with "
                 "any_device=True to predict times on that device."
             )
-
-
-@dataclass(frozen=True)
-class _Block:
-    size: str
-    skipped: FiniteFloat | None
-    more_than_largest: dict[str, FiniteFloat]
-
-
-@dataclass(frozen=True)
-class _Costs:
-    whole: FiniteFloat
-    attention: _Block
-    mlp: _Block
-    absent: FiniteFloat
-
-
-@dataclass(frozen=True)
-class _Document:
-    """What a file of `LatencyTable.save` holds."""
-
-    format: Literal[1]
-    device: str
-    device_type: str
-    threads: int
-    dtype: str | None
-    workload: Workload
-    model: dict[str, Any]
-    milliseconds: _Costs
-    runtime: str | None = None
 
 
 def _model(subnet: Subnetwork) -> dict[str, Any]:

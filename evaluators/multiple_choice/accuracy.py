@@ -27,12 +27,12 @@ from evaluators.multiple_choice.prefix_reuse import PrefixReuse, free_memory_sha
 from evaluators.multiple_choice.questions import Question
 from evaluators.multiple_choice.racing import Racing, dropped, packed_outcomes, verdict
 from evaluators.multiple_choice.screening import Screening
-from evaluators.protocol import Direction, Measurement, Session, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Session, Subnetwork
 from evaluators.text.halving import Halving
 from search_spaces.fingerprint import fingerprint_of
 
 
-class MultipleChoiceAccuracy:
+class MultipleChoiceAccuracy(EvaluatorDefaults):
     """Fraction of questions whose right option has the largest log-likelihood, as the lm-evaluation-harness scores.
 
     In a search, sub-networks share the first layers on which they agree, with the same scores as alone.

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.text.encoding import encoding_state
 from evaluators.text.examples import Example, ScoredText, TextPair, TokenizedExample, tokenized
 from evaluators.text.halving import Halving
@@ -17,7 +17,7 @@ from evaluators.text.token_losses import batch_budget, perplexity_of, require_sc
 from search_spaces.fingerprint import fingerprint_of
 
 
-class CompletionPerplexity:
+class CompletionPerplexity(EvaluatorDefaults):
     """``exp`` of the mean negative log-likelihood of a completion's token, over all examples.
 
     Scored are the tokens that training takes its loss on, the end-of-text token after a completion among them; of a

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least, require_one_of
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.text.generation import greedy, longest_row, require_generable
 from evaluators.text.halving import Halving
 from evaluators.text.problems import Problem
@@ -20,7 +20,7 @@ from search_spaces.fingerprint import fingerprint_of
 _QUESTION = "{question}"
 
 
-class ExactMatch:
+class ExactMatch(EvaluatorDefaults):
     """Fraction of problems whose answer, generated greedily and cut out by a regular expression, is the right one.
 
     Answers are the same if they are the same number, or the same text but for case and spacing; see

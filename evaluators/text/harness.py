@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.text.halving import Halving
 from evaluators.text.positions import switching_lengths
 
@@ -23,7 +23,7 @@ _FEWSHOT_SEED = 1234  # the harness's own default
 _BOOTSTRAP_ITERATIONS = 1000  # for metrics that have no formula of their error
 
 
-class HarnessTask:
+class HarnessTask(EvaluatorDefaults):
     """One metric of one task or group of the lm-evaluation-harness.
 
     The task is loaded, with its data, when the evaluator is made; the direction is the one that the task gives.

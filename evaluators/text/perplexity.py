@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least
-from evaluators.protocol import Direction, Measurement, Subnetwork
+from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.text.encoding import encoded, encoding_state
 from evaluators.text.examples import TokenizedExample
 from evaluators.text.halving import Halving
@@ -17,7 +17,7 @@ from evaluators.text.token_losses import batch_budget, perplexity_of, require_sc
 from search_spaces.fingerprint import fingerprint_of
 
 
-class Perplexity:
+class Perplexity(EvaluatorDefaults):
     """``exp`` of the mean negative log-likelihood of a token, over all texts, each read from its own beginning.
 
     Every token but a text's first is scored; a tokenizer that begins with a token of its own has all of the text's

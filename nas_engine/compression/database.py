@@ -1,44 +1,29 @@
 """Every projection at every level of bits and density, computed once and kept on disk for sub-networks to switch.
 
 One safetensors file a layer, read through a memory map; what was read lately stays in memory within a budget (EvoPress,
-arXiv 2410.14649, section 3, keeps such a database). Each version is computed from what the dense model shows the layer,
-since a search may put any version of the others before it.
+arXiv 2410.14649, section 3, keeps such a database). It is written by `nas_engine.compression.database_building`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from evaluators.documents import read_document
-from evaluators.whole_file import replacing
-from nas_engine.compression.calibration import CalibratedLayer, Hessians, calibrated_layers, require_complete
 from nas_engine.compression.grid import Grid, GridSettings
-from nas_engine.compression.kept_weights import refitted
-from nas_engine.compression.quantization import require_unquantized
-from nas_engine.compression.rounding import gptq
-from nas_engine.compression.sparsification import matrix_of
-from nas_engine.compression.sparsity import Unstructured, wanda_mask
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import family_of
-from nas_engine.families.fingerprint import base_fingerprint
-from nas_engine.families.plain import require_plain
-from nas_engine.texts.batches import Batch
 from search_spaces import ModuleName, SpaceError
 
-_FORMAT = 1
+FORMAT = 1
 FULL_BITS = 16
-_BUDGET_BYTES = 2**30
+BUDGET_BYTES = 2**30
 
 
 @dataclass(frozen=True, order=True)
@@ -70,7 +55,7 @@ class _Grid:
 
 
 @dataclass(frozen=True)
-class _Description:
+class Description:
     """What ``database.json`` holds."""
 
     format: int
@@ -112,12 +97,12 @@ class LayerDatabase:
         CompressionError: the folder holds no complete database.
     """
 
-    def __init__(self, folder: str | Path, budget_bytes: int = _BUDGET_BYTES) -> None:
+    def __init__(self, folder: str | Path, budget_bytes: int = BUDGET_BYTES) -> None:
         self.folder = Path(folder)
         file = self.folder / "database.json"
-        described = read_document(file, _Description, CompressionError, f"{folder} holds no database of layers")
-        if described.format != _FORMAT:
-            raise CompressionError(f"{folder} has the format {described.format}; this version reads {_FORMAT}.")
+        described = read_document(file, Description, CompressionError, f"{folder} holds no database of layers")
+        if described.format != FORMAT:
+            raise CompressionError(f"{folder} has the format {described.format}; this version reads {FORMAT}.")
         try:
             layers = {ModuleName.parse(module).layer for module in described.modules}
         except SpaceError as error:
@@ -131,7 +116,7 @@ class LayerDatabase:
         self.budget_bytes = budget_bytes
         self._files: dict[int, Any] = {}
         self._kept: OrderedDict[tuple[str, Level, torch.dtype, torch.device], Version] = OrderedDict()
-        missing = [layer for layer in sorted(layers) if not _layer_file(self.folder, layer).is_file()]
+        missing = [layer for layer in sorted(layers) if not layer_file(self.folder, layer).is_file()]
         if missing:
             raise CompressionError(
                 f"{folder} lacks layers {', '.join(map(str, missing))}; call build_database again to go on."
@@ -173,7 +158,7 @@ class LayerDatabase:
         index, projection = ModuleName.parse(module)
         if index not in self._files:
             try:
-                self._files[index] = safe_open(_layer_file(self.folder, index), framework="pt")
+                self._files[index] = safe_open(layer_file(self.folder, index), framework="pt")
             except (OSError, SafetensorError) as error:
                 raise self._damaged(module, error) from error
         file, prefix = self._files[index], f"{projection}/{level.key}"
@@ -194,117 +179,10 @@ class LayerDatabase:
         return Version(weight, Grid(settings, scale.to(dtype), zero_point).to(device))
 
     def _damaged(self, module: str, what: object) -> CompressionError:
-        file = _layer_file(self.folder, ModuleName.parse(module).layer)
+        file = layer_file(self.folder, ModuleName.parse(module).layer)
         return CompressionError(f"{file} is damaged: {what}. Delete it, and call build_database again to go on.")
 
 
-def build_database(
-    model: PreTrainedModel,
-    batches: Iterable[Batch],
-    folder: str | Path,
-    bits: Sequence[int] = (16, 8, 4),
-    sparsities: Sequence[float] = (0.0, 0.25, 0.5),
-    group_size: int = 64,
-    symmetric: bool = False,
-    refit: bool = False,
-    budget_bytes: int = _BUDGET_BYTES,
-) -> LayerDatabase:
-    """Compute every projection of `model` at every level, by Wanda and GPTQ, and write it to `folder`.
-
-    Interrupted, the same call goes on with the next layer. A model whose widths are to be searched is ordered first
-    (`nas_engine.jobs.recipes.ordered`): versions are of channels in a fixed order, of which a sub-network takes a
-    prefix.
-
-    Args:
-        model: of a known family; stays as it is.
-        batches: calibration texts as `input_ids` and `attention_mask` of shape (rows, tokens).
-        folder: is made.
-        bits: of the levels: 16, 8, 4.
-        sparsities: fractions of zeros of the levels.
-        group_size: inputs that share a scale; prefixes of a projection's inputs must be whole groups.
-        symmetric: no zero points.
-        refit: whether kept weights make up for the zeros, as `nas_engine.compression.sparsification` has it.
-        budget_bytes: as `LayerDatabase`.
-
-    Raises:
-        CompressionError: bits other than 16, 8 and 4, a sparsity out of range, a group size that does not divide, an
-            empty calibration, a quantized model, or a folder with another database.
-    """
-    require_unquantized(model)
-    require_plain(model)
-    require_complete(model)
-    unknown = [b for b in bits if b not in (FULL_BITS, 8, 4)]
-    if unknown or not bits or not sparsities:
-        raise CompressionError(f"bits are {tuple(bits)} and sparsities {tuple(sparsities)}; give 16, 8 or 4 bits.")
-    levels = sorted({DENSE} | {Level(b, density_of(s)) for b in bits for s in sparsities}, reverse=True)
-    grid = GridSettings(8, group_size, symmetric)
-    folder = Path(folder)
-    _describe(folder, model, levels, grid, refit)
-    for layer in calibrated_layers(model, batches):
-        file = _layer_file(folder, layer.index)
-        for projection, linear in layer.projections.items():
-            grid.require_dividing(matrix_of(linear).shape[1], layer.name(projection))
-        if not file.exists():
-            tensors = _versions(layer, levels, grid, refit)
-            with replacing(file) as unfinished:
-                save_file(tensors, unfinished)
-    return LayerDatabase(folder, budget_bytes)
-
-
-def density_of(sparsity: float) -> float:
-    """The fraction that is kept.
-
-    Raises:
-        CompressionError: `sparsity` is not from 0 to below 1.
-    """
-    return round(1.0 - Unstructured(sparsity).ratio, 6)
-
-
-def _versions(layer: CalibratedLayer, levels: Sequence[Level], grid: GridSettings, refit: bool) -> dict[str, Tensor]:
-    hessians = Hessians()
-    layer.observe(hessians)
-    tensors: dict[str, Tensor] = {}
-    for projection, linear in layer.projections.items():
-        weight, hessian = matrix_of(linear), hessians[projection]
-        sparse = {d: _sparse(weight, hessian, d, refit) for d in {level.density for level in levels}}
-        for level in levels:
-            kept = sparse[level.density]
-            prefix = f"{projection}/{level.key}"
-            if level == DENSE:
-                tensors[f"{prefix}/weight"] = weight.contiguous().clone()
-            elif level.bits == FULL_BITS:
-                tensors[f"{prefix}/weight"] = kept.half().contiguous()
-            else:
-                found = gptq(kept, hessian, GridSettings(level.bits, grid.group_size, grid.symmetric))
-                tensors[f"{prefix}/weight"] = found.unrounded.half().contiguous()
-                tensors[f"{prefix}/scale"] = found.grid.scale.half().contiguous()
-                tensors[f"{prefix}/zero_point"] = found.grid.zero_point.contiguous()
-    return tensors
-
-
-def _sparse(weight: Tensor, hessian: Tensor, density: float, refit: bool) -> Tensor:
-    keep = wanda_mask(weight, hessian.diagonal().sqrt(), Unstructured(1 - density))
-    return refitted(weight, keep, hessian) if refit else weight * keep
-
-
-def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], grid: GridSettings, refit: bool) -> None:
-    family = family_of(model)
-    layers = range(len(list(model.get_submodule(family.layers).children())))
-    description = {
-        "format": _FORMAT,
-        "base_fingerprint": base_fingerprint(model, family.head),
-        "levels": [asdict(level) for level in levels],
-        "grid": {"group_size": grid.group_size, "symmetric": grid.symmetric},
-        "refit": refit,
-        "modules": [str(ModuleName(i, name)) for i in layers for name in family.projections],
-    }
-    file = folder / "database.json"
-    refusal = f"{folder} holds no database of layers"
-    if file.exists() and asdict(read_document(file, _Description, CompressionError, refusal)) != description:
-        raise CompressionError(f"{folder} holds a database of another model or other levels; use another folder.")
-    with replacing(file) as unfinished:
-        unfinished.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-
-
-def _layer_file(folder: Path, layer: int) -> Path:
+def layer_file(folder: Path, layer: int) -> Path:
+    """Where the versions of a layer are."""
     return folder / f"layers.{layer}.safetensors"

@@ -14,8 +14,9 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nas_engine.compression.calibration import Hessians, calibrated_layers, require_complete
+from nas_engine.compression.calibration import calibrated_layers, require_complete
 from nas_engine.compression.grid import Grid, GridSettings
+from nas_engine.compression.observers import Hessians
 from nas_engine.compression.rounding import gptq, output_error, round_to_nearest
 from nas_engine.compression.sparsification import matrix_of
 from nas_engine.errors import CompressionError

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from nas_engine.compression.calibration import Hessians, InputNorms, Observer, calibrated_layers, require_complete
+from nas_engine.compression.calibration import Observer, calibrated_layers, require_complete
 from nas_engine.compression.kept_weights import refitted
+from nas_engine.compression.observers import Hessians, InputNorms
 from nas_engine.compression.sparsity import magnitude_mask, pattern_of, wanda_mask
 from nas_engine.errors import CompressionError
 from nas_engine.families.family import family_of

@@ -53,7 +53,7 @@ class Model:
         return {"prompt": read - started, "token": each}
 
 
-class OpenVino(Model):
+class OpenVinoModel(Model):
     """OpenVINO, with the cache as its state."""
 
     def __init__(self, file: str, threads: int, exact: bool) -> None:
@@ -80,7 +80,7 @@ class OpenVino(Model):
         return logits
 
 
-class OnnxRuntime(Model):
+class OnnxModel(Model):
     """ONNX Runtime, with the cache going out and in again."""
 
     def __init__(self, file: str, threads: int, exact: bool) -> None:
@@ -132,7 +132,7 @@ def _position(logits: np.ndarray, top: int) -> dict[str, Any]:
     return {"token": int(best[0]), "likely": [(int(i), float(log_probabilities[i])) for i in best]}
 
 
-RUNTIMES = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
+RUNTIMES = {"openvino": OpenVinoModel, "onnxruntime": OnnxModel}
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def time_files(
 def run(
     files: Sequence[Path], calls: Sequence[Mapping[str, Any]], context: int, threads: int = 1, exact: bool = False
 ) -> list[Any]:
-    """What llama.cpp answers to each call of `llama_cpp_process.LlamaCpp`'s methods.
+    """What llama.cpp answers to each call of `llama_cpp_process.LlamaServer`'s methods.
 
     Args:
         files: GGUF, all loaded at once.

@@ -13,7 +13,7 @@ import urllib.request
 from typing import Any
 
 
-class LlamaCpp:
+class LlamaServer:
     """A server of llama.cpp in this process.
 
     Args:
@@ -77,7 +77,7 @@ def main() -> None:
     """Answer all calls."""
     given = json.load(sys.stdin)
     files, calls = given.pop("files"), given.pop("calls")
-    runtimes = [LlamaCpp(file, **given) for file in files]
+    runtimes = [LlamaServer(file, **given) for file in files]
     result = [getattr(runtimes[call.pop("file")], call.pop("call"))(**call) for call in calls]
     with open(sys.argv[1], "w", encoding="utf-8") as file:
         json.dump(result, file)

@@ -49,10 +49,14 @@ class Driver(Protocol):
     A driver is deterministic: the same problem and the same objectives give the same genomes, which is what makes a
     replayed search continue as an uninterrupted one would have. It begins with the largest, the smallest and the median
     sub-network, and asks for no genome twice.
-
-    One with an attribute `asynchronous` that is True may be asked several times before it is told; it is then told all
-    answers at once, in the order asked for.
     """
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether it may be asked several times before it is told; it is then told all answers at once, in the order
+        asked for.
+        """
+        ...
 
     def ask(self) -> Genome:
         """The next genomes to evaluate, shape (batch, genes); an empty batch says that it has no more to propose."""

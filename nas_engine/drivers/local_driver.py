@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class HillClimbingDriver:
     Args:
         problem: what is searched; a quarter of the population is evaluated at once.
     """
+
+    asynchronous: ClassVar[bool] = False
 
     def __init__(self, problem: DriverProblem) -> None:
         self._problem = problem
@@ -89,6 +92,8 @@ class LocalSearchDriver:
     Args:
         problem: what is searched; a batch has its population at most.
     """
+
+    asynchronous: ClassVar[bool] = False
 
     def __init__(self, problem: DriverProblem) -> None:
         self._problem = problem

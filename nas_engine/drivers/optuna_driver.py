@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import optuna
@@ -41,15 +42,12 @@ def gp_sampler(population: int, seed: int) -> BaseSampler:
 class OptunaDriver:
     """One genome at a time from an Optuna sampler, after the common first generation.
 
-    Attributes:
-        asynchronous: several may be asked for before the first is told.
-
     Args:
         problem: what is searched; its population and seed are the sampler's too.
         sampler: makes the sampler of population and seed.
     """
 
-    asynchronous = True
+    asynchronous: ClassVar[bool] = True
 
     def __init__(self, problem: DriverProblem, sampler: SamplerFactory) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +92,8 @@ class PymooDriver:
         problem: what is searched.
         algorithm: makes the algorithm of the problem and the settings that all algorithms share.
     """
+
+    asynchronous: ClassVar[bool] = False
 
     def __init__(self, problem: DriverProblem, algorithm: AlgorithmFactory = nsga2) -> None:
         self._space = problem.space

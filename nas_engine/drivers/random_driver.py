@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from nas_engine.drivers.driver import DriverProblem, Objectives, Violations
@@ -15,6 +17,8 @@ class RandomDriver:
     Args:
         problem: what is searched; a batch has its population.
     """
+
+    asynchronous: ClassVar[bool] = False
 
     def __init__(self, problem: DriverProblem) -> None:
         self._space, self._population = problem.space, problem.population

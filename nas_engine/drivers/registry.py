@@ -74,13 +74,13 @@ def make_driver(driver: str | DriverFactory, problem: DriverProblem) -> Driver:
 
     Raises:
         SearchError: an unknown name (the known ones are listed), a population below 2, or a sensitivity of which the
-            driver makes nothing.
+            driver makes nothing; a function whose result lacks what drivers have.
     """
     if problem.population < 2:
         raise SearchError(f"population is {problem.population}; it must be at least 2.")
     require_driver_name(driver)
     if not isinstance(driver, str):
-        return driver(problem)
+        return _whole(driver(problem))
     if problem.sensitivity is not None and driver not in HINTED:
         raise SearchError(
             f"driver is {driver!r}, which makes nothing of a sensitivity; choose {' or '.join(HINTED)}, or do without."
@@ -96,3 +96,18 @@ def require_driver_name(driver: str | DriverFactory) -> None:
     """
     if not callable(driver) and driver not in DRIVERS:
         raise SearchError(f"driver is {driver!r}; choose one of {', '.join(DRIVERS)}, or pass a driver factory.")
+
+
+def _whole(made: Driver) -> Driver:
+    """A driver of somebody else's, if it has all that a search relies on."""
+    called = type(made).__name__
+    if lacking := [name for name in ("ask", "tell") if not callable(getattr(made, name, None))]:
+        raise SearchError(
+            f"the driver {called} has no {' and no '.join(lacking)}; see nas_engine.drivers.driver.Driver."
+        )
+    if not isinstance(getattr(made, "asynchronous", None), bool):
+        raise SearchError(
+            f"the driver {called} does not say whether it is asynchronous: give the class asynchronous = True where it "
+            "may be asked several times before it is told, else asynchronous = False."
+        )
+    return made

@@ -8,7 +8,8 @@ from evaluators import Evaluator
 from nas_engine.execution.executor import InProcess
 from nas_engine.execution.measuring import Job, S, Searchable
 from nas_engine.ledger.identity import identity_of
-from nas_engine.ledger.ledger import Ledger, Record, Storage
+from nas_engine.ledger.ledger import Ledger, Record
+from nas_engine.ledger.storage import Storage
 from nas_engine.progress import progress_bar
 from search_spaces import Genome
 from search_spaces.fingerprint import fingerprint_of

@@ -77,12 +77,12 @@ class Job(Generic[S]):
     @property
     def alone(self) -> list[Evaluator]:
         """The evaluators beside which nothing else may run. They come first: whoever races needs their scores."""
-        return [e for e in self.evaluators if runs_alone(e)]
+        return [e for e in self.evaluators if e.alone]
 
     @property
     def shared(self) -> list[Evaluator]:
         """The others, those last that race."""
-        return sorted((e for e in self.evaluators if not runs_alone(e)), key=_races)
+        return sorted((e for e in self.evaluators if not e.alone), key=_races)
 
     def depth_first(self, genomes: Sequence[Genome]) -> list[Genome]:
         """The order in which `genomes` share the most, where an evaluator makes use of it; else as given."""
@@ -163,12 +163,7 @@ class GenomeBatch(Generic[S]):
 
     def _shared_device(self, evaluator: Evaluator) -> AbstractContextManager[None]:
         """Whoever times waits until this is over; an evaluator that times sees to it itself."""
-        return nullcontext() if runs_alone(evaluator) else computing(device_of(self._job.supernet))
-
-
-def runs_alone(evaluator: Evaluator) -> bool:
-    """Whether nothing else may run beside `evaluator`."""
-    return bool(getattr(evaluator, "alone", False))
+        return nullcontext() if evaluator.alone else computing(device_of(self._job.supernet))
 
 
 def device_of(supernet: object) -> str:

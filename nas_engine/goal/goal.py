@@ -135,7 +135,7 @@ class Goal:
         Raises:
             SearchError: the sensitivity is not of this space.
         """
-        computing = [i for i, e in enumerate(self.evaluators) if getattr(e, "computed", False)]
+        computing = [i for i, e in enumerate(self.evaluators) if e.computed]
         computed = _Computed(self, space, {i: _scored(score, self.evaluators[i]) for i in computing})
         return DriverProblem(
             space,

@@ -22,7 +22,7 @@ from evaluators.classification.labelled import Learnable
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError
-from nas_engine.jobs.quality import Quality, lost
+from nas_engine.jobs.worth import ModelEvaluator, lost
 from nas_engine.progress import best_so_far, say
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork
@@ -74,7 +74,7 @@ def choose(
     result: SearchResult[Subnetwork],
     whole: Subnetwork,
     reference: Measurement,
-    selection: Quality,
+    selection: ModelEvaluator,
     train_set: Sequence[Learnable],
     teacher: Teacher | None,
     healing: HealingSettings | None,
@@ -95,7 +95,7 @@ def choose(
         train_set: what healing learns from.
         teacher: see `nas_engine.heal`.
         healing: how those that go all the way are healed; None compares them as the super-network left them.
-        tolerance: what may be lost; see `nas_engine.jobs.quality.lost`.
+        tolerance: what may be lost; see `nas_engine.jobs.worth.lost`.
         latency: how their speed is measured.
         count: how many begin.
         folder: for checkpoints and answers, so that a killed call goes on where it was.
@@ -163,7 +163,7 @@ def table(finalists: Sequence[Finalist], name: str = "accuracy") -> pd.DataFrame
 def _listed(
     result: SearchResult[Subnetwork],
     whole: Subnetwork,
-    selection: Quality,
+    selection: ModelEvaluator,
     count: int,
     latency: Latency,
     folder: Path | None,
@@ -191,7 +191,7 @@ def _listed(
 
 def _healed(
     finalist: Finalist,
-    selection: Quality,
+    selection: ModelEvaluator,
     train_set: Sequence[Learnable],
     teacher: Teacher | None,
     healing: HealingSettings,
@@ -222,7 +222,7 @@ def _digest(subnet: Subnetwork) -> str:
 def _kept(
     folder: Path | None,
     subnet: Subnetwork,
-    selection: Quality,
+    selection: ModelEvaluator,
     until: int,
     measure: Callable[[], Measurement],
 ) -> Measurement:

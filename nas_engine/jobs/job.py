@@ -37,7 +37,6 @@ from nas_engine.jobs.preparations import (
     require_one_process,
     writable,
 )
-from nas_engine.jobs.quality import Quality, worth
 from nas_engine.jobs.report import (
     ASKED,
     SHOWN,
@@ -49,6 +48,7 @@ from nas_engine.jobs.report import (
     score_of,
     write_figures,
 )
+from nas_engine.jobs.worth import ModelEvaluator, worth
 from nas_engine.libraries import MESSAGES, libraries_in
 from nas_engine.loop import search
 from nas_engine.named import nearest
@@ -175,12 +175,12 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     return JobResult(result, chosen.row, summary, folder)
 
 
-def _constraints(validation: Quality, settings: JobSettings) -> tuple[str, ...]:
+def _constraints(validation: ModelEvaluator, settings: JobSettings) -> tuple[str, ...]:
     """What a sub-network must keep: to be worth healing, and what the settings say."""
     return worth(validation), *settings.constraints
 
 
-def _about(settings: JobSettings, validation: Quality, reference: Mapping[str, Measurement]) -> About:
+def _about(settings: JobSettings, validation: ModelEvaluator, reference: Mapping[str, Measurement]) -> About:
     name, selection = validation.name, reference["selection"]
     return About(
         job="search",
@@ -193,7 +193,7 @@ def _about(settings: JobSettings, validation: Quality, reference: Mapping[str, M
 
 
 def _require_possible(
-    supernet: SuperNetwork, asked: Sequence[Quality], data: DataSplits, settings: JobSettings
+    supernet: SuperNetwork, asked: Sequence[ModelEvaluator], data: DataSplits, settings: JobSettings
 ) -> Sequence[Learned]:
     """The training examples, tokenized, after a check of what the last stages need, known before the first begins; see
     `nas_engine.jobs.preparations`.
@@ -280,7 +280,7 @@ def _train(
 
 def _search(
     supernet: SuperNetwork,
-    validation: Quality,
+    validation: ModelEvaluator,
     settings: JobSettings,
     folder: Path,
     sensitivity: Mapping[str, Sequence[float]] | None,
@@ -304,13 +304,13 @@ def _search(
     )
 
 
-def _measured(validation: Quality, settings: JobSettings) -> set[str]:
+def _measured(validation: ModelEvaluator, settings: JobSettings) -> set[str]:
     """The names of what does not follow from sizes."""
-    more = {e.name for e in settings.more_evaluators if not getattr(e, "computed", False)}
+    more = {e.name for e in settings.more_evaluators if not e.computed}
     return {validation.name, *more}
 
 
-def _objectives(validation: Quality, settings: JobSettings) -> tuple[str, ...]:
+def _objectives(validation: ModelEvaluator, settings: JobSettings) -> tuple[str, ...]:
     """The names of what is optimized.
 
     Raises:

@@ -7,7 +7,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from evaluators import Evaluator, evaluator_names, load_evaluator
+from evaluators import Evaluator, EvaluatorError, evaluator_names, load_evaluator, require_evaluator
 from nas_engine.errors import SettingsError
 from nas_engine.execution.executor import Workplace
 from nas_engine.execution.pool import WorkerPool
@@ -49,12 +49,10 @@ def evaluators_of(entries: Sequence[Named]) -> list[Evaluator]:
     found: list[Evaluator] = []
     for i, entry in enumerate(entries):
         evaluator = made(entry, ("evaluators", i), _installed, evaluator_names())
-        if not isinstance(evaluator, Evaluator):
-            raise SettingsError(
-                f"{entry!r} gives {type(evaluator).__name__}, not an evaluator; decorate a function with "
-                "evaluators.cost_model or evaluators.model_metric, or name a class or a function that makes one.",
-                ("evaluators", i),
-            )
+        try:
+            require_evaluator(evaluator)
+        except EvaluatorError as error:
+            raise SettingsError(f"{entry!r} gives no evaluator: {error}", ("evaluators", i)) from None
         found.append(evaluator)
     return found
 

@@ -23,7 +23,7 @@ from evaluators.classification.labelled import Learnable
 from nas_engine.drivers.driver import DriverProblem, Objectives
 from nas_engine.drivers.registry import make_driver
 from nas_engine.errors import LedgerError, SettingsError
-from nas_engine.jobs.quality import Quality
+from nas_engine.jobs.worth import ModelEvaluator
 from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.data_parallel import started_processes
 from nas_engine.training.run import require_readable
@@ -85,7 +85,9 @@ def require_counts(least: int, **questions: int) -> None:
             raise ValueError(f"{name} is {count}; give {least} questions or more, so that errors can be estimated.")
 
 
-def require_answerable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Quality]) -> None:
+def require_answerable(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[ModelEvaluator]
+) -> None:
     """Check that `model` can read all that the evaluators of `asked` ask, as far as they can tell.
 
     Raises:

@@ -20,7 +20,7 @@ from nas_engine.data import DataSplits
 from nas_engine.errors import NasEngineError
 from nas_engine.jobs.finalists import Finalist, table
 from nas_engine.jobs.job_settings import JobSettings
-from nas_engine.jobs.quality import Quality, lost
+from nas_engine.jobs.worth import ModelEvaluator, lost
 from nas_engine.page.about import About, tell
 from nas_engine.page.page import REPORT, write_page
 from nas_engine.page.run import TOLD
@@ -36,7 +36,7 @@ def confirmed(
     supernet: SuperNetwork,
     teacher: Teacher,
     chosen: Finalist,
-    held_out: Quality,
+    held_out: ModelEvaluator,
     settings: JobSettings,
 ) -> dict[str, Any]:
     """Measure all anew: quality on data that nothing saw yet, latency in turns, so that drift cancels."""
@@ -73,7 +73,7 @@ def loader_of(model: PreTrainedModel) -> str:
     return "AutoModelForCausalLM" if model.get_output_embeddings() is not None else "AutoModelForSequenceClassification"
 
 
-def loss_key(quality: Quality) -> str:
+def loss_key(quality: ModelEvaluator) -> str:
     """What `summary.json` calls how much was lost: ``accuracy_drop``, ``perplexity_rise``."""
     return f"{quality.name}_{'drop' if sign_of(quality.direction) < 0 else 'rise'}"
 
@@ -139,7 +139,7 @@ def question_of(pair: TextPair) -> str:
     return str(getattr(pair, "question", pair.prompt))
 
 
-def score_of(teacher: Teacher, asked: Quality) -> Measurement:
+def score_of(teacher: Teacher, asked: ModelEvaluator) -> Measurement:
     """The reference's."""
     with teacher.taught() as supernet:
         return asked.measure(supernet.model, supernet.tokenizer)

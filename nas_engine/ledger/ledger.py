@@ -5,35 +5,30 @@ Several processes may write to one ledger. Of two records of a genome the one th
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from evaluators import Direction, Evaluator, Measurement
 from evaluators.documents import checked
 from nas_engine.errors import LedgerError
-from nas_engine.ledger.identity import Identity, checked_identity, differences, identity_of
-from nas_engine.ledger.journal import open_journal
+from nas_engine.ledger.identity import checked_identity, identity_of
+from nas_engine.ledger.storage import (
+    IDENTITY,
+    STORAGE_ERRORS,
+    Storage,
+    is_missing,
+    joined_study,
+    open_storage,
+    shown,
+)
 from search_spaces import Genome, SearchSpace
 
 SEARCH_STUDY = "nas-engine"
-JOURNAL = "ledger.log"
-_IDENTITY = "nas_engine"
-_STORAGE_ERRORS = (ValueError, OSError, ImportError, SQLAlchemyError, OptunaError)
-_TRIES = 4  # of two processes that make a database's tables at once one fails, and finds them made the next time
-_SECONDS_BETWEEN_TRIES = 0.3
-Storage = str | Path | None
 
 
 @dataclass(frozen=True)
@@ -96,9 +91,9 @@ class Ledger:
         self._space, self._objectives = space, len(evaluators)
         self._distributions = {gene.name: CategoricalDistribution(gene.values) for gene in space.genes}
         identity = identity_of(space, model, evaluators)
-        opened, lock = _open(storage)
+        opened, lock = open_storage(storage)
         with lock:  # so that of two processes that start at once one describes the ledger and the other compares
-            self._study = _joined(opened, study, identity, [e.direction for e in evaluators], storage)
+            self._study = joined_study(opened, study, identity, [e.direction for e in evaluators], storage)
         self._records: dict[tuple[int, ...], Record] = {}
         self._read = 0  # trials of the study that were looked at
         self.refresh()
@@ -143,8 +138,8 @@ class Ledger:
         )
         try:
             self._study.add_trial(trial)
-        except _STORAGE_ERRORS as error:
-            raise LedgerError(f"the ledger {_shown(self.storage)} cannot be written: {error}") from error
+        except STORAGE_ERRORS as error:
+            raise LedgerError(f"the ledger {shown(self.storage)} cannot be written: {error}") from error
         self.refresh()
         return self._records[record.genome]
 
@@ -158,8 +153,8 @@ class Ledger:
             trials = self._study.get_trials(deepcopy=False)
         except LedgerError:
             raise
-        except _STORAGE_ERRORS as error:
-            raise LedgerError(f"the ledger {_shown(self.storage)} cannot be read: {error}") from error
+        except STORAGE_ERRORS as error:
+            raise LedgerError(f"the ledger {shown(self.storage)} cannot be read: {error}") from error
         for trial in trials[self._read :]:
             record = _record(trial, self._space, self._objectives, self.storage)
             self._records.setdefault(record.genome, record)
@@ -172,20 +167,20 @@ def read_ledger(storage: Storage, study: str = SEARCH_STUDY) -> LedgerContents:
     Raises:
         LedgerError: there is none, or it cannot be read.
     """
-    if _is_missing(storage):
-        raise LedgerError(f"there is no ledger in {_shown(storage)}; give the storage= that a search was run with.")
-    opened, _ = _open(storage, make=False)
+    if is_missing(storage):
+        raise LedgerError(f"there is no ledger in {shown(storage)}; give the storage= that a search was run with.")
+    opened, _ = open_storage(storage, make=False)
     assert opened is not None, "what is in memory alone is missing, as said above"
     try:
         loaded = optuna.load_study(storage=opened, study_name=study)
-        identity = checked_identity(loaded.user_attrs[_IDENTITY], _shown(storage))
+        identity = checked_identity(loaded.user_attrs[IDENTITY], shown(storage))
         trials = loaded.get_trials(deepcopy=False)
     except KeyError as error:
-        raise LedgerError(f"{_shown(storage)} holds no search of this project.") from error
+        raise LedgerError(f"{shown(storage)} holds no search of this project.") from error
     except LedgerError:
         raise
-    except _STORAGE_ERRORS as error:
-        raise LedgerError(f"the ledger {_shown(storage)} cannot be read: {error}") from error
+    except STORAGE_ERRORS as error:
+        raise LedgerError(f"the ledger {shown(storage)} cannot be read: {error}") from error
     space = SearchSpace.from_json(identity["space"])
     described = [(name, identity["evaluators"][name]) for name in identity["order"]]
     records: dict[tuple[int, ...], Record] = {}
@@ -231,96 +226,6 @@ def _record(trial: FrozenTrial, space: SearchSpace, objectives: int, where: Stor
         return Record(tuple(attributes.genome), measurements, attributes.error)
     except (OverflowError, ValueError) as error:
         raise LedgerError(
-            f"trial {trial.number} of the ledger {_shown(where)} is none of a search "
+            f"trial {trial.number} of the ledger {shown(where)} is none of a search "
             f"({type(error).__name__}: {error}); it was left as it is. Use another run folder."
         ) from error
-
-
-def _open(
-    storage: Storage, make: bool = True
-) -> tuple[optuna.storages.BaseStorage | str | None, AbstractContextManager[None]]:
-    """What Optuna opens, and a lock under which nobody else writes to it (a database has its own)."""
-    if storage is None:
-        return None, nullcontext()
-    if _is_url(storage):
-        return str(storage), nullcontext()
-    return open_journal(Path(storage) / JOURNAL, make)
-
-
-def _joined(
-    opened: optuna.storages.BaseStorage | str | None,
-    name: str,
-    identity: Identity,
-    directions: Sequence[Direction],
-    where: Storage,
-) -> optuna.Study:
-    try:
-        study = _patiently_opened(opened, name, directions)
-        found = study.user_attrs.get(_IDENTITY)
-        if found is None:
-            study.set_user_attr(_IDENTITY, identity)
-        elif differing := differences(checked_identity(found, _shown(where)), identity):
-            raise LedgerError(
-                f"the ledger in {_shown(where)} was written with {'; '.join(differing)}. "
-                "Use another run folder, or go back to what it was written with."
-            )
-        _name_objectives(study, identity["order"])
-    except LedgerError:
-        raise
-    except _STORAGE_ERRORS as error:
-        raise LedgerError(f"the ledger {_shown(where)} cannot be opened: {error}") from error
-    return study
-
-
-def _patiently_opened(
-    opened: optuna.storages.BaseStorage | str | None, name: str, directions: Sequence[Direction]
-) -> optuna.Study:
-    for _ in range(_TRIES - 1):
-        try:
-            return _study(opened, name, directions)
-        except (DBAPIError, StorageInternalError):
-            time.sleep(_SECONDS_BETWEEN_TRIES)
-    return _study(opened, name, directions)
-
-
-def _study(
-    opened: optuna.storages.BaseStorage | str | None, name: str, directions: Sequence[Direction]
-) -> optuna.Study:
-    if opened is not None:
-        try:
-            return optuna.load_study(storage=opened, study_name=name)
-        except KeyError:
-            pass  # a new ledger
-    return optuna.create_study(storage=opened, study_name=name, directions=list(directions), load_if_exists=True)
-
-
-def _name_objectives(study: optuna.Study, names: Sequence[str]) -> None:
-    """So that Optuna's dashboard and figures show names instead of numbers."""
-    if study.metric_names != list(names):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names(list(names))
-
-
-def _is_url(storage: Storage) -> bool:
-    return "://" in str(storage)
-
-
-def _is_missing(storage: Storage) -> bool:
-    """Whether there is nothing to read, so that reading does not make it."""
-    if storage is None:
-        return True
-    if not _is_url(storage):
-        return not (Path(storage) / JOURNAL).is_file()
-    url = make_url(str(storage))
-    return url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file()
-
-
-def _shown(storage: Storage) -> str:
-    """The storage as it may be printed: without a password."""
-    if not _is_url(storage):
-        return str(storage)
-    try:
-        return make_url(str(storage)).render_as_string(hide_password=True)
-    except SQLAlchemyError:
-        return str(storage)

@@ -13,7 +13,8 @@ import pandas as pd
 from evaluators import Direction, Measurement
 from evaluators.documents import read_document
 from nas_engine.errors import LedgerError
-from nas_engine.ledger.ledger import JOURNAL, Record
+from nas_engine.ledger.ledger import Record
+from nas_engine.ledger.storage import JOURNAL
 from nas_engine.page.about import ABOUT, About, Compared, told
 from nas_engine.page.summary import SUMMARY, SearchSummary, Summary, summary_of
 from nas_engine.results.exports import WithoutSupernet

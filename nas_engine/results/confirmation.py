@@ -16,7 +16,8 @@ from nas_engine import plots
 from nas_engine.errors import SelectionError
 from nas_engine.execution.measured import measured
 from nas_engine.execution.measuring import S, Searchable
-from nas_engine.ledger.ledger import Record, Storage
+from nas_engine.ledger.ledger import Record
+from nas_engine.ledger.storage import Storage
 from nas_engine.results.dominance import dominated_beyond_error, non_dominated
 from nas_engine.results.table import Objective, configuration_of
 from search_spaces import Genome

@@ -15,7 +15,7 @@ from nas_engine.plots.interactive_front import Figure, Marked, front_figure, hov
 from nas_engine.results.table import Objective
 
 
-class Measured(Protocol):
+class Drawable(Protocol):
     """What of a `SearchResult` is drawn."""
 
     @property
@@ -30,12 +30,12 @@ class Measured(Protocol):
     def reference(self) -> pd.Series: ...  # noqa: D102
 
 
-def measured_rows(result: Measured) -> pd.DataFrame:
+def measured_rows(result: Drawable) -> pd.DataFrame:
     """The rows of a result whose evaluation did not fail."""
     return result.frame[result.frame["error"] == ""]
 
 
-def hover_texts(result: Measured) -> dict[int, str]:
+def hover_texts(result: Drawable) -> dict[int, str]:
     """What each measured sub-network says when it is pointed at, by evaluation."""
     space = result.supernet.space
     kinds = kinds_of(space)
@@ -45,7 +45,7 @@ def hover_texts(result: Measured) -> dict[int, str]:
     }
 
 
-def axes_of(result: Measured) -> tuple[Objective | None, Objective]:
+def axes_of(result: Drawable) -> tuple[Objective | None, Objective]:
     """The objectives to begin with, horizontal and vertical: of a single one None and that one.
 
     What is to be large stands on the vertical axis, beside the first other that is optimized.
@@ -57,7 +57,7 @@ def axes_of(result: Measured) -> tuple[Objective | None, Objective]:
 
 
 def figure_of(
-    result: Measured,
+    result: Drawable,
     x: Objective | None,
     y: Objective,
     marked: Marked,
@@ -68,7 +68,7 @@ def figure_of(
     return progress_figure(rows, y, texts) if x is None else front_figure(rows, x, y, marked, texts)
 
 
-def figures_to_show(result: Measured, chosen: pd.Series | None = None) -> dict[str, Figure]:
+def figures_to_show(result: Drawable, chosen: pd.Series | None = None) -> dict[str, Figure]:
     """A figure for every two objectives, the one to begin with first."""
     first_x, first_y = axes_of(result)
     marked, texts = Marked(largest_of(result), chosen), hover_texts(result)
@@ -79,7 +79,7 @@ def figures_to_show(result: Measured, chosen: pd.Series | None = None) -> dict[s
     return {f"{y.name} over {x.name}": figure_of(result, x, y, marked, texts) for x, y in pairs}
 
 
-def largest_of(result: Measured) -> pd.Series | None:
+def largest_of(result: Drawable) -> pd.Series | None:
     """The row of the largest sub-network; None where it was not measured."""
     try:
         return result.reference

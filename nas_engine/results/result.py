@@ -18,7 +18,8 @@ from nas_engine.errors import SelectionError
 from nas_engine.execution.measuring import S, Searchable
 from nas_engine.goal.constraints import Constraint, parse_constraints
 from nas_engine.goal.goal import positions_of
-from nas_engine.ledger.ledger import LedgerContents, Record, Storage, read_ledger
+from nas_engine.ledger.ledger import LedgerContents, Record, read_ledger
+from nas_engine.ledger.storage import Storage
 from nas_engine.magnitude import LARGEST, relative
 from nas_engine.plots.interactive_front import drawn
 from nas_engine.results import exports, interactive

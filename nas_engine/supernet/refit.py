@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nas_engine.compression.calibration import Products, calibrated_layers
+from nas_engine.compression.calibration import calibrated_layers
+from nas_engine.compression.observers import Products
 from nas_engine.supernet.elastic_units import Units
 from nas_engine.supernet.layer import spread
 from nas_engine.texts.batches import Batch

@@ -28,7 +28,7 @@ from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.answers import Part, learned, predictions
 from nas_engine.training.fitting import can_fit, fit_to_teacher
-from nas_engine.training.run import Run
+from nas_engine.training.run import TrainingRun
 from nas_engine.training.settings import Adapters, HealingSettings
 from nas_engine.training.teacher import Teacher
 
@@ -210,7 +210,7 @@ def heal(
     return healed
 
 
-class _Healing(Run):
+class _Healing(TrainingRun):
     """A run on the small model alone."""
 
     def __init__(
@@ -231,7 +231,7 @@ class _Healing(Run):
         super().__init__(healed.model, healed.tokenizer, parameters, examples, settings, identity)
 
     def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
-        """See `Run.visit`."""
+        """See `TrainingRun.visit`."""
         distillation = self.settings.distillation
         teacher = None
         if self.teacher is not None and distillation.asks:
@@ -248,13 +248,13 @@ class _Healing(Run):
         self.fitted = fit_to_teacher(self.healed.subnet, self.healed.model, self.teacher, self.first(count))
 
     def state(self) -> dict[str, Tensor]:
-        """See `Run.state`."""
+        """See `TrainingRun.state`."""
         fitted = {name: self.healed.model.get_parameter(name).detach() for name in self.fitted}
         return fitted | {name: parameter.detach() for name, parameter in self.healed.trained.items()}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Run.load_state`."""
+        """See `TrainingRun.load_state`."""
         parameters = dict(self.healed.model.named_parameters())
         for name in self.healed.trained.keys() | tensors.keys():
             if name not in parameters or name not in tensors or tensors[name].shape != parameters[name].shape:

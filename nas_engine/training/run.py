@@ -51,7 +51,7 @@ def require_readable(model: PreTrainedModel, lengths: Sequence[int]) -> None:
         )
 
 
-class Run(ABC):
+class TrainingRun(ABC):
     """The state of one training run, which a checkpoint holds entirely.
 
     Args:

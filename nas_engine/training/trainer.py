@@ -18,7 +18,7 @@ from nas_engine.progress import say
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.answers import WHOLE, Part, learned, predictions
-from nas_engine.training.run import Run
+from nas_engine.training.run import TrainingRun
 from nas_engine.training.settings import TrainingSettings
 from nas_engine.training.strategies import genomes_of_batch
 from nas_engine.training.teacher import Teacher
@@ -119,7 +119,7 @@ def calibration_tokens(refit: bool) -> int:
     return _REFITTING_TOKENS if refit else _CALIBRATION_TOKENS
 
 
-class _Run(Run):
+class _Run(TrainingRun):
     """A run in which sub-networks of a super-network take turns."""
 
     def __init__(
@@ -145,7 +145,7 @@ class _Run(Run):
         return self.first(calibration_tokens(self.settings.refit))
 
     def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
-        """See `Run.visit`."""
+        """See `TrainingRun.visit`."""
         s = self.settings
         return self.visit_genomes(batch, genomes_of_batch(self.supernet.space, s.strategy, s.seed, micro), part)
 
@@ -180,9 +180,9 @@ class _Run(Run):
         return Visits(space, np.vstack(genomes), tuple(loss for step in self.losses for loss in step))
 
     def state(self) -> dict[str, Tensor]:
-        """See `Run.state`."""
+        """See `TrainingRun.state`."""
         return self.supernet.state()
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Run.load_state`."""
+        """See `TrainingRun.load_state`."""
         self.supernet.load_state(tensors)

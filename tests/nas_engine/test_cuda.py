@@ -9,7 +9,8 @@ from evaluators import ExactMatch, Latency, MultipleChoiceAccuracy, Perplexity, 
 from nas_engine import Example, WorkerPool, search, train
 from nas_engine.compression import load_quantized, quantize_model, sparsify
 from nas_engine.compression.calibration import calibrated_layers
-from nas_engine.compression.database import LayerDatabase, build_database
+from nas_engine.compression.database import LayerDatabase
+from nas_engine.compression.database_building import build_database
 from nas_engine.data.made import chain_sum
 from nas_engine.jobs.recipes import SearchPlan, ordered, shears, sqft
 from nas_engine.supernet import SuperNetwork

@@ -96,7 +96,7 @@ def test_options_count_instead_of_the_file(tmp_path) -> None:
         ("evaluators:\n- energy: {device: abacus}\n", "line 2: energy: .*abacus"),
         (f"evaluators:\n- {HERE}:jules\n", "line 2: .* cannot be imported: .*jules"),
         (f"evaluators:\n- {HERE}:joules: {{of: 3}}\n", "line 2: .*takes no arguments"),
-        (f"evaluators:\n- {HERE}:number: {{text: '3'}}\n", "line 2: .* gives float, not an evaluator"),
+        (f"evaluators:\n- {HERE}:number: {{text: '3'}}\n", "line 2: .* gives no evaluator: float cannot be called"),
         ("executor: {pool: {workers: 0}}\n", "line 1: pool: workers is 0"),
         ("space: [layer_skip]\nskip: false\n", "line 2: space is given, so that skip has no meaning"),
     ],

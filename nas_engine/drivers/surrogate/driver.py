@@ -8,6 +8,7 @@ largest expected gain in hypervolume. What is computed from sizes is never predi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,8 @@ class SurrogateDriver:
         settings: how much work goes into a proposal.
         proposals: where the warm start and candidates come from.
     """
+
+    asynchronous: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from evaluators import Measurement, Subnetwork, cost_model
+from evaluators import EvaluatorDefaults, Measurement, Subnetwork, cost_model
 from evaluators.protocol import Direction
 
 PJ_PER_MAC = 0.5
@@ -19,7 +19,7 @@ def abacus_energy(subnet: Subnetwork) -> float:
 
 
 @dataclass(frozen=True)
-class AbacusLatency:
+class AbacusLatency(EvaluatorDefaults):
     """Every matrix product fills a square array of multipliers, tile by tile.
 
     Args:

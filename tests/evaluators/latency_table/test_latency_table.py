@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from evaluators import Evaluator, Latency, LatencyTable, LatencyTableError, LayerSizes
@@ -37,6 +39,23 @@ def decoder(heads: list[int], widths: list[int]) -> list[LayerSizes]:
     return [LayerSizes(h, h // 2, 8, w) for h, w in zip(heads, widths, strict=True)]
 
 
+KNOTS = (BlockKnots("attention heads", (2, 4, 8), True), BlockKnots("MLP width", (10, 20, 40), True))
+
+
+@st.composite
+def decoders_that_add_up(draw: st.DrawFn) -> tuple[list[list[LayerSizes]], np.ndarray]:
+    """Even decoders and random ones, four layers deep, and times of which each block adds its own."""
+    heads, widths = ([0, *knots.sizes] for knots in KNOTS)
+    even = [decoder([h] * 4, [40] * 4) for h in heads] + [decoder([8] * 4, [w] * 4) for w in widths]
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    random = [decoder(rng.choice(heads, 4).tolist(), rng.choice(widths, 4).tolist()) for _ in range(20)]
+    every = [*even, decoder([0] * 4, [0] * 4), decoder([8, 0, 8, 0], [40, 0, 40, 0]), *random]
+    of_heads, of_widths = ({0: 0.0} | dict(zip(s[1:], rng.uniform(0, 9, 3), strict=True)) for s in (heads, widths))
+    rest = draw(st.sampled_from([1e-3, 1.0, 100.0]))
+    times = [rest + sum(of_heads[one.heads] + of_widths[one.intermediate_size] for one in layers) for layers in every]
+    return every, np.array(times)
+
+
 def sampled(supernet, count: int, seed: int):
     genomes = supernet.space.sample(np.random.default_rng(seed), count)
     return [supernet.subnetwork(supernet.space.configuration(genome)) for genome in genomes]
@@ -54,6 +73,37 @@ def test_costs_that_add_up_are_found_and_interpolated() -> None:
     assert costs.mlp_costs == pytest.approx((0.0, -15.0, -10.0, 0.0))
     unseen = decoder([3, 0, 2], [15, 25, 40])
     assert costs.predict(unseen) == pytest.approx(cost(unseen))
+
+
+@settings(max_examples=25)
+@given(decoders_that_add_up())
+def test_true_costs_of_blocks_that_add_up_are_recovered(seen) -> None:
+    decoders, times = seen
+    costs = fit_costs(decoders, times.tolist(), *KNOTS)
+    for layers, time in zip(decoders, times, strict=True):
+        assert costs.predict(layers) == pytest.approx(time, rel=1e-6, abs=1e-9)
+
+
+@settings(max_examples=25)
+@given(decoders_that_add_up(), st.integers(0, 1000), st.sampled_from([0.05, 0.5, 1.5]), st.booleans())
+def test_no_decoder_is_predicted_below_nothing_however_noisy_the_times(seen, seed, noise, smallest) -> None:
+    decoders, times = seen
+    if not smallest:  # the time of what no block has is then extrapolated
+        decoders, times = (
+            decoders[1:4] + decoders[5:8] + decoders[10:],
+            times[[1, 2, 3, 5, 6, 7, *range(10, len(times))]],
+        )
+    noisy = times * np.exp(np.random.default_rng(seed).normal(0, noise, len(times)))
+    costs = fit_costs(decoders, noisy.tolist(), *KNOTS)
+    every = itertools.product([0, *KNOTS[0].sizes], [0, *KNOTS[1].sizes])
+    for one, other in itertools.product(list(every), repeat=2):
+        layers = decoder([one[0], one[0], other[0], other[0]], [one[1], one[1], other[1], other[1]])
+        assert costs.predict(layers) >= -1e-9 * times.max()
+
+
+def test_decoders_of_different_depths_are_refused() -> None:
+    with pytest.raises(ValueError, match="have 1 and 2 layers; give equally deep ones"):
+        fit_costs([decoder([4], [40]), decoder([4, 2], [40, 10])], [1.0, 2.0], HEADS, WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -80,9 +130,9 @@ def test_table_predicts_unseen_subnetworks_exactly_where_blocks_add_up(make, spa
     supernet = supernetwork(make(), space)
     table = LatencyTable.calibrate(supernet, ByWeight(repeats=3), levels=3)
     milliseconds = 2 * 1e3  # a parameter, in the middle of three rounds
-    for subnet in sampled(supernet, 20, seed=1):
-        if any(layer.heads or layer.intermediate_size for layer in subnet.layer_sizes):
-            assert table(subnet).value == pytest.approx(milliseconds * subnet.extract().num_parameters(), rel=1e-9)
+    smallest = supernet.subnetwork(supernet.space.configuration(supernet.space.smallest))
+    for subnet in [*sampled(supernet, 20, seed=1), smallest]:
+        assert table(subnet).value == pytest.approx(milliseconds * subnet.extract().num_parameters(), rel=1e-9)
 
 
 def test_even_genomes_vary_one_kind_of_block_at_a_time() -> None:
@@ -91,7 +141,7 @@ def test_even_genomes_vary_one_kind_of_block_at_a_time() -> None:
         [(layer.heads, layer.intermediate_size) for layer in supernet.subnetwork(c).layer_sizes]
         for c in map(supernet.space.configuration, even_genomes(supernet.space, levels=5))
     ]
-    even = {(4, 48), (4, 36), (4, 24), (2, 48), (0, 48), (4, 0)}
+    even = {(4, 48), (4, 36), (4, 24), (2, 48), (0, 48), (4, 0), (0, 0)}
     assert sizes[0] == [(4, 48)] * 3
     assert {layers[0] for layers in sizes if len(set(layers)) == 1} == even
     assert [layers for layers in sizes if len(set(layers)) > 1] == [[(4, 48), (0, 0), (4, 48)]]

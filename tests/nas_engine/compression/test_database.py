@@ -8,8 +8,10 @@ from transformers import AutoModelForCausalLM
 from evaluators import ParameterCount, cost_model
 from nas_engine import Example, search, train
 from nas_engine.compression import GridSettings, gptq, quantize
-from nas_engine.compression.calibration import Hessians, calibrated_layers
-from nas_engine.compression.database import DENSE, LayerDatabase, Level, build_database
+from nas_engine.compression.calibration import calibrated_layers
+from nas_engine.compression.database import DENSE, LayerDatabase, Level
+from nas_engine.compression.database_building import build_database
+from nas_engine.compression.observers import Hessians
 from nas_engine.compression.rounding import output_error
 from nas_engine.compression.sparsification import matrix_of
 from nas_engine.compression.sparsity import pattern_of, wanda_mask

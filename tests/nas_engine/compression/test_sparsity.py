@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_engine.compression import magnitude_mask, pattern_of, sparsify, sparsity_report, wanda_mask
-from nas_engine.compression.calibration import InputNorms, calibrated_layers
+from nas_engine.compression.calibration import calibrated_layers
 from nas_engine.compression.kept_weights import refitted
+from nas_engine.compression.observers import InputNorms
 from nas_engine.compression.sparsification import matrix_of
 from nas_engine.errors import CompressionError
 from tests.supernets import CALIBRATION, FAMILIES

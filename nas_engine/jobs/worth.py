@@ -11,7 +11,7 @@ from evaluators import Evaluator, Measurement, sign_of
 _WORST = 0.6, 4.0  # of the reference's, of what is to be large and small: beyond, no few steps heal a sub-network
 
 
-class Quality(Evaluator, Protocol):
+class ModelEvaluator(Evaluator, Protocol):
     """An evaluator that also measures a model that left its super-network."""
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Measurement:
