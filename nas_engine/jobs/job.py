@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluators import Evaluator, Measurement, ParameterCount
+from evaluators import Evaluator, Measurement, ParameterCount, sign_of
 from evaluators.classification.labelled import Learnable
 from evaluators.text.generation import require_generable
 from evaluators.whole_file import replacing
@@ -24,7 +24,7 @@ from nas_engine.data import DataSplits
 from nas_engine.deploy.targets import target_named
 from nas_engine.errors import SettingsError
 from nas_engine.goal.constraints import parse_constraints
-from nas_engine.jobs.beginning import begin
+from nas_engine.jobs.beginning import Beginning, begin
 from nas_engine.jobs.calibration import TEXTS, calibration_of, told_in_words
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
@@ -36,6 +36,7 @@ from nas_engine.jobs.report import (
     ASKED,
     SHOWN,
     confirmed,
+    cost_of,
     in_words,
     leave_page,
     loader_of,
@@ -43,6 +44,7 @@ from nas_engine.jobs.report import (
     score_of,
     write_figures,
 )
+from nas_engine.jobs.versions import BASE, VERSIONS, with_versions
 from nas_engine.libraries import MESSAGES, libraries_in
 from nas_engine.loop import search
 from nas_engine.named import nearest
@@ -57,10 +59,10 @@ from nas_engine.texts.labelled import Learned
 from nas_engine.training import Healed, Teacher, TextPair, train
 
 _FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compressed-vllm", "compressed-openvino",
-            "compressed-onnx")  # fmt: skip
+            "compressed-onnx", BASE, VERSIONS)  # fmt: skip
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
           "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "page.json", "report.html",
-          "job.yaml", "data.json", "search.json", MESSAGES)  # fmt: skip
+          "job.yaml", "data.json", "search.json", "base.json", MESSAGES)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,10 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     if settings.check_memory:
         require_base_fits(settings)
     say(f"Loading {settings.model}", enabled=progress)
-    supernet, data = begin(settings)
+    begun = begin(settings)
+    supernet, data = begun.supernet, begun.data
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
-    learned = _require_possible(supernet, (validation, selection, held_out), data, settings)
+    learned = _require_possible(begun, (validation, selection, held_out), settings)
     if settings.check_memory:
         require_room(settings, supernet, learned)
     data.write(folder)  # which refuses a run that was begun with other data
@@ -113,6 +116,9 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     calibration = calibration_of(supernet, data, learned, settings)
     if calibration is not None:
         note(told_in_words(calibration), enabled=progress)
+    if settings.compresses:
+        supernet = with_versions(supernet, begun.space, data.train[:TEXTS], settings, folder, progress)
+        _require_exportable(supernet, data, settings)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
     teacher = _reference(supernet, data.train, settings, folder, progress)
@@ -139,9 +145,10 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
         settings.finalists,
         folder,
         progress,
+        settings.minimize,
     )
     chosen = finalists[0]
-    write_figures(result, finalists, reference, folder, held_out.name)
+    write_figures(result, finalists, reference, folder, held_out.name, settings.minimize)
     chosen.deployed.save_pretrained(folder / "compressed")
     asked = data.prompts("test", ASKED)
     exported = _export(chosen.deployed, asked, settings, folder, progress)
@@ -150,6 +157,7 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     summary = confirmed(supernet, teacher, chosen, held_out, settings) | {
         **in_words(teacher, chosen, asked, data),
         **exported,
+        "minimized": cost_of(result, chosen.row, settings.minimize),
         "finalists": json.loads(table(finalists, held_out.name).round(4).to_json(orient="records")),
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         f"untrained_validation_{validation.name}": rounded(untrained),
@@ -185,12 +193,11 @@ def _about(settings: JobSettings, validation: Quality, reference: Mapping[str, M
     )
 
 
-def _require_possible(
-    supernet: SuperNetwork, asked: Sequence[Quality], data: DataSplits, settings: JobSettings
-) -> Sequence[Learned]:
+def _require_possible(begun: Beginning, asked: Sequence[Quality], settings: JobSettings) -> Sequence[Learned]:
     """The training examples, tokenized, after a check of what the last stages need, known before the first begins; see
     `nas_engine.jobs.preparations`.
     """
+    supernet, data = begun.supernet, begun.data
     model, tokenizer = supernet.model, supernet.tokenizer
     require_answerable(model, tokenizer, asked)
     if prompts := [pair.prompt for pair in data.prompts("test", ASKED)]:
@@ -200,21 +207,27 @@ def _require_possible(
     goal = _objectives(asked[0], settings)
     measured = len([name for name in goal if name in _measured(asked[0], settings)])
     require_driver(
-        settings.driver, supernet.space, len(goal), settings.population, settings.seed, measured, bool(settings.hints)
+        settings.driver, begun.space, len(goal), settings.population, settings.seed, measured, bool(settings.hints)
     )
     if not supernet.largest.merges:
         raise ValueError(
             "the model is sparse or quantized: adapters merged into it would fill its zeros or leave its grid. Give "
             "the dense model, or compress it with nas-engine shears or sqft."
         )
-    if target_named(settings.target).format:
-        genome = supernet.space.sample(np.random.default_rng(settings.seed), 1)[0]
-        drawn = supernet.subnetwork(supernet.space.configuration(genome))
-        with tempfile.TemporaryDirectory() as unused:
-            shown = data.prompts("test", SHOWN)
-            _export(supernet.largest, shown, settings, Path(unused), progress=False, check=False)
-            _export(drawn, shown, settings, Path(unused), progress=False)
+    _require_exportable(supernet, data, settings)
     return learned
+
+
+def _require_exportable(supernet: SuperNetwork, data: DataSplits, settings: JobSettings) -> None:
+    """Check that what the target loads can be written, of the largest and of one that is drawn."""
+    if not target_named(settings.target).format:
+        return
+    genome = supernet.space.sample(np.random.default_rng(settings.seed), 1)[0]
+    drawn = supernet.subnetwork(supernet.space.configuration(genome))
+    with tempfile.TemporaryDirectory() as unused:
+        shown = data.prompts("test", SHOWN)
+        _export(supernet.largest, shown, settings, Path(unused), progress=False, check=False)
+        _export(drawn, shown, settings, Path(unused), progress=False)
 
 
 def _export(
@@ -238,12 +251,17 @@ def _export(
 def _reference(
     supernet: SuperNetwork, examples: Sequence[Learnable], settings: JobSettings, folder: Path, progress: bool
 ) -> Teacher:
-    """What a user would otherwise have: plain LoRA on the whole model, trained or given; also kept as PEFT's."""
+    """What a user would otherwise have: plain LoRA on the whole model, trained or given; also kept, as PEFT's adapter,
+    or merged where the base is in an order of its own.
+    """
     if settings.adapter is not None:
         supernet.load_adapter(settings.adapter)
     elif settings.lora is not None:
         train(supernet, examples, settings.lora, checkpoint=folder / "lora", progress=progress)
-        supernet.largest.save_adapter(folder / "reference")
+        if settings.compresses:  # on a base in another order than the model has
+            supernet.largest.save_pretrained(folder / "reference")
+        else:
+            supernet.largest.save_adapter(folder / "reference")
     return Teacher.of(supernet)
 
 
@@ -257,8 +275,9 @@ def _train(
 ) -> None:
     refit = settings.refit and supernet.can_refit
     if settings.training is None:
-        say("Ordering heads and channels", enabled=progress)
-        supernet.order_by_importance(list(calibration_batches(examples, supernet.tokenizer, TEXTS)), refit)
+        if not settings.compresses:  # whose base is in order
+            say("Ordering heads and channels", enabled=progress)
+            supernet.order_by_importance(list(calibration_batches(examples, supernet.tokenizer, TEXTS)), refit)
         return
     train(
         supernet,
@@ -316,4 +335,16 @@ def _objectives(validation: Quality, settings: JobSettings) -> tuple[str, ...]:
     if unknown := [name for name in goal if name not in names]:
         raise SettingsError(f"nothing measures {unknown[0]!r}; {nearest(unknown[0], names)}", ("objectives",))
     parse_constraints(settings.constraints, names)
+    falling = ["latency", ParameterCount().name]
+    falling += [e.name for e in settings.more_evaluators if sign_of(e.direction) > 0]
+    if settings.minimize not in falling:
+        raise SettingsError(
+            f"minimize is {settings.minimize!r}; choose one of {', '.join(falling)}, or add an evaluator of that name.",
+            ("minimize",),
+        )
+    if settings.minimize not in goal:
+        raise SettingsError(
+            f"minimize is {settings.minimize!r}, which is not among the objectives {', '.join(goal)}; add it to them.",
+            ("minimize",),
+        )
     return goal
