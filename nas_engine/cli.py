@@ -88,6 +88,8 @@ def report(job: JobResult, console: Console) -> None:
             f"LoRA {shown(cost['reference'], 0.0, cost['unit'])} ({cost['chosen'] / cost['reference']:.0%})",
             highlight=False,
         )
+    for warning in summary["warnings"]:
+        console.print(f"\n[yellow]Warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     if "answers" in summary:
         _report_answers(summary, console)
     console.print(f"\nIn {job.folder}:", highlight=False)

@@ -43,7 +43,7 @@ def calibration_of(
         return None
     lengths = [len(example.tokens) for example in learned]
     count = min(TEXTS, len(lengths))
-    if settings.training is not None:
+    if settings.training is not None and not settings.compresses:
         wanted = calibration_tokens(settings.refit and supernet.can_refit)
         count = next((i for i, tokens in enumerate(accumulate(lengths), 1) if tokens >= wanted), len(lengths))
     texts = [_text(example) for example in data.train[:count]]

@@ -32,6 +32,7 @@ from nas_engine.jobs.job_estimate import require_base_fits, require_room
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.preparations import require_answerable, require_driver, require_learnable, writable
 from nas_engine.jobs.quality import Quality, worth
+from nas_engine.jobs.reference_check import checked_reference
 from nas_engine.jobs.report import (
     ASKED,
     SHOWN,
@@ -126,7 +127,8 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     reference = {
         name: score_of(teacher, asked) for name, asked in (("validation", validation), ("selection", selection))
     }
-    about = _about(settings, validation, reference)
+    warned = checked_reference(validation, untrained, reference["validation"], data, settings)
+    about = _about(settings, validation, reference, warned)
     tell(about, folder)
     _train(supernet, data.train, teacher, settings, folder, progress)
     supernet.save(folder / "supernet")
@@ -161,6 +163,7 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
         "finalists": json.loads(table(finalists, held_out.name).round(4).to_json(orient="records")),
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         f"untrained_validation_{validation.name}": rounded(untrained),
+        "warnings": warned,
         "data": data.report.as_json(),
         "calibration": None if calibration is None else asdict(calibration),
         "loads_with": loader_of(supernet.model),
@@ -181,7 +184,9 @@ def _constraints(validation: Quality, settings: JobSettings) -> tuple[str, ...]:
     return worth(validation), *settings.constraints
 
 
-def _about(settings: JobSettings, validation: Quality, reference: Mapping[str, Measurement]) -> About:
+def _about(
+    settings: JobSettings, validation: Quality, reference: Mapping[str, Measurement], warned: Sequence[str]
+) -> About:
     name, selection = validation.name, reference["selection"]
     return About(
         job="search",
@@ -190,6 +195,7 @@ def _about(settings: JobSettings, validation: Quality, reference: Mapping[str, M
         constraints=list(_constraints(validation, settings)),
         reference={name: reference["validation"].value},
         selection={name: selection.value, f"{name}_stderr": selection.stderr},
+        warnings=list(warned),
     )
 
 

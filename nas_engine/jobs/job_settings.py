@@ -47,6 +47,8 @@ class JobSettings:
         adapter: folder of a PEFT LoRA adapter of this model, to be the reference instead of a trained one.
         lora_steps: steps of plain LoRA on the whole model: the reference, the teacher of all smaller ones, and their
             start. With 0 and no adapter the model as it is given is the reference.
+        stop_unlearned: stop before the search where that has learned nothing: an accuracy no more than two standard
+            errors above guessing, or a perplexity not below the untrained model's; else that is a warning.
         steps: in which sub-networks take turns; 0 leaves the super-network at what plain LoRA has learned.
         heal_steps: of a finalist alone, after the search; 0 takes it as the super-network left it.
         finalists: sub-networks of the front that are healed, by successive halving.
@@ -99,6 +101,7 @@ class JobSettings:
     test: int = 600
     adapter: Path | None = None
     lora_steps: int = 110
+    stop_unlearned: bool = False
     steps: int = 0
     heal_steps: int = 40
     finalists: int = 3

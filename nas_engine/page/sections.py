@@ -174,8 +174,9 @@ def calibrated(run: Run) -> str:
 
 
 def notes(run: Run) -> list[str]:
-    """What is missing, and why, a sentence each."""
-    said = list(run.problems)
+    """What to know before anything else, and what is missing and why, a sentence each."""
+    said = [f"{warning[:1].upper()}{warning[1:]}" for warning in run.about.warnings] if run.about is not None else []
+    said += run.problems
     if not run.searches:
         said.append("No sub-network was measured yet; the front appears with the first ones.")
     if run.about is None and run.searches:
