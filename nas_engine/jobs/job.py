@@ -25,7 +25,7 @@ from nas_engine.deploy.targets import target_named
 from nas_engine.errors import SettingsError
 from nas_engine.goal.constraints import parse_constraints
 from nas_engine.jobs.beginning import Beginning, begin
-from nas_engine.jobs.calibration import TEXTS, calibration_of, told_in_words
+from nas_engine.jobs.calibration import GENERATED, TEXTS, calibration_of, calibration_texts, told_in_words
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
 from nas_engine.jobs.job_estimate import require_base_fits, require_room
@@ -63,7 +63,7 @@ _FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compress
             "compressed-onnx", BASE, VERSIONS)  # fmt: skip
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
           "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "page.json", "report.html",
-          "job.yaml", "data.json", "search.json", "base.json", MESSAGES)  # fmt: skip
+          "job.yaml", "data.json", "search.json", "base.json", GENERATED, MESSAGES)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,12 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     write_settings(settings, folder / "job.yaml")
     for line in data.report.lines():
         note(line, enabled=progress)
-    calibration = calibration_of(supernet, data, learned, settings)
+    own, written = calibration_texts(supernet, data, settings, folder, progress)
+    calibration = calibration_of(supernet, data, learned, written, settings)
     if calibration is not None:
         note(told_in_words(calibration), enabled=progress)
     if settings.compresses:
-        supernet = with_versions(supernet, begun.space, data.train[:TEXTS], settings, folder, progress)
+        supernet = with_versions(supernet, begun.space, [*own, *written], settings, folder, progress)
         _require_exportable(supernet, data, settings)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
@@ -130,7 +131,7 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     warned = checked_reference(validation, untrained, reference["validation"], data, settings)
     about = _about(settings, validation, reference, warned)
     tell(about, folder)
-    _train(supernet, data.train, teacher, settings, folder, progress)
+    _train(supernet, data.train, [*own, *written] if written else None, teacher, settings, folder, progress)
     supernet.save(folder / "supernet")
     hint = measured_sensitivity(supernet, data.train, settings.hints, folder, progress)
     result = _search(supernet, validation, settings, folder, hint, progress)
@@ -274,16 +275,19 @@ def _reference(
 def _train(
     supernet: SuperNetwork,
     examples: Sequence[Learnable],
+    mixed: Sequence[Learnable] | None,
     teacher: Teacher,
     settings: JobSettings,
     folder: Path,
     progress: bool,
 ) -> None:
+    """Order heads and channels by the `mixed` texts or, without any, the first examples; and train."""
+    texts = None if mixed is None else list(calibration_batches(mixed, supernet.tokenizer, len(mixed)))
     refit = settings.refit and supernet.can_refit
     if settings.training is None:
         if not settings.compresses:  # whose base is in order
             say("Ordering heads and channels", enabled=progress)
-            supernet.order_by_importance(list(calibration_batches(examples, supernet.tokenizer, TEXTS)), refit)
+            supernet.order_by_importance(texts or list(calibration_batches(examples, supernet.tokenizer, TEXTS)), refit)
         return
     train(
         supernet,
@@ -291,6 +295,7 @@ def _train(
         settings.training,
         refit=refit,
         teacher=teacher,
+        calibration=texts,
         checkpoint=folder / "training",
         progress=progress,
     )

@@ -56,6 +56,8 @@ class JobSettings:
         learning_rate: of all training, at its peak.
         strategy: which sub-networks a step visits: uniform, sandwich, cycle or largest.
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
+        generated: share of the texts that order heads and channels, and to which widths and versions are fitted, that
+            the model writes by itself after the prompts of the task; 0 takes the first that are learned alone.
         driver: search algorithm, one of nas_engine.drivers.DRIVERS, such as auto, surrogate or nsga2.
         evaluations: sub-networks to measure.
         population: sub-networks of a generation.
@@ -109,6 +111,7 @@ class JobSettings:
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
     refit: bool = True
+    generated: float = 0.0
     driver: str = SearchSettings.driver  # type: ignore[assignment]  # a name here
     evaluations: int = 20
     population: int = 12
@@ -146,6 +149,8 @@ class JobSettings:
         require_counts(2, validation=self.validation, selection=self.selection, test=self.test)
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance is {self.tolerance}; give a fraction from 0 to 1.")
+        if not 0 <= self.generated <= 1:
+            raise ValueError(f"generated is {self.generated}; give a fraction from 0 to 1.")
         if self.group_size < 1:
             raise ValueError(f"group_size is {self.group_size}; give at least 1.")
         form = target_named(self.target).format
@@ -173,6 +178,12 @@ class JobSettings:
         Raises:
             SettingsError: a target whose formats hold language models alone, weight bits or zeros.
         """
+        if self.generated:
+            raise SettingsError(
+                f"generated is {self.generated}, and the data are texts with labels: encoders write nothing; leave it "
+                "out.",
+                ("generated",),
+            )
         if self.compresses:
             raise SettingsError(
                 "the data are texts with labels, and weight_bits and sparsity are searched in language models alone "

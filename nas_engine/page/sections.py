@@ -168,9 +168,14 @@ def calibrated(run: Run) -> str:
         return ""
     letters = ", ".join(f"{100 * share:.3g}\u00a0% {script}" for script, share in found.scripts.items())
     return (
-        f"Heads and channels were ordered by the first {found.texts:,} texts that were learned "
-        f"({_words(found.kind)}), {found.tokens:,} tokens; their letters are {letters or 'none'}."
+        f"Heads and channels were ordered by the first {found.texts - found.generated:,} texts that were learned "
+        f"({_words(found.kind)}){_generated(found.generated)}, {found.tokens:,} tokens; their letters are "
+        f"{letters or 'none'}."
     )
+
+
+def _generated(count: int) -> str:
+    return f" and {count:,} that the model wrote by itself" if count else ""
 
 
 def notes(run: Run) -> list[str]:
