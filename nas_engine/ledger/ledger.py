@@ -200,6 +200,30 @@ def read_ledger(storage: Storage, study: str = SEARCH_STUDY) -> LedgerContents:
     )
 
 
+def studies_of(storage: Storage, prefix: str) -> list[str]:
+    """The names of the studies of a ledger that begin with `prefix`, in the alphabet's order; none where there is none.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    if _is_missing(storage) or (not _is_url(storage) and not _mentions(Path(str(storage)) / JOURNAL, prefix)):
+        return []
+    opened, _ = _open(storage, make=False)
+    assert opened is not None, "what is in memory alone is missing, as said above"
+    try:
+        return sorted(name for name in optuna.get_all_study_names(opened) if name.startswith(prefix))
+    except _STORAGE_ERRORS as error:
+        raise LedgerError(f"the ledger {_shown(storage)} cannot be read: {error}") from error
+
+
+def _mentions(journal: Path, text: str) -> bool:
+    """Whether it stands in a file, which is far sooner said than what Optuna makes of the file."""
+    try:
+        return text.encode() in journal.read_bytes()
+    except OSError as error:
+        raise LedgerError(f"the journal {journal} cannot be read: {error}.") from error
+
+
 @dataclass(frozen=True)
 class _Attributes:
     """What a trial holds beside its values and parameters."""

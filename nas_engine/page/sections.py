@@ -11,6 +11,7 @@ from typing import Any
 from nas_engine.page.run import Found, Run
 from nas_engine.page.summary import Measured, RecipeSummary, Score, SearchSummary
 from nas_engine.plots.numbers import shown
+from nas_engine.results.confirmation import ConfirmedFront
 from nas_engine.results.interactive import measured_rows
 
 _MOST_FAILURES = 50  # that are listed
@@ -77,6 +78,48 @@ def confirmed(run: Run) -> list[dict[str, str]]:
         }
         for name, model in models
     ]
+
+
+@dataclass(frozen=True)
+class Reconfirmed:
+    """A front that was measured again.
+
+    Args:
+        title: of the search, and of what was measured.
+        text: how many rows still are on it.
+        objectives: that were measured again.
+        rows: the evaluation, its values in the search and now, and what became of it.
+    """
+
+    title: str
+    text: str
+    objectives: list[str]
+    rows: list[dict[str, Any]]
+
+
+def reconfirmed(run: Run) -> list[Reconfirmed]:
+    """The fronts of the run's searches as `SearchResult.confirm` measured them again."""
+    return [_reconfirmed(found, front) for found in run.searches for front in found.confirmed]
+
+
+def _reconfirmed(found: Found, front: ConfirmedFront[Any]) -> Reconfirmed:
+    units = {o.name: o.unit for o in found.result.objectives}
+    rows = []
+    for number, row in front.frame.iterrows():
+        cells = [
+            shown(row[name + when], row[f"{name}{when}_stderr"], units[name])
+            for name in front.confirmed
+            for when in ("_search", "")
+        ]
+        fate = (
+            row["error"] or ("still" if row["on_front"] else "no longer, beyond the errors"
+            if row["dominated_beyond_error"] else "no longer, within the errors")
+        )  # fmt: skip
+        rows.append({"evaluation": f"{number}", "cells": cells, "fate": fate, "kept": bool(row["on_front"])})
+    said = f"{len(front.front)} of {_counted(len(front), 'sub-network')} measured again still are on the front."
+    names = " and ".join(map(_words, front.confirmed))
+    title = names if found.label == "search" else f"{names}, {found.label}"
+    return Reconfirmed(title, said, [_words(name) for name in front.confirmed], rows)
 
 
 def quality_of(run: Run) -> str:
