@@ -49,6 +49,7 @@ def with_model(folder: Path, make=tiny_llama) -> None:
     tiny_tokenizer().save_pretrained(folder / "model")
 
 
+@pytest.mark.slow
 def test_joint_job_goes_on_after_a_kill_and_leaves_integers_and_zeros_of_the_chosen_bits(folder, monkeypatch) -> None:
     def killed(*_, **__) -> None:
         raise KeyboardInterrupt
