@@ -24,6 +24,7 @@ from nas_engine.named import nearest
 from nas_engine.options import command
 from nas_engine.page.page import REPORT, write_page
 from nas_engine.page.server import PORT, serve
+from nas_engine.plots.numbers import shown
 from nas_engine.settings_file import schema
 
 _SETTINGS: dict[str, type[Any]] = {"search": JobSettings, "shears": ShearsSettings, "sqft": SqftSettings}
@@ -80,6 +81,15 @@ def report(job: JobResult, console: Console) -> None:
         f"{summary['evaluations']} evaluations, {summary['seconds']:.0f} s in all",
         highlight=False,
     )
+    cost = summary["minimized"]
+    if cost["name"] != "latency":
+        console.print(
+            f"  {cost['name'].replace('_', ' ')} of the chosen {shown(cost['chosen'], 0.0, cost['unit'])}, of plain "
+            f"LoRA {shown(cost['reference'], 0.0, cost['unit'])} ({cost['chosen'] / cost['reference']:.0%})",
+            highlight=False,
+        )
+    for warning in summary["warnings"]:
+        console.print(f"\n[yellow]Warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     if "answers" in summary:
         _report_answers(summary, console)
     console.print(f"\nIn {job.folder}:", highlight=False)
@@ -92,7 +102,11 @@ def report(job: JobResult, console: Console) -> None:
         ("front.csv, front.png", "the Pareto front"),
         ("evaluations.csv", "every sub-network measured"),
         ("finalists.csv, healed.png", "the finalists before and after healing"),
-        ("reference/", "plain LoRA on the whole model, as a PEFT adapter"),
+        *(
+            [("reference/", f"plain LoRA on the whole model, {_stored(job.folder / 'reference')}")]
+            if (job.folder / "reference").exists()
+            else []
+        ),
         ("compressed/", f"the chosen model, for {summary['loads_with']}.from_pretrained(…, trust_remote_code=True)"),
         *([(job.summary["export"]["file"], "the chosen model for its target")] if "export" in job.summary else []),
         ("supernet/", "the trained super-network, for SuperNetwork.load"),
@@ -100,6 +114,10 @@ def report(job: JobResult, console: Console) -> None:
         ("job.yaml", "the settings; nas-engine search FOLDER/job.yaml goes on from them"),
     ):
         console.print(f"  {name:25} {content}", highlight=False, soft_wrap=True)
+
+
+def _stored(reference: Path) -> str:
+    return "as a PEFT adapter" if (reference / "adapter_config.json").exists() else "merged"
 
 
 def _loss(summary: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ from nas_engine.errors import CompressionError
 from nas_engine.families.family import family_of
 from nas_engine.families.fingerprint import base_fingerprint
 from nas_engine.families.plain import require_plain
+from nas_engine.progress import progress_bar
 from nas_engine.texts.batches import Batch
 from search_spaces import ModuleName
 
@@ -51,6 +52,7 @@ def build_database(
     symmetric: bool = False,
     refit: bool = False,
     budget_bytes: int = BUDGET_BYTES,
+    progress: bool = False,
 ) -> LayerDatabase:
     """Compute every projection of `model` at every level, by Wanda and GPTQ, and write it to `folder`.
 
@@ -68,6 +70,7 @@ def build_database(
         symmetric: no zero points.
         refit: whether kept weights make up for the zeros, as `nas_engine.compression.sparsification` has it.
         budget_bytes: as `LayerDatabase`.
+        progress: show a bar.
 
     Raises:
         CompressionError: bits other than 16, 8 and 4, a sparsity out of range, a group size that does not divide, an
@@ -79,19 +82,28 @@ def build_database(
     unknown = [b for b in bits if b not in (FULL_BITS, 8, 4)]
     if unknown or not bits or not sparsities:
         raise CompressionError(f"bits are {tuple(bits)} and sparsities {tuple(sparsities)}; give 16, 8 or 4 bits.")
-    levels = sorted({DENSE} | {Level(b, _density_of(s)) for b in bits for s in sparsities}, reverse=True)
+    levels = levels_of(bits, sparsities)
     grid = GridSettings(8, group_size, symmetric)
     folder = Path(folder)
-    _describe(folder, model, levels, grid, refit)
-    for layer in calibrated_layers(model, batches):
-        file = layer_file(folder, layer.index)
-        for projection, linear in layer.projections.items():
-            grid.require_dividing(matrix_of(linear).shape[1], layer.name(projection))
-        if not file.exists():
-            tensors = _versions(layer, levels, grid, refit)
-            with replacing(file) as unfinished:
-                save_file(tensors, unfinished)
+    count = _describe(folder, model, levels, grid, refit)
+    if all(layer_file(folder, layer).is_file() for layer in range(count)):
+        return LayerDatabase(folder, budget_bytes)
+    with progress_bar("Writing versions of layers", count, enabled=progress) as bar:
+        for layer in calibrated_layers(model, batches):
+            file = layer_file(folder, layer.index)
+            for projection, linear in layer.projections.items():
+                grid.require_dividing(matrix_of(linear).shape[1], layer.name(projection))
+            if not file.exists():
+                tensors = _versions(layer, levels, grid, refit)
+                with replacing(file) as unfinished:
+                    save_file(tensors, unfinished)
+            bar.advance()
     return LayerDatabase(folder, budget_bytes)
+
+
+def levels_of(bits: Sequence[int], sparsities: Sequence[float]) -> list[Level]:
+    """Every level of these bits and zeros, the dense one among them, the largest first."""
+    return sorted({DENSE} | {Level(b, _density_of(s)) for b in bits for s in sparsities}, reverse=True)
 
 
 def _density_of(sparsity: float) -> float:
@@ -130,7 +142,8 @@ def _sparse(weight: Tensor, hessian: Tensor, density: float, refit: bool) -> Ten
     return refitted(weight, keep, hessian) if refit else weight * keep
 
 
-def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], grid: GridSettings, refit: bool) -> None:
+def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], grid: GridSettings, refit: bool) -> int:
+    """Write `database.json`; how many layers there are."""
     family = family_of(model)
     layers = range(len(list(model.get_submodule(family.layers).children())))
     description = {
@@ -143,7 +156,10 @@ def _describe(folder: Path, model: PreTrainedModel, levels: Sequence[Level], gri
     }
     file = folder / "database.json"
     refusal = f"{folder} holds no database of layers"
-    if file.exists() and asdict(read_document(file, Description, CompressionError, refusal)) != description:
-        raise CompressionError(f"{folder} holds a database of another model or other levels; use another folder.")
+    if file.exists():
+        if asdict(read_document(file, Description, CompressionError, refusal)) != description:
+            raise CompressionError(f"{folder} holds a database of another model or other levels; use another folder.")
+        return len(layers)
     with replacing(file) as unfinished:
         unfinished.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    return len(layers)

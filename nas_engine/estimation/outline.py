@@ -42,7 +42,7 @@ def outlined(
     Raises:
         FamilyError: the family is not supported.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), _GroupedProducts():
+    with FakeTensorMode(allow_non_fake_inputs=True), _GroupedProducts():  # type: ignore[no-untyped-call]
         model = _model_of(config, dtype)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a target narrows is said when the job makes its super-network

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nas_engine.data import DataSplits, labels_of, load_data, source_of
 from nas_engine.data.sources import Source
 from nas_engine.families.head import Head, label_names
+from nas_engine.families.plain import require_plain
 from nas_engine.jobs.job_settings import JobSettings
+from nas_engine.jobs.versions import require_versions, without_versions
 from nas_engine.models import load_model
 from nas_engine.supernet import SuperNetwork
+from nas_engine.supernet.narrowing import bound_for
 from nas_engine.training.settings import TrainingSettings
+from search_spaces import SearchSpace
 
 
-def begin(settings: JobSettings) -> tuple[SuperNetwork, DataSplits]:
+@dataclass(frozen=True)
+class Beginning:
+    """What a job begins with.
+
+    Args:
+        supernet: untrained; where the space has weight bits or zeros, of all else, until the versions are made.
+        data: its examples.
+        space: all that is searched.
+    """
+
+    supernet: SuperNetwork
+    data: DataSplits
+    space: SearchSpace
+
+
+def begin(settings: JobSettings) -> Beginning:
     """The super-network and the examples of a job.
 
     Raises:
@@ -22,16 +43,33 @@ def begin(settings: JobSettings) -> tuple[SuperNetwork, DataSplits]:
     source = source_of(settings.task)
     labels = labels_of(source, settings.kind)
     if labels is None:
-        supernet = SuperNetwork.from_pretrained(
-            settings.model, settings.template, seed=settings.seed, device=settings.device, target=settings.target
-        )
-        return supernet, data_of(source, settings, supernet.model.config, supernet.tokenizer)
+        supernet, space = _compressible(settings) if settings.compresses else _elastic(settings)
+        return Beginning(supernet, data_of(source, settings, supernet.model.config, supernet.tokenizer), space)
     settings.require_classifies()
     model, tokenizer = load_model(settings.model, head=Head(labels.classes))
     supernet = SuperNetwork.from_pretrained(
         model, settings.template, tokenizer, seed=settings.seed, device=settings.device, target=settings.target
     )
-    return supernet, data_of(source, settings, model.config, tokenizer, label_names(model.config))
+    data = data_of(source, settings, model.config, tokenizer, label_names(model.config))
+    return Beginning(supernet, data, supernet.space)
+
+
+def _elastic(settings: JobSettings) -> tuple[SuperNetwork, SearchSpace]:
+    supernet = SuperNetwork.from_pretrained(
+        settings.model, settings.template, seed=settings.seed, device=settings.device, target=settings.target
+    )
+    return supernet, supernet.space
+
+
+def _compressible(settings: JobSettings) -> tuple[SuperNetwork, SearchSpace]:
+    """The model, elastic in all that needs no versions, and the whole space, of which it was checked that it can be."""
+    model, tokenizer = load_model(settings.model)
+    space = bound_for(settings.template, require_plain(model).shape(model), model, settings.target)
+    require_versions(model, space, settings)
+    supernet = SuperNetwork.from_pretrained(
+        model, without_versions(space), tokenizer, seed=settings.seed, device=settings.device, target=settings.target
+    )
+    return supernet, space
 
 
 def data_of(

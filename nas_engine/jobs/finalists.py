@@ -83,6 +83,7 @@ def choose(
     count: int = 4,
     folder: Path | None = None,
     progress: bool = True,
+    minimize: str = "latency",
 ) -> list[Finalist]:
     """The finalists of a front, the best first: the fastest that loses no more than `tolerance` against the reference,
     and where none does, the one that loses least.
@@ -100,18 +101,21 @@ def choose(
         count: how many begin.
         folder: for checkpoints and answers, so that a killed call goes on where it was.
         progress: show bars.
+        minimize: the column of `result` that takes the place of being slow; latencies are timed anew.
     """
 
     def in_order(finalists: list[Finalist]) -> list[Finalist]:
-        """Those that keep the tolerance from the fastest on, then the others from the best on."""
+        """Those that keep the tolerance from the cheapest on, then the others from the best on."""
 
         def place(finalist: Finalist) -> tuple[bool, float]:
             loss = lost(selection, reference, finalist.score)
-            return loss > tolerance, -finalist.speedup if loss <= tolerance else loss
+            if loss > tolerance:
+                return True, loss
+            return False, -finalist.speedup if minimize == "latency" else float(finalist.row[minimize])
 
         return sorted(finalists, key=place)
 
-    going = in_order(_listed(result, whole, selection, count, latency, folder))
+    going = in_order(_listed(result, whole, selection, count, latency, minimize, folder))
     out: list[Finalist] = []
     if healing is None:
         return going
@@ -166,17 +170,18 @@ def _listed(
     selection: ModelEvaluator,
     count: int,
     latency: Latency,
+    minimize: str,
     folder: Path | None,
 ) -> list[Finalist]:
-    """Finalists of the front, spread over its speeds."""
-    rows = result.front.sort_values("latency")
+    """Finalists of the front, spread over its costs."""
+    rows = result.front.sort_values(minimize)
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
     smaller = rows[[s.configuration != whole.configuration and s.trains for s in subnets]]
     rows = smaller if len(smaller) else rows
     # What lies far below cannot be healed in so few steps: the better half of the front, at least.
     enough = max(count, (len(rows) + 1) // 2)
     rows = rows.sort_values(selection.name, ascending=sign_of(selection.direction) > 0, kind="stable").head(enough)
-    rows = rows.sort_values("latency")
+    rows = rows.sort_values(minimize)
     places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
     rows = rows.iloc[places]
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]

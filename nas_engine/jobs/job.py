@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluators import Evaluator, Measurement, ParameterCount
+from evaluators import Evaluator, Measurement, ParameterCount, sign_of
 from evaluators.classification.labelled import Learnable
 from evaluators.text.generation import require_generable
 from evaluators.whole_file import replacing
@@ -24,8 +24,8 @@ from nas_engine.data import DataSplits
 from nas_engine.deploy.targets import target_named
 from nas_engine.errors import SettingsError
 from nas_engine.goal.constraints import parse_constraints
-from nas_engine.jobs.beginning import begin
-from nas_engine.jobs.calibration import TEXTS, calibration_of, told_in_words
+from nas_engine.jobs.beginning import Beginning, begin
+from nas_engine.jobs.calibration import GENERATED, TEXTS, calibration_of, calibration_texts, told_in_words
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
 from nas_engine.jobs.job_estimate import require_base_fits, require_room
@@ -37,10 +37,12 @@ from nas_engine.jobs.preparations import (
     require_one_process,
     writable,
 )
+from nas_engine.jobs.reference_check import checked_reference
 from nas_engine.jobs.report import (
     ASKED,
     SHOWN,
     confirmed,
+    cost_of,
     in_words,
     leave_page,
     loader_of,
@@ -48,6 +50,7 @@ from nas_engine.jobs.report import (
     score_of,
     write_figures,
 )
+from nas_engine.jobs.versions import BASE, VERSIONS, with_versions
 from nas_engine.jobs.worth import ModelEvaluator, worth
 from nas_engine.libraries import MESSAGES, libraries_in
 from nas_engine.loop import search
@@ -63,10 +66,10 @@ from nas_engine.texts.labelled import Learned
 from nas_engine.training import Healed, Teacher, TextPair, train
 
 _FOLDERS = ("lora", "training", "reference", "supernet", "compressed", "compressed-vllm", "compressed-openvino",
-            "compressed-onnx")  # fmt: skip
+            "compressed-onnx", BASE, VERSIONS)  # fmt: skip
 _FILES = ("summary.json", "front.csv", "front.png", "healed.png", "evaluations.csv", "finalists.csv", "finalists.json",
           "latency_table.json", "sensitivity.json", "ledger.log", "compressed.gguf", "page.json", "report.html",
-          "job.yaml", "data.json", "search.json", MESSAGES)  # fmt: skip
+          "job.yaml", "data.json", "search.json", "base.json", GENERATED, MESSAGES)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,18 +111,23 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     if settings.check_memory:
         require_base_fits(settings)
     say(f"Loading {settings.model}", enabled=progress)
-    supernet, data = begin(settings)
+    begun = begin(settings)
+    supernet, data = begun.supernet, begun.data
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
-    learned = _require_possible(supernet, (validation, selection, held_out), data, settings)
+    learned = _require_possible(begun, (validation, selection, held_out), settings)
     if settings.check_memory:
         require_room(settings, supernet, learned)
     data.write(folder)  # which refuses a run that was begun with other data
     write_settings(settings, folder / "job.yaml")
     for line in data.report.lines():
         note(line, enabled=progress)
-    calibration = calibration_of(supernet, data, learned, settings)
+    own, written = calibration_texts(supernet, data, settings, folder, progress)
+    calibration = calibration_of(supernet, data, learned, written, settings)
     if calibration is not None:
         note(told_in_words(calibration), enabled=progress)
+    if settings.compresses:
+        supernet = with_versions(supernet, begun.space, [*own, *written], settings, folder, progress)
+        _require_exportable(supernet, data, settings)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
     teacher = _reference(supernet, data.train, settings, folder, progress)
@@ -127,9 +135,10 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     reference = {
         name: score_of(teacher, asked) for name, asked in (("validation", validation), ("selection", selection))
     }
-    about = _about(settings, validation, reference)
+    warned = checked_reference(validation, untrained, reference["validation"], data, settings)
+    about = _about(settings, validation, reference, warned)
     tell(about, folder)
-    _train(supernet, data.train, teacher, settings, folder, progress)
+    _train(supernet, data.train, [*own, *written] if written else None, teacher, settings, folder, progress)
     supernet.save(folder / "supernet")
     hint = measured_sensitivity(supernet, data.train, settings.hints, folder, progress)
     result = _search(supernet, validation, settings, folder, hint, progress)
@@ -146,9 +155,10 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
         settings.finalists,
         folder,
         progress,
+        settings.minimize,
     )
     chosen = finalists[0]
-    write_figures(result, finalists, reference, folder, held_out.name)
+    write_figures(result, finalists, reference, folder, held_out.name, settings.minimize)
     chosen.deployed.save_pretrained(folder / "compressed")
     asked = data.prompts("test", ASKED)
     exported = _export(chosen.deployed, asked, settings, folder, progress)
@@ -157,9 +167,11 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     summary = confirmed(supernet, teacher, chosen, held_out, settings) | {
         **in_words(teacher, chosen, asked, data),
         **exported,
+        "minimized": cost_of(result, chosen.row, settings.minimize),
         "finalists": json.loads(table(finalists, held_out.name).round(4).to_json(orient="records")),
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         f"untrained_validation_{validation.name}": rounded(untrained),
+        "warnings": warned,
         "data": data.report.as_json(),
         "calibration": None if calibration is None else asdict(calibration),
         "loads_with": loader_of(supernet.model),
@@ -180,7 +192,9 @@ def _constraints(validation: ModelEvaluator, settings: JobSettings) -> tuple[str
     return worth(validation), *settings.constraints
 
 
-def _about(settings: JobSettings, validation: ModelEvaluator, reference: Mapping[str, Measurement]) -> About:
+def _about(
+    settings: JobSettings, validation: ModelEvaluator, reference: Mapping[str, Measurement], warned: Sequence[str]
+) -> About:
     name, selection = validation.name, reference["selection"]
     return About(
         job="search",
@@ -189,15 +203,15 @@ def _about(settings: JobSettings, validation: ModelEvaluator, reference: Mapping
         constraints=list(_constraints(validation, settings)),
         reference={name: reference["validation"].value},
         selection={name: selection.value, f"{name}_stderr": selection.stderr},
+        warnings=list(warned),
     )
 
 
-def _require_possible(
-    supernet: SuperNetwork, asked: Sequence[ModelEvaluator], data: DataSplits, settings: JobSettings
-) -> Sequence[Learned]:
+def _require_possible(begun: Beginning, asked: Sequence[ModelEvaluator], settings: JobSettings) -> Sequence[Learned]:
     """The training examples, tokenized, after a check of what the last stages need, known before the first begins; see
     `nas_engine.jobs.preparations`.
     """
+    supernet, data = begun.supernet, begun.data
     model, tokenizer = supernet.model, supernet.tokenizer
     require_answerable(model, tokenizer, asked)
     if prompts := [pair.prompt for pair in data.prompts("test", ASKED)]:
@@ -207,21 +221,27 @@ def _require_possible(
     goal = _objectives(asked[0], settings)
     measured = len([name for name in goal if name in _measured(asked[0], settings)])
     require_driver(
-        settings.driver, supernet.space, len(goal), settings.population, settings.seed, measured, bool(settings.hints)
+        settings.driver, begun.space, len(goal), settings.population, settings.seed, measured, bool(settings.hints)
     )
     if not supernet.largest.merges:
         raise ValueError(
             "the model is sparse or quantized: adapters merged into it would fill its zeros or leave its grid. Give "
             "the dense model, or compress it with nas-engine shears or sqft."
         )
-    if target_named(settings.target).format:
-        genome = supernet.space.sample(np.random.default_rng(settings.seed), 1)[0]
-        drawn = supernet.subnetwork(supernet.space.configuration(genome))
-        with tempfile.TemporaryDirectory() as unused:
-            shown = data.prompts("test", SHOWN)
-            _export(supernet.largest, shown, settings, Path(unused), progress=False, check=False)
-            _export(drawn, shown, settings, Path(unused), progress=False)
+    _require_exportable(supernet, data, settings)
     return learned
+
+
+def _require_exportable(supernet: SuperNetwork, data: DataSplits, settings: JobSettings) -> None:
+    """Check that what the target loads can be written, of the largest and of one that is drawn."""
+    if not target_named(settings.target).format:
+        return
+    genome = supernet.space.sample(np.random.default_rng(settings.seed), 1)[0]
+    drawn = supernet.subnetwork(supernet.space.configuration(genome))
+    with tempfile.TemporaryDirectory() as unused:
+        shown = data.prompts("test", SHOWN)
+        _export(supernet.largest, shown, settings, Path(unused), progress=False, check=False)
+        _export(drawn, shown, settings, Path(unused), progress=False)
 
 
 def _export(
@@ -245,27 +265,36 @@ def _export(
 def _reference(
     supernet: SuperNetwork, examples: Sequence[Learnable], settings: JobSettings, folder: Path, progress: bool
 ) -> Teacher:
-    """What a user would otherwise have: plain LoRA on the whole model, trained or given; also kept as PEFT's."""
+    """What a user would otherwise have: plain LoRA on the whole model, trained or given; also kept, as PEFT's adapter,
+    or merged where the base is in an order of its own.
+    """
     if settings.adapter is not None:
         supernet.load_adapter(settings.adapter)
     elif settings.lora is not None:
         train(supernet, examples, settings.lora, checkpoint=folder / "lora", progress=progress)
-        supernet.largest.save_adapter(folder / "reference")
+        if settings.compresses:  # on a base in another order than the model has
+            supernet.largest.save_pretrained(folder / "reference")
+        else:
+            supernet.largest.save_adapter(folder / "reference")
     return Teacher.of(supernet)
 
 
 def _train(
     supernet: SuperNetwork,
     examples: Sequence[Learnable],
+    mixed: Sequence[Learnable] | None,
     teacher: Teacher,
     settings: JobSettings,
     folder: Path,
     progress: bool,
 ) -> None:
+    """Order heads and channels by the `mixed` texts or, without any, the first examples; and train."""
+    texts = None if mixed is None else list(calibration_batches(mixed, supernet.tokenizer, len(mixed)))
     refit = settings.refit and supernet.can_refit
     if settings.training is None:
-        say("Ordering heads and channels", enabled=progress)
-        supernet.order_by_importance(list(calibration_batches(examples, supernet.tokenizer, TEXTS)), refit)
+        if not settings.compresses:  # whose base is in order
+            say("Ordering heads and channels", enabled=progress)
+            supernet.order_by_importance(texts or list(calibration_batches(examples, supernet.tokenizer, TEXTS)), refit)
         return
     train(
         supernet,
@@ -273,6 +302,7 @@ def _train(
         settings.training,
         refit=refit,
         teacher=teacher,
+        calibration=texts,
         checkpoint=folder / "training",
         progress=progress,
     )
@@ -323,4 +353,16 @@ def _objectives(validation: ModelEvaluator, settings: JobSettings) -> tuple[str,
     if unknown := [name for name in goal if name not in names]:
         raise SettingsError(f"nothing measures {unknown[0]!r}; {nearest(unknown[0], names)}", ("objectives",))
     parse_constraints(settings.constraints, names)
+    falling = ["latency", ParameterCount().name]
+    falling += [e.name for e in settings.more_evaluators if sign_of(e.direction) > 0]
+    if settings.minimize not in falling:
+        raise SettingsError(
+            f"minimize is {settings.minimize!r}; choose one of {', '.join(falling)}, or add an evaluator of that name.",
+            ("minimize",),
+        )
+    if settings.minimize not in goal:
+        raise SettingsError(
+            f"minimize is {settings.minimize!r}, which is not among the objectives {', '.join(goal)}; add it to them.",
+            ("minimize",),
+        )
     return goal

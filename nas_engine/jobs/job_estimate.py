@@ -41,6 +41,11 @@ def estimate_search(settings: JobSettings, timed: bool = True) -> Estimate:
     source = source_of(settings.task)
     if labels_of(source, settings.kind) is not None:
         raise EstimateError("jobs on labels are not estimated yet; encoders that classify are small beside what fits.")
+    if settings.compresses:
+        raise EstimateError(
+            "jobs whose space has weight_bits or sparsity are not estimated yet: how long the versions take depends on "
+            "the calibration texts. Leave both out to see what the rest needs."
+        )
     config, tokenizer = read_config(settings.model)
     data = data_of(source, settings, config, tokenizer)
     pairs = [example for example in data.train if not isinstance(example, Labelled)]
@@ -110,7 +115,7 @@ def require_room(settings: JobSettings, supernet: SuperNetwork, learned: Sequenc
         return
     estimate(
         supernet.model.config,
-        settings.template,
+        settings.plain_template,
         work,
         device=settings.device,
         target=settings.target,

@@ -20,6 +20,7 @@ from nas_engine.named import Named
 from nas_engine.training.settings import HealingSettings, TrainingSettings
 from nas_engine.training.strategies import Strategy
 from search_spaces import SpaceTemplate, attention_heads, layer_skip, lora_rank, mlp_width
+from search_spaces.dimensions.weight_bits import ByProjection
 
 TRANSFORMERS = "transformers"  # what save_pretrained writes, timed in PyTorch
 _HINTS = 64  # training questions
@@ -46,6 +47,8 @@ class JobSettings:
         adapter: folder of a PEFT LoRA adapter of this model, to be the reference instead of a trained one.
         lora_steps: steps of plain LoRA on the whole model: the reference, the teacher of all smaller ones, and their
             start. With 0 and no adapter the model as it is given is the reference.
+        stop_unlearned: stop before the search where that has learned nothing: an accuracy no more than two standard
+            errors above guessing, or a perplexity not below the untrained model's; else that is a warning.
         steps: in which sub-networks take turns; 0 leaves the super-network at what plain LoRA has learned.
         heal_steps: of a finalist alone, after the search; 0 takes it as the super-network left it.
         finalists: sub-networks of the front that are healed, by successive halving.
@@ -53,11 +56,15 @@ class JobSettings:
         learning_rate: of all training, at its peak.
         strategy: which sub-networks a step visits: uniform, sandwich, cycle or largest.
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
+        generated: share of the texts that order heads and channels, and to which widths and versions are fitted, that
+            the model writes by itself after the prompts of the task; 0 takes the first that are learned alone.
         driver: search algorithm, one of nas_engine.drivers.DRIVERS, such as auto, surrogate or nsga2.
         evaluations: sub-networks to measure.
         population: sub-networks of a generation.
         sensitivity: training examples by which it is measured beforehand how much each gene matters, for the drivers
             auto, surrogate and milp; 0 does without, by default 64 with these drivers.
+        minimize: what the chosen one has least of, among the finalists that keep the tolerance: latency, parameters, or
+            one of the evaluators, such as weight_bytes.
         tolerance: what the chosen one may lose against the reference: of accuracies as a fraction of 1, of perplexities
             as a fraction of the reference's.
         ranks: adapter ranks to choose from.
@@ -66,7 +73,9 @@ class JobSettings:
         skip: whole attention and MLP blocks may be left out too.
         layers_per_gene: consecutive layers that share a gene.
         space: the dimensions that are searched, instead of ranks, widths, heads, skip and layers_per_gene: lora_rank,
-            mlp_width, attention_heads, experts, layer_skip, each with its arguments, or module:function.
+            mlp_width, attention_heads, experts, layer_skip, weight_bits, sparsity, each with its arguments, or
+            module:function.
+        group_size: inputs of a matrix that share a scale, where the space has weight_bits; widths are multiples of it.
         evaluators: what else measures, beside the metric, latency and parameters: installed evaluators by name, or
             module:function, with their arguments.
         objectives: names of what is optimized, where others only bound; by default everything.
@@ -94,6 +103,7 @@ class JobSettings:
     test: int = 600
     adapter: Path | None = None
     lora_steps: int = 110
+    stop_unlearned: bool = False
     steps: int = 0
     heal_steps: int = 40
     finalists: int = 3
@@ -101,10 +111,12 @@ class JobSettings:
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
     refit: bool = True
+    generated: float = 0.0
     driver: str = SearchSettings.driver  # type: ignore[assignment]  # a name here
     evaluations: int = 20
     population: int = 12
     sensitivity: int | None = None
+    minimize: str = "latency"
     tolerance: float = 0.01
     ranks: tuple[int, ...] = (32,)
     widths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.3, 0.15)
@@ -112,6 +124,7 @@ class JobSettings:
     skip: bool = True
     layers_per_gene: int = 1
     space: tuple[Named, ...] = ()
+    group_size: int = 64
     evaluators: tuple[Named, ...] = ()
     objectives: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
@@ -136,6 +149,10 @@ class JobSettings:
         require_counts(2, validation=self.validation, selection=self.selection, test=self.test)
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance is {self.tolerance}; give a fraction from 0 to 1.")
+        if not 0 <= self.generated <= 1:
+            raise ValueError(f"generated is {self.generated}; give a fraction from 0 to 1.")
+        if self.group_size < 1:
+            raise ValueError(f"group_size is {self.group_size}; give at least 1.")
         form = target_named(self.target).format
         if self.weights is not None and self.weights not in (FORMATS[form] if form else ()):
             stored = ", ".join(FORMATS[form]) if form else "no other weights than the model's"
@@ -159,8 +176,20 @@ class JobSettings:
         """Check that nothing is set that classifiers cannot have.
 
         Raises:
-            SettingsError: a target whose formats hold language models alone.
+            SettingsError: a target whose formats hold language models alone, weight bits or zeros.
         """
+        if self.generated:
+            raise SettingsError(
+                f"generated is {self.generated}, and the data are texts with labels: encoders write nothing; leave it "
+                "out.",
+                ("generated",),
+            )
+        if self.compresses:
+            raise SettingsError(
+                "the data are texts with labels, and weight_bits and sparsity are searched in language models alone "
+                "yet; leave them out.",
+                ("space",),
+            )
         if self.target != TRANSFORMERS:
             raise SettingsError(
                 f"the data are texts with labels, and {self.target} is a target of language models here; leave target "
@@ -217,6 +246,16 @@ class JobSettings:
             whole += attention_heads(self.heads, together)
             return whole + layer_skip(skip_missing=True) if self.skip else whole
         return space_of(self.space)
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the space varies weight bits or zeros, which takes versions of every projection."""
+        return self.plain_template != self.template
+
+    @property
+    def plain_template(self) -> SpaceTemplate:
+        """The template without weight bits and zeros."""
+        return SpaceTemplate(tuple(d for d in self.template.dimensions if not isinstance(d, ByProjection)))
 
     @cached_property
     def more_evaluators(self) -> list[Evaluator]:

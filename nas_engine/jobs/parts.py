@@ -13,7 +13,16 @@ from nas_engine.execution.executor import Workplace
 from nas_engine.execution.pool import WorkerPool
 from nas_engine.execution.ray_executor import RayCluster
 from nas_engine.named import Named, made
-from search_spaces import SpaceTemplate, attention_heads, experts, layer_skip, lora_rank, mlp_width
+from search_spaces import (
+    SpaceTemplate,
+    attention_heads,
+    experts,
+    layer_skip,
+    lora_rank,
+    mlp_width,
+    sparsity,
+    weight_bits,
+)
 
 _DIMENSIONS: Mapping[str, Callable[..., SpaceTemplate]] = {
     "lora_rank": lora_rank,
@@ -21,6 +30,8 @@ _DIMENSIONS: Mapping[str, Callable[..., SpaceTemplate]] = {
     "attention_heads": attention_heads,
     "experts": experts,
     "layer_skip": layer_skip,
+    "weight_bits": weight_bits,
+    "sparsity": sparsity,
 }
 _WORKPLACES: Mapping[str, Callable[..., Workplace]] = {"pool": WorkerPool, "ray": RayCluster}
 

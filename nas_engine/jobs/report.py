@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Measurement, sign_of
@@ -66,6 +67,12 @@ def confirmed(
         "quality": held_out.name,
         loss_key(held_out): round(lost(held_out, reference, scores["chosen"]), 4),
     }
+
+
+def cost_of(result: SearchResult[Subnetwork], chosen: pd.Series, name: str) -> dict[str, Any]:
+    """What the search minimized, of the chosen one and of the largest, whose architecture is the reference's."""
+    unit = next(objective.unit for objective in result.objectives if objective.name == name)
+    return {"name": name, "unit": unit, "chosen": float(chosen[name]), "reference": float(result.reference[name])}
 
 
 def loader_of(model: PreTrainedModel) -> str:
@@ -151,6 +158,7 @@ def write_figures(
     reference: Mapping[str, Measurement],
     folder: Path,
     quality: str = "accuracy",
+    minimize: str = "latency",
 ) -> None:
     """Write `front.csv`, `evaluations.csv`, `finalists.csv`, `search.json` and the two figures into `folder`."""
     result.to_csv(folder / "front.csv")
@@ -160,10 +168,10 @@ def write_figures(
     healed = table(finalists, quality)
     with replacing(folder / "finalists.csv") as unfinished:
         healed.to_csv(unfinished, index=False)
-    latency = float(result.reference["latency"])  # the reference's architecture is the largest's
+    cost = float(result.reference[minimize])  # the reference's architecture is the largest's
     with matplotlib.rc_context({"backend": "agg"}):
-        axes = result.plot("latency", quality, chosen=finalists[0].row)
-        plots.mark_reference(axes, latency, reference["validation"].value)
+        axes = result.plot(minimize, quality, chosen=finalists[0].row)
+        plots.mark_reference(axes, cost, reference["validation"].value)
         plots.save(axes, folder / "front.png")
         plots.save(plots.plot_healed(healed, reference["selection"], score=quality), folder / "healed.png")
 

@@ -119,3 +119,27 @@ def shown(storage: Storage) -> str:
         return make_url(str(storage)).render_as_string(hide_password=True)
     except SQLAlchemyError:
         return str(storage)
+
+
+def studies_of(storage: Storage, prefix: str) -> list[str]:
+    """The names of the studies of a ledger that begin with `prefix`, in the alphabet's order; none where there is none.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    if is_missing(storage) or (not _is_url(storage) and not _mentions(Path(str(storage)) / JOURNAL, prefix)):
+        return []
+    opened, _ = open_storage(storage, make=False)
+    assert opened is not None, "what is in memory alone is missing, as said above"
+    try:
+        return sorted(name for name in optuna.get_all_study_names(opened) if name.startswith(prefix))
+    except STORAGE_ERRORS as error:
+        raise LedgerError(f"the ledger {shown(storage)} cannot be read: {error}") from error
+
+
+def _mentions(journal: Path, text: str) -> bool:
+    """Whether it stands in a file, which is far sooner said than what Optuna makes of the file."""
+    try:
+        return text.encode() in journal.read_bytes()
+    except OSError as error:
+        raise LedgerError(f"the journal {journal} cannot be read: {error}.") from error

@@ -70,6 +70,7 @@ class About:
             the largest's, whose architecture it has.
         selection: its accuracy and `accuracy_stderr` on the questions that compare finalists.
         compared: of a recipe.
+        warnings: what whoever reads its figures should know, a sentence each.
         versions: of the packages that it ran with.
         finished: whether it came to its end.
     """
@@ -81,6 +82,7 @@ class About:
     reference: dict[str, float] = field(default_factory=dict)
     selection: dict[str, float] = field(default_factory=dict)
     compared: Compared | None = None
+    warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     finished: bool = False
 

@@ -17,6 +17,7 @@ from nas_engine.ledger.ledger import Record
 from nas_engine.ledger.storage import JOURNAL
 from nas_engine.page.about import ABOUT, About, Compared, told
 from nas_engine.page.summary import SUMMARY, SearchSummary, Summary, summary_of
+from nas_engine.results.confirmation import ConfirmedFront
 from nas_engine.results.exports import WithoutSupernet
 from nas_engine.results.result import SearchResult
 from nas_engine.results.table import Objective, row_of
@@ -36,12 +37,14 @@ class Found:
         result: its rows.
         chosen: the row that became the model; None where none did yet.
         names: what rows are called, by evaluation.
+        confirmed: its front measured again, once for each set of evaluators.
     """
 
     label: str
     result: SearchResult[Any]
     chosen: pd.Series | None = None
     names: Mapping[int, str] = field(default_factory=dict)
+    confirmed: Sequence[ConfirmedFront[Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ def _places(folder: Path) -> Iterable[tuple[str, Path]]:
 def _search(label: str, place: Path, about: About | None, summary: Summary | None) -> Found:
     constraints = about.constraints if about is not None else []
     result: SearchResult[Any] = SearchResult.load(place, constraints=constraints)
+    again = result.confirmed()
     if (place / TOLD).is_file():
         # Once a job is over: what it optimized, and evaluations numbered as everywhere else.
         told: SearchResult[Any] = SearchResult.load(place / TOLD)
@@ -146,7 +150,7 @@ def _search(label: str, place: Path, about: About | None, summary: Summary | Non
     chosen = None
     if isinstance(summary, SearchSummary):
         chosen = _row(result, summary.chosen.configuration)
-    return Found(label, result, chosen)
+    return Found(label, result, chosen, confirmed=again)
 
 
 def _compared(compared: Compared) -> Found:

@@ -11,6 +11,7 @@ from typing import Any
 from nas_engine.page.run import Found, Run
 from nas_engine.page.summary import Measured, RecipeSummary, Score, SearchSummary
 from nas_engine.plots.numbers import shown
+from nas_engine.results.confirmation import ConfirmedFront
 from nas_engine.results.interactive import measured_rows
 
 _MOST_FAILURES = 50  # that are listed
@@ -77,6 +78,48 @@ def confirmed(run: Run) -> list[dict[str, str]]:
         }
         for name, model in models
     ]
+
+
+@dataclass(frozen=True)
+class Reconfirmed:
+    """A front that was measured again.
+
+    Args:
+        title: of the search, and of what was measured.
+        text: how many rows still are on it.
+        objectives: that were measured again.
+        rows: the evaluation, its values in the search and now, and what became of it.
+    """
+
+    title: str
+    text: str
+    objectives: list[str]
+    rows: list[dict[str, Any]]
+
+
+def reconfirmed(run: Run) -> list[Reconfirmed]:
+    """The fronts of the run's searches as `SearchResult.confirm` measured them again."""
+    return [_reconfirmed(found, front) for found in run.searches for front in found.confirmed]
+
+
+def _reconfirmed(found: Found, front: ConfirmedFront[Any]) -> Reconfirmed:
+    units = {o.name: o.unit for o in found.result.objectives}
+    rows = []
+    for number, row in front.frame.iterrows():
+        cells = [
+            shown(row[name + when], row[f"{name}{when}_stderr"], units[name])
+            for name in front.confirmed
+            for when in ("_search", "")
+        ]
+        fate = (
+            row["error"] or ("still" if row["on_front"] else "no longer, beyond the errors"
+            if row["dominated_beyond_error"] else "no longer, within the errors")
+        )  # fmt: skip
+        rows.append({"evaluation": f"{number}", "cells": cells, "fate": fate, "kept": bool(row["on_front"])})
+    said = f"{len(front.front)} of {_counted(len(front), 'sub-network')} measured again still are on the front."
+    names = " and ".join(map(_words, front.confirmed))
+    title = names if found.label == "search" else f"{names}, {found.label}"
+    return Reconfirmed(title, said, [_words(name) for name in front.confirmed], rows)
 
 
 def quality_of(run: Run) -> str:
@@ -168,14 +211,20 @@ def calibrated(run: Run) -> str:
         return ""
     letters = ", ".join(f"{100 * share:.3g}\u00a0% {script}" for script, share in found.scripts.items())
     return (
-        f"Heads and channels were ordered by the first {found.texts:,} texts that were learned "
-        f"({_words(found.kind)}), {found.tokens:,} tokens; their letters are {letters or 'none'}."
+        f"Heads and channels were ordered by the first {found.texts - found.generated:,} texts that were learned "
+        f"({_words(found.kind)}){_generated(found.generated)}, {found.tokens:,} tokens; their letters are "
+        f"{letters or 'none'}."
     )
 
 
+def _generated(count: int) -> str:
+    return f" and {count:,} that the model wrote by itself" if count else ""
+
+
 def notes(run: Run) -> list[str]:
-    """What is missing, and why, a sentence each."""
-    said = list(run.problems)
+    """What to know before anything else, and what is missing and why, a sentence each."""
+    said = [f"{warning[:1].upper()}{warning[1:]}" for warning in run.about.warnings] if run.about is not None else []
+    said += run.problems
     if not run.searches:
         said.append("No sub-network was measured yet; the front appears with the first ones.")
     if run.about is None and run.searches:

@@ -62,19 +62,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class CalibrationTexts:
-    """The task's own texts by which heads and channels are ordered, and narrow widths fitted.
+    """The texts by which heads and channels are ordered, and narrow widths fitted.
 
     Args:
         kind: of the data that they are of.
-        texts: how many; the first that are learned.
+        texts: how many; the first that are learned, but for those that the model wrote.
         tokens: of these.
         scripts: share of their letters by script.
+        generated: how many of them the model wrote by itself.
     """
 
     kind: str
     texts: int
     tokens: int
     scripts: dict[str, float]
+    generated: int = 0
 
 
 @dataclass(frozen=True)

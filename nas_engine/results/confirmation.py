@@ -16,8 +16,8 @@ from nas_engine import plots
 from nas_engine.errors import SelectionError
 from nas_engine.execution.measured import measured
 from nas_engine.execution.measuring import S, Searchable
-from nas_engine.ledger.ledger import Record
-from nas_engine.ledger.storage import Storage
+from nas_engine.ledger.ledger import Record, read_ledger
+from nas_engine.ledger.storage import Storage, studies_of
 from nas_engine.results.dominance import dominated_beyond_error, non_dominated
 from nas_engine.results.table import Objective, configuration_of
 from search_spaces import Genome
@@ -148,6 +148,33 @@ def confirm(
     names = [e.name for e in evaluators]
     frame = _frame(found.rows, records, found.objectives, names)
     return ConfirmedFront(found, frame, names)
+
+
+def confirmed_before(found: Front[S], model: str, storage: Storage) -> list[ConfirmedFront[S]]:
+    """What `confirm` has kept in `storage` of the rows of a front, one for each set of evaluators.
+
+    Args:
+        found: by the search.
+        model: fingerprint of its super-network.
+        storage: of the search.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    fronts = []
+    for study in studies_of(storage, f"{_STUDY}-"):
+        kept = read_ledger(storage, study)
+        known = {o.name: (o.direction, o.unit) for o in found.objectives}
+        if kept.model != model or any(known.get(name) != (way, unit) for name, way, unit in kept.objectives):
+            continue
+        by_genome = {record.genome: record for record in kept.records}
+        records = [by_genome.get(tuple(genome.tolist())) for genome in found.genomes]
+        rows = found.rows[[record is not None for record in records]]
+        if len(rows):
+            names = [name for name, _, _ in kept.objectives]
+            again = [record for record in records if record is not None]
+            fronts.append(ConfirmedFront(found, _frame(rows, again, found.objectives, names), names))
+    return fronts
 
 
 def _evaluators(held_out: Evaluator | Sequence[Evaluator] | Sequence[Question]) -> list[Evaluator]:

@@ -23,7 +23,7 @@ from nas_engine.ledger.storage import Storage
 from nas_engine.magnitude import LARGEST, relative
 from nas_engine.plots.interactive_front import drawn
 from nas_engine.results import exports, interactive
-from nas_engine.results.confirmation import ConfirmedFront, Front, confirm
+from nas_engine.results.confirmation import ConfirmedFront, Front, confirm, confirmed_before
 from nas_engine.results.hypervolume import hypervolumes
 from nas_engine.results.importance import gene_importance
 from nas_engine.results.table import Objective, configuration_of, evaluation_table, row_of
@@ -300,9 +300,19 @@ class SearchResult(Generic[S]):
             SelectionError: an evaluator that belongs to no objective, or a result opened without its super-network.
             LedgerError: the storage cannot be written.
         """
+        return confirm(self._found(), held_out, storage or self.storage, progress)
+
+    def confirmed(self) -> list[ConfirmedFront[S]]:
+        """What `confirm` has kept beside the search's ledger before, one for each set of evaluators.
+
+        Raises:
+            LedgerError: the storage cannot be read.
+        """
+        return confirmed_before(self._found(), self.supernet.fingerprint(), self.storage)
+
+    def _found(self) -> Front[S]:
         genomes = [np.array(self.records[number - 1].genome) for number in self.front.index]
-        found = Front(self.supernet, self.objectives, self.front, genomes)
-        return confirm(found, held_out, storage or self.storage, progress)
+        return Front(self.supernet, self.objectives, self.front, genomes)
 
     def to_csv(self, path: str | Path, rows: Rows = "front") -> Path:
         """Write the front, or all rows, as CSV, the evaluation's number first."""

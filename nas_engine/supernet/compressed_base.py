@@ -54,11 +54,11 @@ def prepare_base(
             "unquantized base."
         )
     if database is not None:
-        _require_whole_groups(model, space, dict.fromkeys(database.modules, database.group_size))
+        require_whole_groups(model, space, dict.fromkeys(database.modules, database.group_size))
     if quantization is None:
         return
     sizes = {name: grid.settings.group_size for name, grid in quantization.grids.items()}
-    _require_whole_groups(model, space, sizes)
+    require_whole_groups(model, space, sizes)
     if adapter_mode == "quantized":
         family = family_of(model)
         for module in (m for m, rank in ranks.items() if rank and m in quantization.unrounded):
@@ -96,8 +96,17 @@ def pack_weights(linears: Mapping[str, ElasticLinear], quantization: Quantizatio
     return replace(quantization, unrounded={})
 
 
-def _require_whole_groups(model: PreTrainedModel, space: SearchSpace, group_sizes: Mapping[str, int]) -> None:
-    """Inputs are cut by whole groups only: a part of one would have the scale of weights that are gone."""
+def require_whole_groups(model: PreTrainedModel, space: SearchSpace, group_sizes: Mapping[str, int]) -> None:
+    """Check that inputs are cut by whole groups only: a part of one would have the scale of weights that are gone.
+
+    Args:
+        model: with the sizes of its heads.
+        space: bound to it.
+        group_sizes: inputs that share a scale, by projection.
+
+    Raises:
+        CompressionError: a width or a number of heads cuts a group.
+    """
     head_size = attention_sizes(model.config)[2]
     readers = {WIDTH: ("down", 1), HEADS: ("o", head_size)}
     for choice in space.choices:

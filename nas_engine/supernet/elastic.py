@@ -190,6 +190,7 @@ class ElasticLinear(ElasticProjection):
         biases = [None if self.bias is None else self.bias[rows] for rows in self._rows]
         fitted = self._fitted
         if self.packed:
+            assert self.grid is not None, "weights are packed by their grid"
             # Of what there is now: another sub-network may be active when gradients are asked for.
             held, grid, inputs = self.weight, self.grid, self.active_in
             makers = [partial(widened, held, grid, rows, inputs) for rows in self._rows]

@@ -203,7 +203,8 @@ def _errors_without(weight: Tensor, own: Tensor) -> Tensor:
     units, width, _ = own.shape
     if width == 1:
         # LAPACK takes matrices one by one: of thousands of single numbers it makes minutes where cores are shared.
-        return torch.linalg.vector_norm(weight, dim=1).square_().div_(own.flatten())
+        lengths: Tensor = torch.linalg.vector_norm(weight, dim=1)
+        return lengths.square_().div_(own.flatten())
     rows = weight.view(units, width, -1)
     errors: Tensor = (rows * torch.linalg.solve(own, rows)).sum((1, 2))
     return errors

@@ -16,6 +16,7 @@ from evaluators.classification.labelled import Learnable
 from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.supernetwork import SuperNetwork
+from nas_engine.texts.batches import Batch
 from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.answers import WHOLE, Part, learned, predictions
 from nas_engine.training.run import TrainingRun
@@ -58,6 +59,7 @@ def train(
     settings: TrainingSettings | int | None = None,
     *,
     teacher: Teacher | None = None,
+    calibration: Sequence[Batch] | None = None,
     gradient_checkpointing: bool = False,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -76,6 +78,7 @@ def train(
             the number of steps alone.
         teacher: whose distribution every visited sub-network learns beside the answers, such as plain LoRA on the whole
             model: ``train(…, strategy="largest")``, then ``Teacher.of(supernet)``.
+        calibration: texts that order channels and to which widths are fitted; None takes the first examples.
         gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
@@ -93,7 +96,7 @@ def train(
     if settings.refit:
         supernet.require_refit()
     examples = tokenize_for(supernet.model, train_set, supernet.tokenizer, settings.max_tokens)
-    run = _Run(supernet, examples, settings, teacher)
+    run = _Run(supernet, examples, settings, teacher, calibration)
     progress = progress and run.ranks.first
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
@@ -128,8 +131,9 @@ class _Run(TrainingRun):
         examples: Sequence[Learned],
         settings: TrainingSettings,
         teacher: Teacher | None,
+        calibration: Sequence[Batch] | None = None,
     ) -> None:
-        self.supernet, self.teacher = supernet, teacher
+        self.supernet, self.teacher, self.texts = supernet, teacher, calibration
         identity = {
             "space": supernet.space.fingerprint(),
             "base": supernet.base_fingerprint,
@@ -140,8 +144,10 @@ class _Run(TrainingRun):
         self.settings: TrainingSettings
         super().__init__(supernet.model, supernet.tokenizer, parameters, examples, settings, identity)
 
-    def calibration(self) -> list[dict[str, Tensor]]:
-        """The first examples, for ordering and fitting."""
+    def calibration(self) -> Sequence[Batch]:
+        """What was given for ordering and fitting, or the first examples."""
+        if self.texts is not None:
+            return self.texts
         return self.first(calibration_tokens(self.settings.refit))
 
     def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:

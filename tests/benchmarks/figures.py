@@ -30,6 +30,14 @@ def alternatives(figures: Figures) -> None:
         assert fronts["lonas"] < fronts["magnitude"]
 
 
+def calibration_mix(figures: Figures) -> None:
+    for judged, by_share in figures["perplexity_by_share"].items():
+        assert set(by_share) == {"0", "0.5", "1"}, judged
+        assert all(value > 1 for value in by_share.values()), judged
+        if judged.endswith("width 1"):  # nothing is left out
+            assert len(set(by_share.values())) == 1, judged
+
+
 def exact_front(figures: Figures) -> None:
     for problem, seconds in figures["seconds"].items():
         assert 0 < seconds < figures["highs_seconds"][problem], problem
@@ -172,6 +180,7 @@ CHECKS: dict[str, Callable[[Figures], None]] = {
     for check in (
         activation_cost,
         alternatives,
+        calibration_mix,
         exact_front,
         fuzz,
         glue,

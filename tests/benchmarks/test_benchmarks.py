@@ -13,8 +13,8 @@ from tests.benchmarks.figures import CHECKS
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_"))
 AGAINST_THE_HARNESS = "evaluation_throughput"
-SLOW = {"alternatives", "joint_space", "latency_table", "quantization_error", "runtimes", "sizes", "training_overhead",
-        "training_quality"}  # fmt: skip
+SLOW = {"alternatives", "calibration_mix", "joint_space", "latency_table", "quantization_error", "runtimes", "sizes",
+        "training_overhead", "training_quality"}  # fmt: skip
 FORKING = "kills"  # copies of its process, which may have no threads but its own
 
 

@@ -99,6 +99,21 @@ def test_command_leaves_front_figure_model_and_summary(arguments: list[str], tmp
     assert html.escape(json.loads((folder / "page.json").read_text())["command"]) in page
     assert "accuracy \\u003e= 0.6 * reference" in page
     assert '"name":"plain LoRA"' in page
+    # In four steps a random model has learned nothing.
+    (warning,) = summary["warnings"]
+    assert "plain LoRA on the whole model has learned nothing that shows" in warning
+    assert html.escape(warning[1:]) in page
+    assert done.output.index(warning) < done.output.index("Search")
+
+
+def test_job_stops_before_the_search_where_the_reference_learned_nothing_if_it_is_told_to(
+    arguments: list[str], tmp_path
+) -> None:
+    done = run([*arguments, "--stop-unlearned"])
+    assert done.exit_code == 1
+    assert "has learned nothing that shows: its accuracy on 20 validation examples" in done.stderr
+    assert "as stop_unlearned says" in done.stderr
+    assert not (tmp_path / "run" / "ledger.log").exists()
 
 
 def test_job_without_plotly_leaves_out_the_page_and_says_how_to_get_it(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -17,7 +18,9 @@ from nas_engine.page.about import About, Candidate, Compared, tell
 from nas_engine.page.document import in_script
 from nas_engine.page.page import page_data, rendered_sections, write_page
 from nas_engine.page.run import read_run
-from tests.ordered import EVALUATORS, Quality
+from nas_engine.plots.numbers import shown
+from nas_engine.results.result import SearchResult
+from tests.ordered import EVALUATORS, Configured, Quality
 from tests.processes import started
 from tests.runs import HURTFUL, THREE, layered_space, searched, told, with_records
 
@@ -240,3 +243,34 @@ def test_a_run_is_read_while_another_process_writes_to_it(tmp_path) -> None:
     finally:
         writer.kill()
     assert counts == sorted(counts)
+
+
+class Other(Quality):
+    """Other questions, on which all sub-networks are as good: the cheapest alone stays on the front."""
+
+    def settings(self) -> dict:
+        return {"shape": "concave", "questions": "other"}
+
+    def __call__(self, subnet: Configured) -> Measurement:
+        return Measurement(0.5, 0.02, 50)
+
+
+def test_front_confirmed_in_python_is_on_the_page_row_by_row(tmp_path) -> None:
+    result = searched(tmp_path)
+    assert "result.confirm(…) a front" in text_of(tmp_path)
+    assert result.confirmed() == []
+    confirmed = result.confirm(Other(), progress=False)
+    assert len(confirmed.dropped) == len(confirmed) - 1 > 0
+    (kept,) = SearchResult.load(tmp_path, objectives=["accuracy", "latency"]).confirmed()
+    pd.testing.assert_frame_equal(kept.frame, confirmed.frame)
+    before = contents(tmp_path)
+    text = text_of(tmp_path)
+    assert contents(tmp_path) == before
+    assert "The front again: accuracy" in text
+    assert f"{len(confirmed.front)} of {len(confirmed)} sub-networks measured again still are on the front." in text
+    assert text.count("no longer") == len(confirmed.dropped)
+    for _, row in confirmed.frame.iterrows():
+        assert f"<td>{shown(row['accuracy'], 0.02)}</td>" in text
+    # That of another model says nothing of this one.
+    searched(tmp_path / "other", evaluators=EVALUATORS)
+    assert read_run(tmp_path / "other").searches[0].confirmed == []
