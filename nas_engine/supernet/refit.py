@@ -156,7 +156,7 @@ def _elimination_order(weight: Tensor, products: Tensor, width: int, fewest: int
     present = torch.arange(units, device=weight.device)  # those whose rows are here
     gone = torch.zeros(units, dtype=torch.bool, device=weight.device)  # of these
     own = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
-    w = weight.T.contiguous()  # (inputs, outputs)
+    w = weight.T.clone(memory_format=torch.contiguous_format)  # (inputs, outputs), changed in place
     fewest, at_once = max(1, fewest), max(1, units // _STEPS)
     left, taken = units, 0
     factor = inverse.new_empty(len(inverse), 0)  # (inputs, inputs taken away), with room for more of these

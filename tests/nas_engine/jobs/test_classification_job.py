@@ -86,7 +86,13 @@ def test_a_classifier_is_searched_healed_and_saved(done: Path) -> None:
 
 def test_it_tells_by_which_texts_heads_and_widths_were_ordered(done: Path) -> None:
     told = json.loads((done / "run" / "summary.json").read_text())["calibration"]
-    assert told == {"kind": "classification", "texts": 40, "tokens": told["tokens"], "scripts": {"Latin": 1.0}}
+    assert told == {
+        "kind": "classification",
+        "texts": 40,
+        "tokens": told["tokens"],
+        "generated": 0,
+        "scripts": {"Latin": 1.0},
+    }
     said = f"the first 40 texts that are learned (classification), {told['tokens']} tokens; letters: 100 % Latin"
     assert f"calibration: {said}\n" in (done / "stderr").read_text()
     page = (done / "run" / "report.html").read_text()

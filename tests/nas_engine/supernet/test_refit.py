@@ -173,6 +173,18 @@ def test_orders_and_shares_in_fp32_are_those_in_fp64() -> None:
     assert all((found[kept] - exact[kept]).norm() < 1e-3 * exact[kept].norm() for kept in exact)
 
 
+@pytest.mark.parametrize("transposed", [False, True])  # as GPT-2 holds its weights
+def test_ordering_changes_neither_weight_nor_products(transposed: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(100, 12, generator=generator)
+    held, products = torch.randn(12, 5, generator=generator), damped(x.T @ x)
+    weight = held.T if transposed else held.T.contiguous()
+    before = weight.clone(), products.clone()
+    elimination_order(weight, products, 1, 2)
+    assert torch.equal(weight, before[0])
+    assert torch.equal(products, before[1])
+
+
 def test_products_that_are_singular_in_fp32_are_solved_in_fp64() -> None:
     products = torch.tensor([[10946.0, 17711.0, 1.0], [17711.0, 28657.0, 2.0], [1.0, 2.0, 3.0]])  # determinants of 1
     with pytest.raises(torch.linalg.LinAlgError):
