@@ -65,7 +65,7 @@ def prepare_base(
             matrix_of(model.get_submodule(family.path(module))).copy_(quantization.unrounded[module])
 
 
-def require_packable(quantization: Quantization | None, adapter_mode: str) -> Quantization:
+def require_on_grids(quantization: Quantization | None, adapter_mode: str) -> Quantization:
     """The grids on which a base is held as integers.
 
     Raises:

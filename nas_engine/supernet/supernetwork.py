@@ -18,7 +18,7 @@ from nas_engine.errors import CheckpointError
 from nas_engine.families.plain import require_plain
 from nas_engine.models import moved
 from nas_engine.supernet.block_importance import block_importance
-from nas_engine.supernet.compressed_base import pack_weights, require_packable
+from nas_engine.supernet.compressed_base import pack_weights, require_on_grids
 from nas_engine.supernet.elastic_model import AdapterSettings, ElasticModel
 from nas_engine.supernet.elastic_units import sort_by_norms
 from nas_engine.supernet.narrowing import bound_for
@@ -109,7 +109,7 @@ class SuperNetwork(ElasticModel):
         bound = bound_for(space, shape, loaded, target)
         settings = AdapterSettings(alpha, dropout, seed, adapter_mode)
         if pack:
-            require_packable(quantization, adapter_mode)
+            require_on_grids(quantization, adapter_mode)
         supernet = cls(loaded, tokenizer, bound, settings, base, quantization, database)
         supernet.target = target
         if pack:
@@ -127,7 +127,7 @@ class SuperNetwork(ElasticModel):
         Raises:
             CompressionError: the base is not quantized, or adapters act on the weights (``adapter_mode``).
         """
-        self.quantization = pack_weights(self.elastic_linears, require_packable(self.quantization, self.adapter.mode))
+        self.quantization = pack_weights(self.elastic_linears, require_on_grids(self.quantization, self.adapter.mode))
 
     def to(self, device: str | torch.device | None) -> SuperNetwork:
         """Move everything to `device`, such as ``cuda``, in place; None leaves it where it is.

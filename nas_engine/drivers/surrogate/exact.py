@@ -18,7 +18,7 @@ import numpy.typing as npt
 from nas_engine.drivers.additive import Additive, columns_of
 from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.effort import REPEATABLE
-from nas_engine.drivers.exact_front import Solution, exact_front, spread_budgets
+from nas_engine.drivers.exact_front import exact_front, spread_budgets
 from nas_engine.drivers.initial import anchors, distinct
 from nas_engine.drivers.operators import ordered_mutation
 from nas_engine.drivers.ranking import best
@@ -83,7 +83,7 @@ class Exact:
         if within is None:
             raise SearchError("no sub-network keeps all computed constraints together; raise their bounds.")
         self._within = within  # the best where nothing but constraints bounds
-        self._hinted: list[Solution] | None = None
+        self._hinted: list[Genome] | None = None
         self._line: Genome | None = None
 
     def first(self, count: int) -> Genome:
@@ -99,14 +99,14 @@ class Exact:
         """See `Proposals`."""
         line = self._along()
         values = self._measured_on(line, genomes, outputs[:, self._measured])
-        return line[halving(self._places(line)[:, 1:].mean(axis=1), values, count)]
+        return line[halving(self._spent(line), values, count)]
 
     def _along(self) -> Genome:
         """The exact front of the expected losses, from what loses the least to the smallest sub-network."""
         if self._line is None:
-            found = [solution.genome for solution in self._front(self._sums, _DENSE)]
+            found = self._solved(self._budgets(_DENSE))
             line = distinct(np.vstack([self._within.genome, *found, self._problem.space.smallest]))
-            self._line = line[np.lexsort((self._sums.losses_at(line), -self._places(line)[:, 1:].mean(axis=1)))]
+            self._line = line[np.lexsort((self._sums.losses_at(line), -self._spent(line)))]
         return self._line
 
     @staticmethod
@@ -139,12 +139,17 @@ class Exact:
         costs = self._sums.costs_at(genomes)[:, self._swept] / np.maximum(self._sums.reach[self._swept], 1e-300)
         return np.column_stack([worth / max(float(np.ptp(worth)), 1e-300), costs])
 
+    def _spent(self, genomes: Genome) -> Array:
+        """The mean of their swept costs, in parts of what there is of each."""
+        mean: Array = self._places(genomes)[:, 1:].mean(axis=1)
+        return mean
+
     def candidates(self, prediction: Prediction, measured: Genome) -> Genome:
         """See `Proposals`."""
         budgets = self._budgets(_BUDGETS)
         if self._hinted is None:
-            self._hinted = [solution for solution in exact_front(self._sums, budgets, REPEATABLE) if solution]
-        pool = distinct(np.vstack([*(solution.genome for solution in self._hinted), measured]))
+            self._hinted = self._solved(budgets)
+        pool = distinct(np.vstack([*self._hinted, measured]))
         found: list[Genome] = []
         for budget in budgets:
             found += self._about(self._best(prediction, pool, budget), budget, prediction)
@@ -153,8 +158,9 @@ class Exact:
         new = distinct(np.vstack([*found, varied]))
         return new[best(*prediction.mean(new), self._settings.survivors)]
 
-    def _front(self, sums: Additive, count: int) -> list[Solution]:
-        return [solution for solution in exact_front(sums, self._budgets(count), REPEATABLE) if solution is not None]
+    def _solved(self, budgets: Array) -> list[Genome]:
+        """What is expected to lose the least under each budget that something keeps."""
+        return [found.genome for found in exact_front(self._sums, budgets, REPEATABLE) if found is not None]
 
     def _budgets(self, count: int) -> Array:
         turns = len(self._swept) + (len(self._swept) > 1)
