@@ -19,7 +19,8 @@ between methods are surer than they say.
 
 Run as ``python -m benchmarks.alternatives [--quick] [--device cuda] [--steps N] [--seeds N] [--tasks T …]
 [--methods M …] [--speedups S …] [--test N] [--share S] [--folder RUN] [--timings FILE] [--data FOLDER]
-[--seconds S] [--figures FOLDER]``; interrupted, it goes on. With ``--seconds 0`` it takes timings alone.
+[--seconds S] [--figures FOLDER]``; interrupted, it goes on. With ``--seconds 0`` it takes timings alone; a quick run
+counts weights of layers instead of timing them.
 """
 
 from __future__ import annotations
@@ -266,7 +267,7 @@ def parsed() -> argparse.Namespace:
     """The arguments, with their defaults filled in."""
     parser = arguments(__doc__)
     add_device(parser)
-    parser.add_argument("--steps", type=int, help="of LoRA on the whole model, which define the budget (180; quick 2)")
+    parser.add_argument("--steps", type=int, help="of LoRA on the whole model, which define the budget (180; quick 8)")
     parser.add_argument("--seeds", type=int, help="how many (3; quick 1)")
     parser.add_argument("--first-seed", type=int, default=0, help="of them, to run seeds beside one another")
     parser.add_argument("--tasks", nargs="+", help=f"of {', '.join(TASKS)}, chain_sum (all but the last; quick that)")
@@ -280,7 +281,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="stop before what would not end in time")
     parser.add_argument("--figures", type=Path, help="a folder for one figure a task")
     given = parser.parse_args()
-    given.steps = given.steps or (2 if given.quick else 180)
+    given.steps = given.steps or (8 if given.quick else 180)
     given.speedups = given.speedups or ([1.5] if given.quick else [1.25, 1.5, 2.0])
     given.seeds = given.seeds or (1 if given.quick else 3)
     given.test = given.test or (20 if given.quick else 1000)
