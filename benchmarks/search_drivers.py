@@ -44,6 +44,7 @@ from pymoo.operators.mutation.pm import PM
 from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 
+from benchmarks._cliff import chance_problem, cliff_problem
 from benchmarks._common import arguments, print_json
 from benchmarks._discrete_problems import PYMOO_PROBLEMS, pymoo_problem
 from benchmarks._lonas96 import lonas_problem
@@ -190,6 +191,7 @@ def draw(traces: dict[str, list[Trace]], problem: str, folder: Path) -> None:
 def problems(wanted: Sequence[str]) -> dict[str, Callable[[], BenchmarkProblem]]:
     """The wanted problems by name, made when they are run; none wanted takes all that there are."""
     known: dict[str, Callable[[], BenchmarkProblem]] = {"lonas96": lonas_problem}
+    known |= {"cliff": cliff_problem, "chance": chance_problem}
     if TABLE.exists():
         known["measured"] = table_problem
     known |= {name: (lambda name=name: pymoo_problem(name)) for name in PYMOO_PROBLEMS}

@@ -21,7 +21,7 @@ from nas_engine.drivers.surrogate.gain import choose_batch
 from nas_engine.drivers.surrogate.prediction import Prediction, computed_of
 from nas_engine.drivers.surrogate.process import Process
 from nas_engine.drivers.surrogate.proposals import Evolved, Proposals
-from nas_engine.drivers.surrogate.scale import explains_better, rescaled
+from nas_engine.drivers.surrogate.scale import explains_better, rescaled, within_reach, without_hopeless
 from nas_engine.drivers.surrogate.settings import SurrogateSettings
 from search_spaces import Genome
 
@@ -29,6 +29,8 @@ Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 _WARM = 8  # genomes that the warm start has at least
 _LEARNABLE = 4  # successful evaluations without which nothing is predicted
+_FRONT = 20  # points of the front whose range is what objectives are measured by
+_LIKELY = 0.5  # of the draws in which what was evaluated keeps the constraints
 
 
 class SurrogateDriver:
@@ -114,15 +116,17 @@ class SurrogateDriver:
         """A process for each output that is not computed, and one for whether an evaluation succeeds."""
         succeeded = self._measured()
         genomes, outputs = self._genomes[succeeded], self._outputs[succeeded]
+        split = self._problem.objectives
         features, processes = self._features(genomes), {}
         measured = np.flatnonzero(np.isnan(computed_of(self._problem, genomes[:1])[0])).tolist()
         refit = len(self._genomes) >= self._settings.refit * self._fitted_at
         if refit:
             self._fitted_at = len(self._genomes)
-            for i in measured:  # of violations only the sign counts
-                self._logarithmic[i] = i < self._problem.objectives and explains_better(features, outputs[:, i])
+            for i in measured:
+                self._logarithmic[i] = i < split and explains_better(features, outputs[:, i])
         self._logarithmic &= (outputs > 0).all(axis=0)  # also what came since
         outputs = rescaled(outputs, self._logarithmic)
+        outputs = np.column_stack([without_hopeless(outputs[:, :split]), within_reach(outputs[:, split:])])
         for i in measured:
             processes[i] = Process(features, outputs[:, i], self._variances.get(i), refit or i not in self._variances)
             self._variances[i] = processes[i].log_variances
@@ -134,19 +138,30 @@ class SurrogateDriver:
     def _chosen(self, prediction: Prediction, known: Genome, candidates: Genome, batch: int) -> list[int]:
         draws = self._settings.draws if self._problem.objectives < 3 else self._settings.draws // 4
         objectives, feasible = prediction.draws(np.vstack([known, candidates]), draws, self._rng)
-        low, high = self._scale(objectives[:, : len(known)].mean(axis=0))
-        scaled = (objectives - low) / (high - low)
         split = len(known)
+        low, high = self._scale(objectives[:, :split].mean(axis=0), feasible[:, :split].mean(axis=0) >= _LIKELY)
+        scaled = (objectives - low) / (high - low)
         weights = feasible[:, split:] * prediction.success(candidates)
         reference = np.full(self._problem.objectives, 1.1)
         return choose_batch(scaled[:, :split], feasible[:, :split], scaled[:, split:], weights, reference, batch)
 
-    def _scale(self, known: Objectives) -> tuple[Objectives, Objectives]:
-        """What counts as 0 and as 1 of each objective: the range of the front and of the space's corners."""
+    def _scale(self, known: Objectives, feasible: Flags) -> tuple[Objectives, Objectives]:
+        """What counts as 0 and as 1 of each objective: the range of the front and of the space's corners, of what keeps
+        the constraints where that tells anything apart.
+        """
         corners = anchors(self._problem.space)[:2]
         at_corner = [(self._genomes == corner).all(axis=1) for corner in corners]
-        rows = rescaled(self._outputs[np.any(at_corner, axis=0) & self._measured()], self._logarithmic)
-        rows = rows[:, : self._problem.objectives]
-        points = np.vstack([known[best(known, np.zeros((len(known), 0)), 20)], rows])
-        low, high = points.min(axis=0), points.max(axis=0)
+        rows = self._outputs[np.any(at_corner, axis=0) & self._measured()]
+        kept = (rows[:, self._problem.objectives :] <= 0).all(axis=1)
+        rows = rescaled(rows, self._logarithmic)[:, : self._problem.objectives]
+        low, high = _range(known[feasible], rows[kept])
+        anyhow, most = _range(known, rows)
+        apart = high > low
+        low, high = np.where(apart, low, anyhow), np.where(apart, high, most)
         return low, np.where(high > low, high, low + 1.0)
+
+
+def _range(known: Objectives, corners: Objectives) -> tuple[Objectives, Objectives]:
+    """The least and the most of the front of `known` and of the corners; of nothing, an empty range."""
+    points = np.vstack([known[best(known, np.zeros((len(known), 0)), _FRONT)], corners])
+    return points.min(axis=0, initial=np.inf), points.max(axis=0, initial=-np.inf)

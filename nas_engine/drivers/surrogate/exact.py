@@ -22,7 +22,7 @@ from nas_engine.drivers.exact_front import exact_front, spread_budgets
 from nas_engine.drivers.initial import anchors, distinct
 from nas_engine.drivers.operators import ordered_mutation
 from nas_engine.drivers.ranking import best
-from nas_engine.drivers.surrogate.boxes import halving
+from nas_engine.drivers.surrogate.boxes import beyond, halving
 from nas_engine.drivers.surrogate.prediction import Prediction, computed_of
 from nas_engine.drivers.surrogate.settings import SurrogateSettings
 from nas_engine.errors import SearchError
@@ -96,10 +96,14 @@ class Exact:
         return genomes[self._apart(genomes, min(len(given), count), min(count, len(given) + _ALONG))]
 
     def more(self, genomes: Genome, outputs: Array, count: int) -> Genome:
-        """See `Proposals`."""
+        """See `Proposals`. Of what misses a constraint or failed nothing counts but that."""
         line = self._along()
-        values = self._measured_on(line, genomes, outputs[:, self._measured])
-        return line[halving(self._spent(line), values, count)]
+        values, objectives = outputs[:, self._measured], self._problem.objectives
+        kept = (outputs[:, objectives:] <= 0).all(axis=1) & ~np.isnan(values)
+        told = {genome.tobytes(): place for place, genome in enumerate(genomes)}
+        places = np.array([told.get(genome.tobytes(), -1) for genome in line])
+        shown = np.where(places < 0, np.nan, beyond(values, kept)[places])
+        return line[halving(self._spent(line), shown, count)]
 
     def _along(self) -> Genome:
         """The exact front of the expected losses, from what loses the least to the smallest sub-network."""
@@ -108,14 +112,6 @@ class Exact:
             line = distinct(np.vstack([self._within.genome, *found, self._problem.space.smallest]))
             self._line = line[np.lexsort((self._sums.losses_at(line), -self._spent(line)))]
         return self._line
-
-    @staticmethod
-    def _measured_on(line: Genome, genomes: Genome, values: Array) -> Array:
-        """What was measured of each genome of `line`; of failed ones the worst; NaN where nothing was."""
-        worst = values.max(initial=0.0, where=~np.isnan(values))
-        shown = np.where(np.isnan(values), worst, values)
-        told = {genome.tobytes(): value for genome, value in zip(genomes, shown, strict=True)}
-        return np.array([told.get(genome.tobytes(), np.nan) for genome in line])
 
     def _apart(self, genomes: Genome, first: int, count: int) -> list[int]:
         """The `first` genomes and up to `count` in all that lie far apart, each as far as possible from those before.

@@ -1,7 +1,8 @@
 """The scale on which a measured score is predicted: its own or a logarithm (warped processes, Snelson et al., 2004).
 
 Perplexity, time and energy span magnitudes over a space, and what is taken away multiplies them: in their logarithm the
-parts of a sub-network add up, and one hopeless sub-network does not hide what sets good ones apart.
+parts of a sub-network add up. What is hopeless is said to be no worse than that, so that it does not hide what sets
+good ones apart.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from nas_engine.drivers.surrogate.process import Process
 
 Array = npt.NDArray[np.float64]
 _WORTH_ASKING = 3.0  # largest value over least, below which a logarithm is nearly straight
+_HOPELESS = 3.0  # times as far from the best as the median is
+_FAR = 2.0  # of a missed constraint: beyond, it is missed for sure
 
 
 def explains_better(features: Features, values: Array) -> bool:
@@ -36,3 +39,20 @@ def rescaled(values: Array, logarithmic: npt.NDArray[np.bool_]) -> Array:
     scaled = values.copy()
     scaled[:, logarithmic] = np.log(scaled[:, logarithmic])
     return scaled
+
+
+def without_hopeless(objectives: Array) -> Array:
+    """`objectives`, shape (genomes, objectives), to be minimized, the worst of each no worse than three times as far
+    from the best as the median is.
+    """
+    best, median = objectives.min(axis=0), np.median(objectives, axis=0)
+    most = np.where(median > best, best + _HOPELESS * (median - best), np.inf)
+    return np.minimum(objectives, most)
+
+
+def within_reach(violations: Array) -> Array:
+    """`violations`, any shape, of the same signs, and bent the more the farther from 0: whether a constraint is kept is
+    decided about its bound, and a bound may be missed by magnitudes.
+    """
+    bent = np.sign(violations) * np.log1p(np.abs(violations))
+    return np.clip(bent, -_FAR, _FAR)

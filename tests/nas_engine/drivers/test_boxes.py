@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_engine.drivers.surrogate.boxes import halving
+from nas_engine.drivers.surrogate.boxes import beyond, halving
 
 COSTS = np.linspace(1.0, 0.0, 65)
 
@@ -43,3 +43,25 @@ def test_what_is_asked_is_new_and_as_many_as_there_are(known: set[int], count: i
     chosen = halving(COSTS, values, count)
     assert len(chosen) == len(set(chosen)) == min(count, 65 - len(told))
     assert not set(chosen) & set(told)
+
+
+def test_beyond_what_is_wanted_nothing_is_measured_while_anything_is_left_within() -> None:
+    values = np.exp(np.linspace(0, 100, 65))  # of a perplexity that ends nowhere
+    known = np.full(65, np.nan)
+    asked = [0, 64]
+    for _ in range(8):
+        known[asked] = values[asked]
+        measured = ~np.isnan(known)
+        shown = np.full(65, np.nan)
+        shown[measured] = beyond(known[measured], known[measured] < 1e12)  # 18 of 65
+        asked += halving(COSTS, shown, 1)
+    within = [place for place in asked if place < 18]
+    assert len(within) >= 5  # evenly spread, three
+    assert min(set(asked) - set(within)) - max(within) <= 8
+
+
+def test_where_values_span_magnitudes_they_count_by_how_far_they_are_from_the_best() -> None:
+    values, kept = np.array([10.0, 20.0, 1e6, np.nan]), np.array([True, True, True, False])
+    assert beyond(values, kept).tolist() == [0.0, 0.5, 1 - 1e-5, np.inf]
+    assert beyond(-values, kept).tolist() == [-10.0, -20.0, -1e6, np.inf]
+    assert beyond(values, np.array([True, True, False, False])).tolist() == [10.0, 20.0, np.inf, np.inf]
