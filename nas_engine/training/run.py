@@ -34,7 +34,7 @@ from nas_engine.training.epochs import batch_indices
 from nas_engine.training.settings import StepSettings
 from nas_engine.training.sharding import in_parts, shard_device
 
-_CALIBRATION_ROWS = 32
+ORDERING_ROWS = 32  # of a batch of the first examples
 
 
 def require_readable(model: PreTrainedModel, lengths: Sequence[int]) -> None:
@@ -123,7 +123,7 @@ class TrainingRun(ABC):
         """The first examples, about `tokens` tokens of them, those of similar length together."""
         count = int(np.searchsorted(np.cumsum(self.lengths), tokens)) + 1
         first = sorted(range(min(len(self.examples), count)), key=self.lengths.__getitem__)
-        return [self.batch(first[i : i + _CALIBRATION_ROWS]) for i in range(0, len(first), _CALIBRATION_ROWS)]
+        return [self.batch(first[i : i + ORDERING_ROWS]) for i in range(0, len(first), ORDERING_ROWS)]
 
     def step(self, step: int) -> float:
         """One step of the optimizer; the mean loss on the answers."""
