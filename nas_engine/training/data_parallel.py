@@ -48,7 +48,9 @@ def require_whole(models: Sequence[nn.Module], sharded: bool) -> None:
     Raises:
         ValueError: one is in parts, or accelerate was to shard it.
     """
-    if any(hasattr(parameter, "device_mesh") for model in models for parameter in model.parameters()):
+    # Empty is what an interrupted healing leaves of embeddings that it shared.
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    if any(hasattr(parameter, "device_mesh") or not parameter.numel() for parameter in parameters):
         raise ValueError(
             "the network is in parts, spread over processes by FSDP or by a sharded training that was interrupted; "
             "load it anew, and let train(…, sharded=True) spread it."

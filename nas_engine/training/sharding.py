@@ -17,20 +17,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from nas_engine.families.family import family_of
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.training.data_parallel import started_processes
+
+if TYPE_CHECKING:  # some builds of torch lack it, and train in one process
+    from torch.distributed.device_mesh import DeviceMesh
 
 Place = Callable[[nn.Parameter], None]
 """Puts a weight where a module reads it."""
@@ -80,6 +80,8 @@ def in_parts(models: Sequence[PreTrainedModel], device: torch.device) -> Iterato
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)  # where FSDP2 takes a mesh of GPUs to be
+    from torch.distributed.device_mesh import init_device_mesh
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     # The model's last states may be a view (GPT-2), which nobody writes into.
     warnings.filterwarnings("ignore", rf"FSDP2-wrapped module \(FSDP{_Block.__name__}\) returned a view")
@@ -120,10 +122,17 @@ class _Block(nn.Module):
             self.register_parameter(str(index), weight)
         self._forward, self._hiding = module.forward, module.__dict__.get("forward")
 
-    def shard(self, mesh: DeviceMesh) -> _Block:
-        """Keep this process's part of every weight."""
-        fully_shard(self, mesh=mesh)
-        self._parts = tuple(self.parameters(recurse=False))
+    def shard(self, mesh: DeviceMesh, learned_from: bool = True) -> _Block:
+        """Keep this process's part of every weight.
+
+        Args:
+            mesh: of all processes.
+            learned_from: whether gradients pass the module.
+        """
+        from torch.distributed.fsdp import fully_shard
+
+        fully_shard(self, mesh=mesh).set_unshard_in_backward(learned_from)
+        self._parts: tuple[Any, ...] = tuple(self.parameters(recurse=False))
         self._put(self._parts)
         for weight, _ in self._weights:
             weight.data = weight.data.new_empty(0)
@@ -149,7 +158,6 @@ class _Block(nn.Module):
         """Make the module's weights whole, the same parameters as before; every process does."""
         self.release()
         for part, (weight, places) in zip(self._parts, self._weights, strict=True):
-            assert isinstance(part, DTensor)
             weight.data = part.full_tensor().to(home)
             for place in places:
                 place(weight)
@@ -174,12 +182,10 @@ class _Spread:
         for module in dict.fromkeys([*layers, *ends]):  # one at a time is whole on the device
             if weights := _frozen(_moved(module, device), readers):
                 self._modules.append(module)
-                self._blocks.append(_Block(module, weights).shard(mesh))
+                # What embeddings read asks for no gradient.
+                reads = module is not model.get_input_embeddings()
+                self._blocks.append(_Block(module, weights).shard(mesh, reads))
         _move_rest(model, self._modules, device)
-        if ends and ends[0] in self._modules:  # no gradient is asked of what embeddings read
-            first = self._blocks[self._modules.index(ends[0])]
-            assert isinstance(first, FSDPModule)
-            first.set_unshard_in_backward(False)
         self._root = _Block(model.base_model, within=self._blocks).shard(mesh)
 
     def gather(self) -> None:
