@@ -40,8 +40,8 @@ class SubnetworkSampler(TrainerCallback):
         """
         if args.fsdp or shards_by_accelerate():
             raise ValueError(
-                "the Trainer is to shard the network (FSDP), and with it the adapters, whose parts sub-networks cannot "
-                "be made of; leave fsdp out, or train with nas_engine.train(…, sharded=True), which shards the base."
+                "the Trainer is to shard the network (FSDP), adapters too, and would leave no whole super-network to "
+                "save or search; leave fsdp out, or use nas_engine.train(…, sharded=True), which shards the base."
             )
 
     def on_train_begin(
