@@ -177,9 +177,8 @@ def counted(config: PreTrainedConfig, given: argparse.Namespace) -> dict[str, fl
         batch_size=given.batch, longest=tokens, mean=tokens, answers=ANSWER, lora_steps=given.steps, steps=given.steps,
         calibration_tokens=given.calibration, hints=min(32, given.calibration // tokens), evaluations=1,
         evaluation_tokens=tokens * given.batch)  # fmt: skip
-    return {
-        stage.name: round(stage.bytes / 1e9, 4) for stage in count_stages(config, space(), work, _dtype(given.device))
-    }
+    stages = count_stages(config, space(), work, _dtype(given.device), device=given.device)
+    return {stage.name: round(stage.bytes / 1e9, 4) for stage in stages}
 
 
 def _config(given: argparse.Namespace) -> PreTrainedConfig:

@@ -31,13 +31,21 @@ def taught(space: SpaceTemplate = EVERY_DIMENSION) -> tuple[SuperNetwork, Teache
     return supernet, Teacher.of(supernet)
 
 
-def everything(folder: Path) -> None:
-    """Plain LoRA, random sub-networks with a teacher, in-place distillation, healing; into `folder`."""
+def everything(folder: Path, sharded: bool = False) -> None:
+    """Plain LoRA, random sub-networks with a teacher, in-place distillation, healing; into `folder`.
+
+    Where the base is sharded, activations are computed anew too, for which weights are gathered once more.
+    """
     rank = int(os.environ.get("RANK", 0))
     supernet, teacher = taught()
-    learns = {"teacher": teacher, "distillation": Distillation(0.5, 2.0, hidden=0.1)}
+    learns: dict[str, Any] = {
+        "teacher": teacher,
+        "distillation": Distillation(0.5, 2.0, hidden=0.1),
+        "sharded": sharded,
+        "gradient_checkpointing": sharded,
+    }
     report = train(supernet, EXAMPLES, steps=4, refit=True, checkpoint=folder / "training", **learns, **STEPS)
-    train(supernet, EXAMPLES, steps=2, strategy="sandwich", distill=True, **STEPS)
+    train(supernet, EXAMPLES, steps=2, strategy="sandwich", distill=True, sharded=sharded, **STEPS)
     save_file(supernet.state(), folder / f"supernet-{rank}.safetensors")
     space = supernet.space
     kept = space.configuration(space.largest) | {"layers.1.attention.keep": 0, "layers.0.mlp.width": 24}
@@ -49,10 +57,10 @@ def everything(folder: Path) -> None:
     (folder / f"losses-{rank}.json").write_text(json.dumps([report.losses, healed.losses]))
 
 
-def one_of(rank: int, size: int, port: int, folder: Path) -> None:
+def one_of(rank: int, size: int, port: int, folder: Path, sharded: bool = False) -> None:
     """`everything`, as one of `size` processes."""
     join(rank, size, port)
-    everything(folder)
+    everything(folder, sharded)
 
 
 def refused(rank: int, port: int, folder: Path, differing: bool) -> None:

@@ -123,7 +123,7 @@ def estimate(
         FamilyError: the family is not supported.
         SpaceError: the space does not fit the model.
     """
-    stages = count_stages(config, template, work, dtype, target)
+    stages = count_stages(config, template, work, dtype, target, device)
     free = free_bytes(device) + loaded
     speed = operations_a_second(device, dtype) if timed else None
     return Estimate(stages, device, free, speed)

@@ -28,6 +28,7 @@ from nas_engine.supernet.refit import solving, workspace
 from nas_engine.supernet.saving import SHARD_BYTES
 from nas_engine.texts.calibration import CALIBRATION_ROWS
 from nas_engine.training.answers import Distillation, Predictions
+from nas_engine.training.run import ORDERING_ROWS
 from search_spaces import Genome, SearchSpace, SpaceTemplate
 
 _ROW = 128  # tokens of a row that is evaluated
@@ -68,6 +69,7 @@ def count_stages(
     work: JobSize,
     dtype: torch.dtype = torch.float32,
     target: str | None = None,
+    device: str = "cpu",
 ) -> list[Stage]:
     """Every stage of a job of `work` on a model of `config`, in their order.
 
@@ -77,6 +79,7 @@ def count_stages(
         work: how much is done.
         dtype: of the weights.
         target: as `SuperNetwork.from_pretrained` takes it.
+        device: whose memory is counted; hidden states of calibration wait on the CPU whatever it is.
 
     Raises:
         FamilyError: the family is not supported.
@@ -87,9 +90,11 @@ def count_stages(
         pass
     turn = period(config)
     if layers <= 2 * turn:
-        stages = _counted(config, template, work, dtype, target)
+        stages = _counted(config, template, work, dtype, target, device)
     else:
-        few, more = (_counted(with_layers(config, count), template, work, dtype, target) for count in (turn, 2 * turn))
+        few, more = (
+            _counted(with_layers(config, count), template, work, dtype, target, device) for count in (turn, 2 * turn)
+        )
         stages = [_extrapolated(one, other, layers // turn) for one, other in zip(few, more, strict=True)]
     # What is merged is written a file at a time.
     return [replace(s, passing=min(s.passing, SHARD_BYTES)) if s.name == _SAVING else s for s in stages]
@@ -111,6 +116,7 @@ def _counted(
     work: JobSize,
     dtype: torch.dtype,
     target: str | None,
+    device: str,
 ) -> list[Stage]:
     with outlined(config, template, dtype, target) as outline:
         adapters = bytes_of(outline.adapter_parameters)
@@ -126,7 +132,7 @@ def _counted(
         teacher = 2 * adapters  # as it was given, and in the order of the channels
         fits = _give_fits(outline) if work.refit else 0
         evaluated = _peak(lambda: _forward(outline, _ROW, no_grad=True, rows=TOKEN_BUDGET // _ROW))
-        stages.append(_ordering(outline, work, base + adapters + teacher, fits, evaluated, whole))
+        stages.append(_ordering(outline, work, device, base + adapters + teacher, fits, evaluated, whole))
         held = base + adapters + teacher + fits
         outline.activate_genome(_narrowest(outline.space))
         middle = (1 + _products(outline).weights / whole.weights) / 2  # of the largest's operations
@@ -245,13 +251,17 @@ def _give_fits(outline: Outline) -> int:
     return bytes_of([tensor for units in outline.units.values() for tensor in units.reader.fitted_tensors])
 
 
-def _ordering(outline: Outline, work: JobSize, held: float, fits: int, passing: float, whole: _Products) -> Stage:
+def _ordering(
+    outline: Outline, work: JobSize, device: str, held: float, fits: int, passing: float, whole: _Products
+) -> Stage:
     """See `nas_engine.supernet.refit`: a layer at a time, the widest reader at the peak, all fits but its own held."""
     readers = [units.reader for units in outline.units.values()]
     operations = whole.of(work.calibration_tokens, 0)
     if not work.refit or not readers:
         return Stage("order", held, passing, operations)
-    hidden = 2 * work.calibration_tokens * outline.model.config.hidden_size * outline.model.dtype.itemsize
+    # What a layer reads and what it gives: of all texts where they wait, elsewhere of a batch.
+    there = work.calibration_tokens if torch.device(device).type == "cpu" else ORDERING_ROWS * work.longest
+    hidden = 2 * min(there, work.calibration_tokens) * outline.model.config.hidden_size * outline.model.dtype.itemsize
     widest = max(workspace(reader.in_features, reader.out_features) for reader in readers)
     solved = sum(solving(reader.in_features, work.calibration_tokens) for reader in readers)
     # When the last layer is solved, its own fits are still to come.

@@ -314,6 +314,15 @@ class ElasticLinear(ElasticProjection):
         return [*self._shares.values(), *self._refits.values()]
 
     @property
+    def fits(self) -> Mapping[int, Tensor]:
+        """The frozen weight fitted to each narrower width, by active inputs, each of shape (outputs, active inputs)."""
+        return dict(self._refits)
+
+    def set_fit(self, active_in: int, weight: Tensor) -> None:
+        """Hold one of `fits` in another tensor, as where it is spread over processes."""
+        self._refits[active_in] = weight
+
+    @property
     def merges(self) -> bool:
         """Whether `merged` gives a layer that computes what this one computes, as sparse and on the same grid."""
         return self.lora_A is None or self.adapter_mode.merges(self.sparsity, self.grid)

@@ -33,19 +33,33 @@ def started_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if started else 1
 
 
-def require_whole(parameters: Sequence[nn.Parameter]) -> None:
-    """Check that each process holds the whole network.
+def shards_by_accelerate() -> bool:
+    """Whether accelerate is configured to shard what it is given."""
+    return os.environ.get(_SHARDED_BY, "").lower() in ("1", "true", "yes", "on")
+
+
+def require_whole(models: Sequence[nn.Module], sharded: bool) -> None:
+    """Check that each process holds whole networks, and that nobody else is to shard them.
+
+    Args:
+        models: that train together.
+        sharded: whether their frozen weights are then spread over processes here.
 
     Raises:
-        ValueError: it is sharded over processes, or was to be.
+        ValueError: one is in parts, or accelerate was to shard it.
     """
-    asked = os.environ.get(_SHARDED_BY, "").lower() in ("1", "true", "yes", "on")
-    if asked or any(hasattr(parameter, "device_mesh") for parameter in parameters):
+    # Empty is what an interrupted healing leaves of embeddings that it shared.
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    if any(hasattr(parameter, "device_mesh") or not parameter.numel() for parameter in parameters):
         raise ValueError(
-            "the network is sharded over processes (FSDP), or accelerate is configured to shard it, and here each "
-            "process holds the whole network: sub-networks read parts of weights that no process would have whole. "
-            "Start with torchrun or accelerate's multi-GPU setting instead; a base that is too large for one device "
-            "may be quantized and packed (SuperNetwork.pack_base)."
+            "the network is in parts, spread over processes by FSDP or by a sharded training that was interrupted; "
+            "load it anew, and let train(…, sharded=True) spread it."
+        )
+    if not sharded and shards_by_accelerate():
+        raise ValueError(
+            "accelerate is configured to shard the network (FSDP), and here each process holds the whole one; give "
+            "sharded=True, which spreads the frozen base over the processes, or start with accelerate's multi-GPU "
+            "setting or torchrun."
         )
 
 

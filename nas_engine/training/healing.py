@@ -9,7 +9,7 @@ Minitron (Muralidharan et al., 2024, arXiv 2407.14679) and Puzzle (Bercovich et 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -27,9 +27,11 @@ from nas_engine.supernet.saving import Outlines
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.answers import Part, learned, predictions
+from nas_engine.training.data_parallel import require_whole
 from nas_engine.training.fitting import can_fit, fit_to_teacher
 from nas_engine.training.run import TrainingRun
 from nas_engine.training.settings import Adapters, HealingSettings
+from nas_engine.training.sharding import require_sharding
 from nas_engine.training.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -161,6 +163,7 @@ def heal(
     *,
     teacher: Teacher | None = None,
     gradient_checkpointing: bool = False,
+    sharded: bool = False,
     until: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -180,25 +183,32 @@ def heal(
             or the number of steps alone.
         teacher: whose distribution it learns beside the answers; None leaves the answers alone.
         gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
+        sharded: in several processes, spread the frozen weights over them (FSDP) while steps are taken, the teacher's
+            too.
         until: stop after so many of the steps; the same call with a later one goes on from the checkpoint.
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
     Raises:
         ValueError: a setting out of its bounds, an unusable training set, nothing to train, or examples that it
-            cannot learn.
+            cannot learn; or `sharded` in one process or with a teacher whose bits or zeros vary.
         ExportError: ``adapters="fresh"`` where the super-network's do not merge.
         CheckpointError: the folder holds a checkpoint of another run.
     """
     settings = merged(HealingSettings, settings, fields, "steps")
     steps = settings.steps
     last = steps if until is None else until
+    taught = [] if teacher is None or not settings.distillation.asks else [teacher.supernet]
+    require_whole([subnet.model, *(each.model for each in taught)], sharded)
+    if sharded:
+        require_sharding(taught)
     if not 0 < last <= steps:
         raise ValueError(f"until is {until}; give a number of steps from 1 to {steps}.")
     examples = tokenize_for(subnet.model, train_set, subnet.tokenizer, settings.max_tokens)
     healed = Healed(subnet, settings.adapters, settings.seed)
     if not healed.trained:
         raise ValueError("this sub-network has no adapters to train; add lora_rank(...) to the super-network's space.")
-    run = _Healing(healed, examples, settings, teacher)
+    models = [healed.model, *(each.model for each in taught)]
+    run = _Healing(healed, examples, settings, teacher, models if sharded else ())
     progress = progress and run.ranks.first
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is None or not run.resume(folder):
@@ -219,16 +229,18 @@ class _Healing(TrainingRun):
         examples: Sequence[Learned],
         settings: HealingSettings,
         teacher: Teacher | None,
+        sharded: Sequence[PreTrainedModel] = (),
     ) -> None:
         self.healed, self.teacher = healed, teacher
-        self.fitted: tuple[str, ...] = ()  # weights that are no longer the super-network's
+        # Weights that are no longer the super-network's, by name; held here for checkpoints, also while in parts.
+        self.fitted: dict[str, Tensor] = {}
         identity = {
             "configuration": dict(healed.configuration),
             "supernetwork": healed.subnet.supernetwork_fingerprint,
             "teacher": teacher and teacher.fingerprint(),
         }
         parameters = list(healed.trained.values())
-        super().__init__(healed.model, healed.tokenizer, parameters, examples, settings, identity)
+        super().__init__(healed.model, healed.tokenizer, parameters, examples, settings, identity, sharded)
 
     def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
         """See `TrainingRun.visit`."""
@@ -245,12 +257,11 @@ class _Healing(TrainingRun):
         if self.teacher is None or not count or not can_fit(self.healed.subnet):
             return
         say("Fitting layers to the teacher", enabled=progress)
-        self.fitted = fit_to_teacher(self.healed.subnet, self.healed.model, self.teacher, self.first(count))
+        self._hold(fit_to_teacher(self.healed.subnet, self.healed.model, self.teacher, self.first(count)))
 
     def state(self) -> dict[str, Tensor]:
         """See `TrainingRun.state`."""
-        fitted = {name: self.healed.model.get_parameter(name).detach() for name in self.fitted}
-        return fitted | {name: parameter.detach() for name, parameter in self.healed.trained.items()}
+        return self.fitted | {name: parameter.detach() for name, parameter in self.healed.trained.items()}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -261,4 +272,7 @@ class _Healing(TrainingRun):
                 raise CheckpointError(f"{name} is missing, or is not this sub-network's.")
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
-        self.fitted = tuple(name for name in tensors if name not in self.healed.trained)
+        self._hold(name for name in tensors if name not in self.healed.trained)
+
+    def _hold(self, names: Iterable[str]) -> None:
+        self.fitted = {name: self.healed.model.get_parameter(name).detach() for name in names}

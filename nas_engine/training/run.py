@@ -29,11 +29,12 @@ from nas_engine.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from nas_engine.training.data_parallel import Ranks, require_whole
+from nas_engine.training.data_parallel import Ranks
 from nas_engine.training.epochs import batch_indices
 from nas_engine.training.settings import StepSettings
+from nas_engine.training.sharding import in_parts, shard_device
 
-_CALIBRATION_ROWS = 32
+ORDERING_ROWS = 32  # of a batch of the first examples
 
 
 def require_readable(model: PreTrainedModel, lengths: Sequence[int]) -> None:
@@ -61,6 +62,10 @@ class TrainingRun(ABC):
         examples: tokenized.
         settings: of the run.
         identity: what a checkpoint must share beside settings and examples to be gone on from.
+        sharded: networks whose frozen weights are spread over processes while steps are taken.
+
+    Raises:
+        ValueError: processes or networks that cannot train together, or cannot be sharded.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class TrainingRun(ABC):
         examples: Sequence[Learned],
         settings: StepSettings,
         identity: Mapping[str, Any],
+        sharded: Sequence[PreTrainedModel] = (),
     ) -> None:
         self.model, self.parameters = model, list(parameters)
         self.examples, self.settings = examples, settings
@@ -86,9 +92,10 @@ class TrainingRun(ABC):
         )
         digest = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
         self.identity: dict[str, Any] = asdict(settings) | {"train_set": digest} | dict(identity)
-        require_whole(self.parameters)
-        self.ranks = Ranks.joined(model.device)
-        self.ranks.require_same(self.identity, settings.batch_size)
+        self.sharded = list(sharded)
+        self.ranks = Ranks.joined(shard_device(model.device) if sharded else model.device)
+        # Not of what a checkpoint must share: a run may go on sharded, or no longer.
+        self.ranks.require_same(self.identity | {"sharded": bool(sharded)}, settings.batch_size)
 
     @abstractmethod
     def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
@@ -116,7 +123,7 @@ class TrainingRun(ABC):
         """The first examples, about `tokens` tokens of them, those of similar length together."""
         count = int(np.searchsorted(np.cumsum(self.lengths), tokens)) + 1
         first = sorted(range(min(len(self.examples), count)), key=self.lengths.__getitem__)
-        return [self.batch(first[i : i + _CALIBRATION_ROWS]) for i in range(0, len(first), _CALIBRATION_ROWS)]
+        return [self.batch(first[i : i + ORDERING_ROWS]) for i in range(0, len(first), ORDERING_ROWS)]
 
     def step(self, step: int) -> float:
         """One step of the optimizer; the mean loss on the answers."""
@@ -151,8 +158,14 @@ class TrainingRun(ABC):
         progress: bool,
     ) -> float:
         """Take the steps up to number `until`; their seconds. Ctrl-C leaves a checkpoint in `folder`."""
-        started, done = time.perf_counter(), len(self.losses)
-        with progress_bar(title, until, enabled=progress and self.ranks.first, completed=done) as bar:
+        done = len(self.losses)
+        with (
+            in_parts(self.sharded, self.ranks.device),
+            progress_bar(title, until, enabled=progress and self.ranks.first, completed=done) as bar,
+        ):
+            if self.sharded:  # moments follow their parameters
+                self.optimizer.load_state_dict(self.optimizer.state_dict())
+            started = time.perf_counter()
             try:
                 if gradient_checkpointing:
                     self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -165,8 +178,8 @@ class TrainingRun(ABC):
                     self.model.gradient_checkpointing_disable()
                 if folder and self.consistent and len(self.losses) > done:
                     self.save(folder)
-        self.model.eval()
-        return time.perf_counter() - started
+            self.model.eval()
+            return time.perf_counter() - started
 
     def share_state(self) -> None:
         """Begin, or end, with what process 0 has: devices may round orders and fits differently."""

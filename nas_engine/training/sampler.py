@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nas_engine.errors import NasEngineWarning
 from nas_engine.supernet.supernetwork import SuperNetwork
+from nas_engine.training.data_parallel import shards_by_accelerate
 from nas_engine.training.strategies import genomes_of_batch
 
 
@@ -30,6 +31,18 @@ class SubnetworkSampler(TrainerCallback):
     def __init__(self, supernet: SuperNetwork, seed: int = 0) -> None:
         self.supernet, self.seed = supernet, seed
         self._micro_batch = 0
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Check that each process is to hold the whole network.
+
+        Raises:
+            ValueError: the Trainer, or accelerate, is to shard it.
+        """
+        if args.fsdp or shards_by_accelerate():
+            raise ValueError(
+                "the Trainer is to shard the network (FSDP), adapters too, and would leave no whole super-network to "
+                "save or search; leave fsdp out, or use nas_engine.train(…, sharded=True), which shards the base."
+            )
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -25,6 +25,9 @@ class Teacher:
         supernet: whose base it stands on.
         adapters: `lora_A` and `lora_B` of each adapted projection, channels in the base's original order.
         head: parameters of the task's head by name, where the family has one.
+
+    Attributes:
+        supernet: whose base it stands on.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class Teacher:
         adapters: Mapping[str, tuple[Tensor, Tensor]],
         head: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._supernet, self._adapters, self._head = supernet, dict(adapters), dict(head or {})
+        self.supernet, self._adapters, self._head = supernet, dict(adapters), dict(head or {})
         self._ordered: tuple[str, dict[str, tuple[Tensor, Tensor]]] = ("", {})
         self._said = Remembered()
 
@@ -50,7 +53,7 @@ class Teacher:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits of its base and its adapters."""
-        digest = hashlib.sha256(self._supernet.base_fingerprint.encode())
+        digest = hashlib.sha256(self.supernet.base_fingerprint.encode())
         for name, pair in sorted(self._adapters.items()):
             digest.update(name.encode())
             for tensor in pair:
@@ -77,7 +80,7 @@ class Teacher:
     @contextmanager
     def taught(self) -> Iterator[SuperNetwork]:
         """The super-network with the teacher's adapters and the largest sub-network active, in evaluation mode."""
-        supernet = self._supernet
+        supernet = self.supernet
         training = supernet.model.training
         supernet.activate_genome(supernet.space.largest)
         supernet.model.eval()
@@ -103,7 +106,7 @@ class Teacher:
 
     def _in_order(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The adapters with channels as the super-network has them now, kept until it is ordered anew."""
-        supernet = self._supernet
+        supernet = self.supernet
         orders = [order for layer in supernet.layers for order in layer.orders.values()]
         key = "".join(map(_digest, orders))
         key = f"{key}{supernet.model.device}"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from evaluators.classification.labelled import Learnable
 from nas_engine.keywords import merged, takes
@@ -19,8 +20,10 @@ from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.texts.batches import Batch
 from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.answers import WHOLE, Part, learned, predictions
+from nas_engine.training.data_parallel import require_whole
 from nas_engine.training.run import TrainingRun
 from nas_engine.training.settings import TrainingSettings
+from nas_engine.training.sharding import require_sharding
 from nas_engine.training.strategies import genomes_of_batch
 from nas_engine.training.teacher import Teacher
 from nas_engine.training.visits import Visits
@@ -61,6 +64,7 @@ def train(
     teacher: Teacher | None = None,
     calibration: Sequence[Batch] | None = None,
     gradient_checkpointing: bool = False,
+    sharded: bool = False,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
     progress: bool = True,
@@ -80,15 +84,23 @@ def train(
             model: ``train(…, strategy="largest")``, then ``Teacher.of(supernet)``.
         calibration: texts that order channels and to which widths are fitted; None takes the first examples.
         gradient_checkpointing: compute activations anew in the backward pass instead of keeping them.
+        sharded: in several processes, spread the frozen base over them (FSDP) while steps are taken; the super-network
+            is whole before and after in each.
         checkpoint: folder for the run's state, written every `checkpoint_every` steps and on Ctrl-C.
 
     Raises:
         ValueError: a setting out of its bounds, an empty training set or one with an example that does not fit, a
-            super-network without adapters, or examples that the model cannot learn.
+            super-network without adapters, examples that the model cannot learn, or `sharded` in one process or with
+            bits or zeros that vary.
         CompressionError: `refit` on a sparse or quantized base.
         CheckpointError: the folder holds a checkpoint of another run.
     """
     settings = merged(TrainingSettings, settings, fields, "steps")
+    supernets = [supernet] if teacher is None or teacher.supernet is supernet else [supernet, teacher.supernet]
+    models = [each.model for each in supernets]
+    require_whole(models, sharded)
+    if sharded:
+        require_sharding(supernets)
     if teacher is not None and settings.distill:
         raise ValueError("distill lets the largest sub-network teach, and there is a teacher already; give one.")
     if not supernet.adapter_parameters:
@@ -96,7 +108,7 @@ def train(
     if settings.refit:
         supernet.require_refit()
     examples = tokenize_for(supernet.model, train_set, supernet.tokenizer, settings.max_tokens)
-    run = _Run(supernet, examples, settings, teacher, calibration)
+    run = _Run(supernet, examples, settings, teacher, calibration, models if sharded else ())
     progress = progress and run.ranks.first
     folder = None if checkpoint is None else Path(checkpoint)
     resumed_at = run.resume(folder) if folder else 0
@@ -132,6 +144,7 @@ class _Run(TrainingRun):
         settings: TrainingSettings,
         teacher: Teacher | None,
         calibration: Sequence[Batch] | None = None,
+        sharded: Sequence[PreTrainedModel] = (),
     ) -> None:
         self.supernet, self.teacher, self.texts = supernet, teacher, calibration
         identity = {
@@ -142,7 +155,7 @@ class _Run(TrainingRun):
         }
         parameters = supernet.adapter_parameters
         self.settings: TrainingSettings
-        super().__init__(supernet.model, supernet.tokenizer, parameters, examples, settings, identity)
+        super().__init__(supernet.model, supernet.tokenizer, parameters, examples, settings, identity, sharded)
 
     def calibration(self) -> Sequence[Batch]:
         """What was given for ordering and fitting, or the first examples."""

@@ -15,6 +15,7 @@ from nas_engine.estimation.tensor_bytes import TensorBytes, bytes_of, bytes_of_m
 from nas_engine.supernet.refit import find_shares
 from nas_engine.texts.calibration import CALIBRATION_ROWS
 from nas_engine.training.answers import Distillation, predictions
+from nas_engine.training.run import ORDERING_ROWS
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 from tests.supernets import HYBRIDS, MIXTURES, OF_HYBRIDS, OF_MIXTURES
 from tests.tiny import tiny_tokenizer
@@ -141,3 +142,12 @@ def test_without_fits_and_with_shorter_texts_less_is_needed() -> None:
     assert plain["super-network training"].bytes < fits["super-network training"].bytes
     assert "order" in plain
     assert "order and fit" in fits
+
+
+def test_hidden_states_that_wait_count_on_the_cpu_and_elsewhere_those_of_a_batch() -> None:
+    config = LlamaConfig(**LLAMA.to_dict() | {"num_hidden_layers": 1})
+    work = JobSize(longest=16, calibration_tokens=10_000, evaluations=1)
+    here, there = (by_name(count_stages(config, SPACE, work, device=where)) for where in ("cpu", "cuda"))
+    tokens = 10_000 - ORDERING_ROWS * 16
+    assert here["order and fit"].bytes - there["order and fit"].bytes == 2 * tokens * config.hidden_size * 4
+    assert here["search"].bytes == there["search"].bytes

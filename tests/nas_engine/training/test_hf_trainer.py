@@ -94,3 +94,9 @@ def test_classifier_trains_saves_and_leaves_with_the_subnetwork(tmp_path) -> Non
     assert torch.equal(loaded.model.classifier.weight, supernet.model.classifier.weight)
     assert loaded.fingerprint() == supernet.fingerprint()
     assert torch.equal(supernet.largest.extract().classifier.weight, supernet.model.classifier.weight)
+
+
+def test_trainer_that_accelerate_lets_shard_is_refused_before_it_begins(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"leave fsdp out, or use nas_engine\.train"):
+        trainer(ordered(), tmp_path)

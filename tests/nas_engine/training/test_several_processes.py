@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,31 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nas_engine import Example, train
-from tests.processes import started
+from tests.processes import free_port, started, together
 from tests.ranks import everything, one_of, refused
-from tests.supernets import SPACE, supernetwork
-from tests.tiny import tiny_llama
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def together(target, *arguments) -> None:
-    """Run `target` in two processes until both have ended."""
-    processes = [started(target, rank, *arguments) for rank in range(2)]
-    for process in processes:
-        process.join(300)
-    assert [process.exitcode for process in processes] == [0, 0]
-
-
-def test_sharding_is_refused_before_the_first_step(monkeypatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="each process holds the whole network"):
-        train(supernetwork(tiny_llama(), SPACE), [Example("the cat ", "is it")], steps=1, batch_size=1, progress=False)
+from tests.shards import killed_in_the_third_step
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +23,20 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     everything(alone)
     together(one_of, 2, free_port(), both)
     return alone, both
+
+
+@pytest.fixture(scope="module")
+def in_parts(tmp_path_factory) -> Path:
+    """What two processes left that shared the base: killed in the third step, and begun again."""
+    folder = tmp_path_factory.mktemp("parts")
+    port = free_port()
+    killed = [started(killed_in_the_third_step, rank, port, folder) for rank in range(2)]
+    for process in killed:
+        process.join(300)
+    assert all(process.exitcode for process in killed)
+    assert (folder / "training" / "training.safetensors").exists()
+    together(one_of, 2, free_port(), folder, True)
+    return folder
 
 
 # Of adapters that move by 1e-2 a step. Fitted weights are held in half precision, which a rounding in another order may
@@ -83,6 +74,17 @@ def test_losses_are_those_of_whole_batches_in_every_process(runs) -> None:
     for ours, theirs in zip(alone, both, strict=True):
         assert theirs == pytest.approx(ours, abs=1e-3)
     assert (runs[1] / "losses-1.json").read_text() == (runs[1] / "losses-0.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["supernet-0", "supernet-1", "healed-0", "healed-1", "training/training", "healing/training"],
+)
+def test_sharded_processes_end_with_exactly_the_numbers_of_whole_ones(runs, in_parts, file: str) -> None:
+    whole, parts = (load_file(folder / f"{file}.safetensors") for folder in (runs[1], in_parts))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+    assert (in_parts / "losses-0.json").read_text() == (runs[1] / "losses-0.json").read_text()
 
 
 @pytest.mark.parametrize(
