@@ -37,30 +37,35 @@ def main() -> None:
 
 
 @contextmanager
-def _errors(interrupted: str = "nothing was written") -> Iterator[None]:
+def _errors() -> Iterator[None]:
     """Say what went wrong in a sentence, and end."""
     try:
-        yield
+        with _interruptible("nothing was written"):
+            yield
     except (NasEngineError, ValueError) as error:  # of ours; the message is for the person
         Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+@contextmanager
+def _interruptible(left: str) -> Iterator[None]:
+    """End where the person says so, and say what is left."""
+    try:
+        yield
     except KeyboardInterrupt:
-        Console(stderr=True).print(f"Interrupted; {interrupted}.", soft_wrap=True)
+        Console(stderr=True).print(f"Interrupted; {left}.", soft_wrap=True)
         raise typer.Exit(130) from None
 
 
 def _search(settings: JobSettings) -> None:
-    with _errors(f"the same command goes on from {settings.folder}"):
+    with _interruptible(f"the same command goes on from {settings.folder}"):
         report(run_job(settings), Console())
 
 
 def _estimate(settings: JobSettings) -> None:
-    with _errors():
-        found = estimate_search(settings)
-    console = Console()
-    console.print(found.table())
-    with _errors():
-        found.require_fit()
+    found = estimate_search(settings)
+    Console().print(found.table())
+    found.require_fit()
 
 
 def report(job: JobResult, console: Console) -> None:
@@ -219,7 +224,7 @@ def report_command(
 
 
 def _recipe(settings: ShearsSettings | SqftSettings) -> None:
-    with _errors(f"the same command goes on from {settings.folder}"):
+    with _interruptible(f"the same command goes on from {settings.folder}"):
         made, summary = run_recipe(settings)
     console = Console()
     console.print(candidates_table(made.candidates))

@@ -32,6 +32,7 @@ from nas_engine.jobs.job_estimate import require_base_fits, require_room
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.preparations import (
     require_answerable,
+    require_computed,
     require_driver,
     require_learnable,
     require_one_process,
@@ -127,6 +128,7 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
         note(told_in_words(calibration), enabled=progress)
     if settings.compresses:
         supernet = with_versions(supernet, begun.space, [*own, *written], settings, folder, progress)
+        require_computed(supernet.largest, settings.more_evaluators)
         _require_exportable(supernet, data, settings)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
@@ -228,6 +230,8 @@ def _require_possible(begun: Beginning, asked: Sequence[ModelEvaluator], setting
             "the model is sparse or quantized: adapters merged into it would fill its zeros or leave its grid. Give "
             "the dense model, or compress it with nas-engine shears or sqft."
         )
+    if not settings.compresses:  # whose sub-networks have bits and zeros once there are versions
+        require_computed(supernet.largest, settings.more_evaluators)
     _require_exportable(supernet, data, settings)
     return learned
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, get_args
 
-from evaluators import Evaluator, Latency
+from evaluators import Evaluator, Latency, evaluator_names
+from evaluators.checks import require_one_of
 from evaluators.latency.machine import require_device
+from nas_engine.data.forms import Kind
+from nas_engine.data.quality import Metric
 from nas_engine.deploy import FORMATS
-from nas_engine.deploy.targets import target_named
-from nas_engine.drivers.registry import HINTED, NEEDY
+from nas_engine.deploy.targets import TARGETS, target_named
+from nas_engine.drivers.registry import DRIVERS, HINTED, NEEDY
 from nas_engine.errors import SettingsError
 from nas_engine.execution.executor import Workplace
-from nas_engine.jobs.parts import evaluators_of, space_of, workplace_of
+from nas_engine.jobs.parts import DIMENSIONS, WORKPLACES, evaluators_of, space_of, workplace_of
 from nas_engine.jobs.preparations import require_counts
 from nas_engine.loop import SearchSettings
 from nas_engine.named import Named
@@ -22,6 +26,8 @@ from nas_engine.training.strategies import Strategy
 from search_spaces import SpaceTemplate, attention_heads, layer_skip, lora_rank, mlp_width
 from search_spaces.dimensions.weight_bits import ByProjection
 
+AnyKind = Literal["auto", Kind]
+AnyMetric = Literal["auto", Metric]
 TRANSFORMERS = "transformers"  # what save_pretrained writes, timed in PyTorch
 _HINTS = 64  # training questions
 _PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -95,8 +101,8 @@ class JobSettings:
     folder: Path = Path("runs/quickstart")
     model: str = "smollm2"
     task: str = "family"
-    kind: str = "auto"
-    metric: str = "auto"
+    kind: AnyKind = "auto"
+    metric: AnyMetric = "auto"
     train: int = 4000
     validation: int = 128
     selection: int = 240
@@ -112,7 +118,7 @@ class JobSettings:
     strategy: Strategy = "uniform"
     refit: bool = True
     generated: float = 0.0
-    driver: str = SearchSettings.driver  # type: ignore[assignment]  # a name here
+    driver: str = field(default="auto", metadata={"names": DRIVERS.keys})
     evaluations: int = 20
     population: int = 12
     sensitivity: int | None = None
@@ -123,14 +129,14 @@ class JobSettings:
     heads: tuple[float, ...] = (1.0, 0.67, 0.33)
     skip: bool = True
     layers_per_gene: int = 1
-    space: tuple[Named, ...] = ()
+    space: tuple[Named, ...] = field(default=(), metadata={"names": DIMENSIONS.keys})
     group_size: int = 64
-    evaluators: tuple[Named, ...] = ()
+    evaluators: tuple[Named, ...] = field(default=(), metadata={"names": evaluator_names})
     objectives: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
-    executor: Named | None = None
+    executor: Named | None = field(default=None, metadata={"names": WORKPLACES.keys})
     tokens: int = 128
-    target: str = TRANSFORMERS
+    target: str = field(default=TRANSFORMERS, metadata={"names": TARGETS.keys})
     weights: str | None = None
     seed: int = 0
     device: str = "cpu"
@@ -138,6 +144,8 @@ class JobSettings:
 
     def __post_init__(self) -> None:
         # Checked here because the stages that use them come minutes later.
+        require_one_of(get_args(AnyKind), kind=self.kind)
+        require_one_of(get_args(AnyMetric), metric=self.metric)
         if min(self.lora_steps, self.steps) < 0:
             raise ValueError(f"lora_steps and steps are {self.lora_steps} and {self.steps}; give at least 0.")
         if self.adapter is not None and self.lora_steps != JobSettings.lora_steps and self.lora_steps:

@@ -53,9 +53,10 @@ def require_versions(model: PreTrainedModel, space: SearchSpace, settings: JobSe
         settings: of the job.
 
     Raises:
-        CompressionError: the model is quantized, has experts or several kinds of attention, its inputs or a width are
-            no whole groups, or the disk has no room for the versions.
-        SettingsError: an adapter or a target that do not go together with them, or a space without the whole model.
+        CompressionError: the model is quantized, has experts or several kinds of attention, a width is no whole groups,
+            or the disk has no room for the versions.
+        SettingsError: an adapter or a target that do not go together with them, a space without the whole model, or
+            inputs that are no whole groups.
     """
     require_unquantized(model)
     require_complete(model)
@@ -86,7 +87,10 @@ def require_versions(model: PreTrainedModel, space: SearchSpace, settings: JobSe
     sizes = {}
     for layer, projection, weight in projections_of(model):
         name = str(ModuleName(layer, projection))
-        grid.require_dividing(weight.shape[1], name)
+        try:
+            grid.require_dividing(weight.shape[1], name)
+        except CompressionError as error:
+            raise SettingsError(str(error), ("group_size",)) from None
         sizes[name] = settings.group_size
     require_whole_groups(model, space, sizes)
     _require_room(model, space, settings)
