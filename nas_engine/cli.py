@@ -20,6 +20,7 @@ from nas_engine.jobs.job import JobResult, run_job
 from nas_engine.jobs.job_estimate import estimate_search
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings, run_recipe
+from nas_engine.libraries import libraries_in
 from nas_engine.named import nearest
 from nas_engine.options import command
 from nas_engine.page.page import REPORT, write_page
@@ -63,7 +64,8 @@ def _search(settings: JobSettings) -> None:
 
 
 def _estimate(settings: JobSettings) -> None:
-    found = estimate_search(settings)
+    with libraries_in(None):
+        found = estimate_search(settings)
     Console().print(found.table())
     found.require_fit()
 

@@ -19,6 +19,7 @@ from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from evaluators.documents import why_unreadable
 from evaluators.whole_file import replacing
 from nas_engine.errors import PlacedError, SettingsError
 from nas_engine.named import Place, nearest
@@ -196,7 +197,7 @@ def _text(file: str | Path) -> str:
     try:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{file} cannot be read: {error}.") from error
+        raise SettingsError(f"{file} cannot be read: {why_unreadable(error)}.") from error
 
 
 def _parsed(text: str, file: str | Path) -> tuple[dict[Any, Any], Node | None]:

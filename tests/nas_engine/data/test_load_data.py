@@ -151,6 +151,14 @@ def test_what_is_not_understood_is_refused(rows, settings, message: str, tmp_pat
         loaded(written(tmp_path / "all.jsonl", rows), **settings)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".txt"])
+def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"all{suffix}"
+    file.write_bytes("text\ncafé\n".encode("latin-1") if suffix != ".json" else '[{"text": "café"}]'.encode("latin-1"))
+    with pytest.raises(TaskError, match=r"cannot be read: it is no text in UTF-8; save it as that\."):
+        loaded(file)
+
+
 def test_kind_decides_between_several(tmp_path: Path) -> None:
     both = [ROWS["text"](i) | chat(i) for i in range(50)]
     assert loaded(written(tmp_path / "all.jsonl", both), kind="text").kind == "text"
