@@ -23,6 +23,7 @@ class JobSize:
         hints: examples by which sensitivity is measured.
         heal_steps: of a finalist; `finalists` are healed, at least one of them to the end.
         finalists: see `heal_steps`.
+        group_size: of the versions that bits and zeros switch between; None where neither varies.
     """
 
     batch_size: int = 16
@@ -38,3 +39,4 @@ class JobSize:
     hints: int = 0
     heal_steps: int = 0
     finalists: int = 1
+    group_size: int | None = None

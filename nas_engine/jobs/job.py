@@ -113,9 +113,10 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
         require_base_fits(settings)
     say(f"Loading {settings.model}", enabled=progress)
     begun = begin(settings)
-    supernet, data = begun.supernet, begun.data
+    supernet, data, space = begun.supernet, begun.data, begun.space
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
     learned = _require_possible(begun, (validation, selection, held_out), settings)
+    del begun  # so that nothing holds its super-network once that of bits and zeros takes its place
     if settings.check_memory:
         require_room(settings, supernet, learned)
     data.write(folder)  # which refuses a run that was begun with other data
@@ -127,7 +128,7 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     if calibration is not None:
         note(told_in_words(calibration), enabled=progress)
     if settings.compresses:
-        supernet = with_versions(supernet, begun.space, [*own, *written], settings, folder, progress)
+        supernet = with_versions(supernet, space, [*own, *written], settings, folder, progress)
         require_computed(supernet.largest, settings.more_evaluators)
         _require_exportable(supernet, data, settings)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
