@@ -136,16 +136,19 @@ def _loss(summary: dict[str, Any]) -> str:
 
 
 def _report_answers(summary: dict[str, Any], console: Console) -> None:
-    told = f"{summary['answers_ended']['chosen']['value']:.0%} of its answers end"
+    told = f"{_paired(summary['answers_ended'])} of its answers end"
     if exact := summary.get("exact_match"):
-        told = (
-            f"exactly right on {exact['chosen']['value']:.0%} of {exact['chosen']['n']} held-out questions "
-            f"(plain LoRA: {exact['reference']['value']:.0%}; McNemar's p {exact['p_value']:.2g}); {told}"
-        )
+        told = f"exactly right on {_paired(exact)} of {exact['chosen']['n']} held-out questions; {told}"
     console.print(f"\nThe chosen model in its own words, {told}:", highlight=False)
     for answer in summary["answers"]:
         mark = "" if answer["said"] == answer["right"] else f"   (right: {answer['right']})"
         console.print(f"  {answer['question']} {answer['said']}{mark}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _paired(compared: Mapping[str, Any]) -> str:
+    """The chosen one's share beside the reference's."""
+    chosen, reference = (compared[name]["value"] for name in ("chosen", "reference"))
+    return f"{chosen:.0%} (plain LoRA: {reference:.0%}; McNemar's p {compared['p_value']:.2g})"
 
 
 def front_table(job: JobResult) -> Table:
