@@ -17,6 +17,7 @@ class JobSize:
         lora_steps: of plain LoRA on the whole model.
         steps: in which sub-networks take turns.
         refit: whether narrower widths are fitted, so that they are held.
+        generated_tokens: that the model reads and writes by itself, as calibration texts.
         calibration_tokens: by which channels are ordered and widths fitted.
         evaluations: sub-networks that are measured.
         evaluation_tokens: that one of them reads.
@@ -33,6 +34,7 @@ class JobSize:
     lora_steps: int = 0
     steps: int = 0
     refit: bool = True
+    generated_tokens: int = 0
     calibration_tokens: int = 20_480
     evaluations: int = 0
     evaluation_tokens: int = 0

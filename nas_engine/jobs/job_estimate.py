@@ -16,7 +16,7 @@ from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.outline import base_bytes
 from nas_engine.estimation.tensor_bytes import bytes_of_model
 from nas_engine.jobs.beginning import data_of
-from nas_engine.jobs.calibration import TEXTS
+from nas_engine.jobs.calibration import NEW_TOKENS, TEXTS
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.models import read_config
 from nas_engine.supernet import SuperNetwork
@@ -61,8 +61,9 @@ def size_of(settings: JobSettings, read: Sequence[TokenizedExample]) -> JobSize:
     lengths = [len(example.tokens) for example in read]
     mean = sum(lengths) / len(lengths)
     calibration = min(sum(lengths), calibration_tokens(refit=True))
-    if settings.compresses:
-        calibration = sum(lengths[:TEXTS])
+    generated = round(settings.generated_share * min(TEXTS, len(lengths)))
+    if settings.compresses or generated:
+        calibration = sum(lengths[:TEXTS]) + generated * NEW_TOKENS
     return JobSize(
         batch_size=settings.batch_size,
         longest=max(lengths),
@@ -71,6 +72,7 @@ def size_of(settings: JobSettings, read: Sequence[TokenizedExample]) -> JobSize:
         lora_steps=0 if settings.lora is None else settings.lora_steps,
         steps=settings.steps,
         refit=settings.refit,
+        generated_tokens=round(generated * (mean + NEW_TOKENS)),
         calibration_tokens=calibration,
         evaluations=settings.evaluations,
         evaluation_tokens=round(settings.validation * mean * _OPTIONS),

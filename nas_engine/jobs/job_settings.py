@@ -31,6 +31,7 @@ AnyMetric = Literal["auto", Metric]
 TRANSFORMERS = "transformers"  # what save_pretrained writes, timed in PyTorch
 _HINTS = 64  # training questions
 _PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+_UNTRAINED_MIX = 0.5  # of calibration texts, what an untrained model writes
 _FIT_TOKENS = 4096  # of a finalist, before its first step
 
 
@@ -63,7 +64,8 @@ class JobSettings:
         strategy: which sub-networks a step visits: uniform, sandwich, cycle or largest.
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
         generated: share of the texts that order heads and channels, and to which widths and versions are fitted, that
-            the model writes by itself after the prompts of the task; 0 takes the first that are learned alone.
+            the model writes by itself after the prompts of the task; 0 takes the first that are learned alone. By
+            default half where that is done before anything is trained, as with bits, zeros or lora_steps of 0, else 0.
         driver: search algorithm, one of nas_engine.drivers.DRIVERS, such as auto, surrogate or nsga2.
         evaluations: sub-networks to measure.
         population: sub-networks of a generation.
@@ -117,7 +119,7 @@ class JobSettings:
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
     refit: bool = True
-    generated: float = 0.0
+    generated: float | None = None
     driver: str = field(default="auto", metadata={"names": DRIVERS.keys})
     evaluations: int = 20
     population: int = 12
@@ -157,7 +159,7 @@ class JobSettings:
         require_counts(2, validation=self.validation, selection=self.selection, test=self.test)
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance is {self.tolerance}; give a fraction from 0 to 1.")
-        if not 0 <= self.generated <= 1:
+        if self.generated is not None and not 0 <= self.generated <= 1:
             raise ValueError(f"generated is {self.generated}; give a fraction from 0 to 1.")
         if self.group_size < 1:
             raise ValueError(f"group_size is {self.group_size}; give at least 1.")
@@ -259,6 +261,14 @@ class JobSettings:
     def compresses(self) -> bool:
         """Whether the space varies weight bits or zeros, which takes versions of every projection."""
         return self.plain_template != self.template
+
+    @property
+    def generated_share(self) -> float:
+        """Of calibration texts: as given, or the default for what is fitted to them; see docs/jobs.md."""
+        if self.generated is not None:
+            return self.generated
+        untrained = self.compresses or (self.lora is None and self.adapter is None)
+        return _UNTRAINED_MIX if untrained else 0.0
 
     @property
     def plain_template(self) -> SpaceTemplate:

@@ -119,14 +119,15 @@ def test_models_of_which_no_versions_are_made_are_refused(tmp_path) -> None:
 def test_an_estimate_counts_versions_and_what_is_read_of_them(folder) -> None:
     found = estimate_search(small(folder), timed=False)
     names = [stage.name for stage in found.stages]
-    assert names[:4] == ["load", "order", "versions", "plain LoRA"]
-    order, versions = found.stages[1:3]
+    assert names[:5] == ["load", "calibration texts", "order", "versions", "plain LoRA"]
+    order, versions = found.stages[2:4]
     model = load_model(folder / "model")[0]
     numbers = sum(weight.numel() for _, _, weight in projections_of(model))
     assert versions.written == numbers * (4 + 3 * 2)  # the dense one, and three others in half precision
     assert order.written == bytes_of_model(model)
     assert versions.operations > order.operations
-    _, fewer, *_ = estimate_search(small(folder, space=(RANKS, BITS)), timed=False).stages  # nothing to put in order
+    # Nothing to put in order, and nothing is written.
+    _, fewer, *_ = estimate_search(small(folder, space=(RANKS, BITS), generated=0.0), timed=False).stages
     assert (fewer.name, fewer.written) == ("versions", numbers * (4 + 2))
     assert not (folder / "run").exists()
 
