@@ -60,6 +60,13 @@ def decoded(content: bytes | str, error: type[ValueError], where: str) -> Any:
         raise error(f"{where} is not JSON: {failed}.") from failed
 
 
+def why_unreadable(failed: Exception) -> str:
+    """Why a file of text could not be read, in the words of whoever has it."""
+    if isinstance(failed, UnicodeDecodeError):
+        return "it is no text in UTF-8; save it as that"
+    return str(failed).strip().rstrip(".")
+
+
 @cache
 def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast(Any, kind))

@@ -20,6 +20,7 @@ from nas_engine.jobs.job import JobResult, run_job
 from nas_engine.jobs.job_estimate import estimate_search
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings, run_recipe
+from nas_engine.libraries import libraries_in
 from nas_engine.named import nearest
 from nas_engine.options import command
 from nas_engine.page.page import REPORT, write_page
@@ -37,30 +38,36 @@ def main() -> None:
 
 
 @contextmanager
-def _errors(interrupted: str = "nothing was written") -> Iterator[None]:
+def _errors() -> Iterator[None]:
     """Say what went wrong in a sentence, and end."""
     try:
-        yield
+        with _interruptible("nothing was written"):
+            yield
     except (NasEngineError, ValueError) as error:  # of ours; the message is for the person
         Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+@contextmanager
+def _interruptible(left: str) -> Iterator[None]:
+    """End where the person says so, and say what is left."""
+    try:
+        yield
     except KeyboardInterrupt:
-        Console(stderr=True).print(f"Interrupted; {interrupted}.", soft_wrap=True)
+        Console(stderr=True).print(f"Interrupted; {left}.", soft_wrap=True)
         raise typer.Exit(130) from None
 
 
 def _search(settings: JobSettings) -> None:
-    with _errors(f"the same command goes on from {settings.folder}"):
+    with _interruptible(f"the same command goes on from {settings.folder}"):
         report(run_job(settings), Console())
 
 
 def _estimate(settings: JobSettings) -> None:
-    with _errors():
+    with libraries_in(None):
         found = estimate_search(settings)
-    console = Console()
-    console.print(found.table())
-    with _errors():
-        found.require_fit()
+    Console().print(found.table())
+    found.require_fit()
 
 
 def report(job: JobResult, console: Console) -> None:
@@ -129,16 +136,19 @@ def _loss(summary: dict[str, Any]) -> str:
 
 
 def _report_answers(summary: dict[str, Any], console: Console) -> None:
-    told = f"{summary['answers_ended']['chosen']['value']:.0%} of its answers end"
+    told = f"{_paired(summary['answers_ended'])} of its answers end"
     if exact := summary.get("exact_match"):
-        told = (
-            f"exactly right on {exact['chosen']['value']:.0%} of {exact['chosen']['n']} held-out questions "
-            f"(plain LoRA: {exact['reference']['value']:.0%}; McNemar's p {exact['p_value']:.2g}); {told}"
-        )
+        told = f"exactly right on {_paired(exact)} of {exact['chosen']['n']} held-out questions; {told}"
     console.print(f"\nThe chosen model in its own words, {told}:", highlight=False)
     for answer in summary["answers"]:
         mark = "" if answer["said"] == answer["right"] else f"   (right: {answer['right']})"
         console.print(f"  {answer['question']} {answer['said']}{mark}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _paired(compared: Mapping[str, Any]) -> str:
+    """The chosen one's share beside the reference's."""
+    chosen, reference = (compared[name]["value"] for name in ("chosen", "reference"))
+    return f"{chosen:.0%} (plain LoRA: {reference:.0%}; McNemar's p {compared['p_value']:.2g})"
 
 
 def front_table(job: JobResult) -> Table:
@@ -219,7 +229,7 @@ def report_command(
 
 
 def _recipe(settings: ShearsSettings | SqftSettings) -> None:
-    with _errors(f"the same command goes on from {settings.folder}"):
+    with _interruptible(f"the same command goes on from {settings.folder}"):
         made, summary = run_recipe(settings)
     console = Console()
     console.print(candidates_table(made.candidates))

@@ -12,6 +12,7 @@ __all__ = [
     "ModelError",
     "NasEngineError",
     "NasEngineWarning",
+    "PlacedError",
     "ReportError",
     "SearchError",
     "SelectionError",
@@ -25,6 +26,19 @@ class NasEngineWarning(UserWarning):
     """Something that the person should know, and that stops nothing."""
 
 
+class PlacedError(NasEngineError, ValueError):
+    """What is wrong may be one of the settings.
+
+    Args:
+        message: what is wrong, and what is allowed.
+        place: of it among the settings, such as ``("space", 1, "mlp_width")``; empty where it is none of them.
+    """
+
+    def __init__(self, message: str, place: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.place = place
+
+
 class ModelError(NasEngineError, ValueError):
     """A model cannot be loaded as it was named."""
 
@@ -33,7 +47,7 @@ class FamilyError(NasEngineError, ValueError):
     """A model belongs to no supported family."""
 
 
-class TaskError(NasEngineError, ValueError):
+class TaskError(PlacedError):
     """A task is unknown, cannot be read, or is too small for the splits asked of it."""
 
 
@@ -53,7 +67,7 @@ class ExportError(NasEngineError, ValueError):
     """A sub-network cannot leave in the form that was asked for."""
 
 
-class SearchError(NasEngineError, ValueError):
+class SearchError(PlacedError):
     """A search cannot run as asked."""
 
 
@@ -73,14 +87,5 @@ class TimeLimitError(NasEngineError):
     """What was asked took longer than it may."""
 
 
-class SettingsError(NasEngineError, ValueError):
-    """A setting is unknown, of another type or out of its range.
-
-    Args:
-        message: what is wrong, and what is allowed.
-        place: of it among the settings, such as ``("space", 1, "mlp_width")``.
-    """
-
-    def __init__(self, message: str, place: tuple[str | int, ...] = ()) -> None:
-        super().__init__(message)
-        self.place = place
+class SettingsError(PlacedError):
+    """A setting is unknown, of another type or out of its range."""

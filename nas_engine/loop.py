@@ -206,8 +206,14 @@ class _Run(Generic[S]):
         return found
 
     def reference(self) -> Objectives | None:
-        """The largest sub-network's row, shape (evaluators,); None where it was not measured."""
+        """The largest sub-network's row, shape (evaluators,); None where it was not measured.
+
+        Raises:
+            SearchError: that failed, and constraints refer to it.
+        """
         record = self.records.get(tuple(self.supernet.space.largest.tolist()))
+        if record is not None and record.error:
+            self.goal.require_no_reference(record.error)
         return None if record is None or record.error else self._row(record)
 
     def result(self) -> SearchResult[S]:

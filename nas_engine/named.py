@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
-from nas_engine.errors import SettingsError
+from pydantic import PydanticUserError, TypeAdapter
+
+from nas_engine.errors import NasEngineError, SettingsError
+from nas_engine.value_types import as_typed
 
 Named = str | dict[str, Any]
 Place = tuple[str | int, ...]
@@ -37,7 +40,7 @@ def parts(entry: Named, place: Place) -> tuple[str, dict[str, Any]]:
     raise SettingsError(f"{entry!r} is no name; write one name, or a name and its arguments: name: {{a: 1}}.", place)
 
 
-def made(entry: Named, place: Place, find: Callable[[str], Any], known: Iterable[str]) -> Any:
+def made(entry: Named, place: Place, find: Callable[[str], Any], known: Iterable[str], own: str = "") -> Any:
     """The thing that `entry` names, called with its arguments where it is to be called.
 
     Args:
@@ -45,6 +48,7 @@ def made(entry: Named, place: Place, find: Callable[[str], Any], known: Iterable
         place: where it stands in its file.
         find: what a name without a colon stands for; raises LookupError where it stands for nothing.
         known: names to list where it does.
+        own: what to do about a function of the user's that lacks arguments.
 
     Raises:
         SettingsError: nothing of that name, arguments that it does not take, or values that it refuses.
@@ -56,20 +60,47 @@ def made(entry: Named, place: Place, find: Callable[[str], Any], known: Iterable
         try:
             found = find(name)
         except LookupError:
-            raise SettingsError(f"there is no {name!r}; {nearest(name, known)}", (*place, name)) from None
+            of_yours = " One of yours is written module:attribute." if "." in name else ""
+            raise SettingsError(f"there is no {name!r}; {nearest(name, known)}{of_yours}", (*place, name)) from None
     if not _is_called(found):
         if arguments:
             raise SettingsError(f"{name} is ready for use and takes no arguments; leave them out.", (*place, name))
         return found
-    try:
-        inspect.signature(found).bind(**arguments)
-    except TypeError as error:
-        takes = ", ".join(inspect.signature(found).parameters)
-        raise SettingsError(f"{name}: {error}; it takes {takes or 'no arguments'}.", (*place, name)) from None
+    _require_taken(found, name, arguments, (*place, name), own if ":" in name else "")
+    # What a function of the user's stumbles on may be anything.
+    refusals = (Exception,) if ":" in name else (ValueError, TypeError)
     try:
         return found(**{key: _tuples(value) for key, value in arguments.items()})
-    except (ValueError, TypeError) as error:
-        raise SettingsError(f"{name}: {error}", (*place, name)) from error
+    except refusals as error:
+        raise SettingsError(f"{name}: {_said(error)}", (*place, name)) from error
+
+
+def _require_taken(found: Callable[..., Any], name: str, arguments: Mapping[str, Any], place: Place, own: str) -> None:
+    """Check that `found` takes such arguments, by its signature and the types that it says.
+
+    Raises:
+        SettingsError: it does not.
+    """
+    signature = inspect.signature(found)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters)
+        raise SettingsError(f"{name}: {error}; it takes {takes or 'no arguments'}.{own}", place) from None
+    for argument, value in arguments.items():
+        if (adapter := _adapter(found, argument)) is not None:
+            as_typed(adapter, f"{name}: {argument}", value, (*place, argument))
+
+
+def _adapter(found: Callable[..., Any], argument: str) -> TypeAdapter[Any] | None:
+    """Of the type that an argument is said to have; None where that is nothing that a file could hold or break."""
+    try:
+        kind: Any = get_type_hints(found.__init__ if inspect.isclass(found) else found)[argument]
+        if get_origin(kind) is Iterable:  # whose elements are to be looked at too, and a text is no list
+            kind = Sequence[get_args(kind)[0]]  # type: ignore[misc]
+        return TypeAdapter(kind)
+    except (KeyError, NameError, TypeError, PydanticUserError):
+        return None
 
 
 def imported(name: str, place: Place) -> Any:
@@ -83,8 +114,8 @@ def imported(name: str, place: Place) -> Any:
         sys.path.append(here)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(f"{name!r} cannot be imported: {error}; write module:attribute.", place) from error
+    except Exception as error:  # a module runs whatever is in it
+        raise SettingsError(f"{name!r} cannot be imported: {_said(error)}; write module:attribute.", place) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -92,6 +123,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = get_close_matches(name, names, 1)
     return f"{f'did you mean {close[0]}? ' if close else ''}There are {', '.join(names)}."
+
+
+def _said(error: Exception) -> str:
+    """What was wrong; of errors that are not about what was given, their kind too."""
+    known = isinstance(error, ImportError | AttributeError | ValueError | TypeError | NasEngineError)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def _is_called(found: Any) -> bool:

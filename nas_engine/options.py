@@ -6,6 +6,7 @@ import inspect
 import json
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import typer
 
 from nas_engine.named import Named
-from nas_engine.settings_file import as_yaml, described, parsed_value, read_settings
+from nas_engine.settings_file import as_yaml, described, located, parsed_value, read_settings
 
 S = TypeVar("S")
 
@@ -40,7 +41,8 @@ def command(
         made = settings(**over) if file is None else read_settings(file, settings, over)
         if print_config:
             typer.echo(as_yaml(made), nl=False)
-        else:
+            return
+        with nullcontext() if file is None else located(file, over):
             (asked or [run])[0](made)
 
     about = "YAML file of settings; options count instead of what it says."

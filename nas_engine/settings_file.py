@@ -6,34 +6,27 @@ import inspect
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from evaluators.documents import why_unreadable
 from evaluators.whole_file import replacing
-from nas_engine.errors import SettingsError
+from nas_engine.errors import PlacedError, SettingsError
 from nas_engine.named import Place, nearest
+from nas_engine.value_types import as_typed
 
 S = TypeVar("S")
 _ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", re.MULTILINE)
-
-_KINDS = {
-    "a valid integer": "a whole number",
-    "a valid number": "a number",
-    "a valid string": "a text",
-    "a valid boolean": "true or false",
-    "a valid array": "a list",
-    "a valid dictionary": "names with values",
-    "a valid path": "a path",
-}
 
 
 def read_settings(file: str | Path, kind: type[S], over: Mapping[str, Any] | None = None) -> S:
@@ -62,11 +55,34 @@ def read_settings(file: str | Path, kind: type[S], over: Mapping[str, Any] | Non
     try:
         return kind(**{**found, **(over or {})})
     except SettingsError as error:
-        raise _at(file, root, error) if error.place and error.place[0] in data else error from None
+        own = error.place and error.place[0] in data and error.place[0] not in (over or {})
+        raise _at(file, root, error) if own else error from None
     except ValueError as error:
         # A setting is named first in what refuses it.
-        places = sorted((str(error).find(name), name) for name in found if name in str(error))
+        places = sorted((str(error).find(name), name) for name in {*found, *(over or {})} if name in str(error))
+        if places and places[0][1] in (over or {}):
+            raise
         raise _at(file, root, SettingsError(str(error), (places[0][1],) if places else ())) from error
+
+
+@contextmanager
+def located(file: str | Path, over: Container[str] = ()) -> Iterator[None]:
+    """Name the line of a setting that is refused within, as where a model or data show that it cannot be.
+
+    Args:
+        file: that the settings were read from.
+        over: settings that are not the file's, though it may have them.
+
+    Raises:
+        SettingsError: in place of an error that knows which setting is wrong.
+    """
+    _, root = _parsed(_text(file), file)
+    try:
+        yield
+    except PlacedError as error:
+        if (error.place and error.place[0] in over) or _line(root, error.place) is None:
+            raise
+        raise _at(file, root, error) from error
 
 
 def typed(kind: type, name: str, value: Any) -> Any:
@@ -75,14 +91,7 @@ def typed(kind: type, name: str, value: Any) -> Any:
     Raises:
         SettingsError: it is of another type.
     """
-    try:
-        return _adapter(kind, name).validate_json(json.dumps(value, default=str), strict=True)
-    except ValidationError as failed:
-        errors = failed.errors(include_url=False, include_context=False)
-        deepest = max(errors, key=lambda error: len(error["loc"]))
-        allowed = " or ".join(dict.fromkeys(_allowed(error["msg"]) for error in errors))
-        place = tuple(part for part in deepest["loc"] if isinstance(part, int) or part in _keys(value))
-        raise SettingsError(f"{name} is {value!r}; it should be {allowed}.", (name, *place)) from None
+    return as_typed(_adapter(kind, name), name, value)
 
 
 def parsed_value(text: str) -> Any:
@@ -116,11 +125,16 @@ def write_settings(settings: Any, file: Path) -> None:
 
 
 def schema(kind: type) -> dict[str, Any]:
-    """A JSON schema of the file, by which editors complete and check it."""
+    """A JSON schema of the file, by which editors complete and check it.
+
+    The metadata ``names`` of a field give the names that its texts may be, or that may be named in it.
+    """
     meanings, hints = described(kind), get_type_hints(kind)
     properties = {}
     for field in fields(kind):
         made = TypeAdapter(hints[field.name]).json_schema()
+        if names := field.metadata.get("names"):
+            made = _with_names(made, list(names()))
         default = json.loads(json.dumps(field.default, default=str))
         properties[field.name] = made | {"description": meanings[field.name], "default": default}
     return {
@@ -130,6 +144,25 @@ def schema(kind: type) -> dict[str, Any]:
         "properties": properties,
         "additionalProperties": False,
     }
+
+
+def _with_names(made: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """`made` of a text, or of what is named with arguments, with the `names` that there are."""
+    if made.get("type") == "array":
+        return made | {"items": _with_names(made["items"], names)}
+    if made.get("type") == "string":
+        return made | {"enum": names}
+    own = {"type": "string", "pattern": ":"}  # module:attribute
+    one = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "properties": {name: {"type": ["object", "null"]} for name in names},
+        "patternProperties": {":": {"type": ["object", "null"]}},
+        "additionalProperties": False,
+    }
+    others = [kind for kind in made["anyOf"] if kind["type"] not in ("string", "object")]
+    return made | {"anyOf": [{"enum": names}, own, one, *others]}
 
 
 def described(settings: type) -> dict[str, str]:
@@ -143,12 +176,6 @@ def described(settings: type) -> dict[str, str]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _allowed(message: str) -> str:
-    """What pydantic says should be, in a user's words."""
-    should = message.removeprefix("Input should be ")
-    return _KINDS.get(should, should)
 
 
 def _flat(value: Any) -> Any:
@@ -166,15 +193,11 @@ def _adapter(kind: type, name: str) -> TypeAdapter[Any]:
     return TypeAdapter(get_type_hints(kind)[name])
 
 
-def _keys(value: Any) -> set[Any]:
-    return set(value) if isinstance(value, Mapping) else set()
-
-
 def _text(file: str | Path) -> str:
     try:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{file} cannot be read: {error}.") from error
+        raise SettingsError(f"{file} cannot be read: {why_unreadable(error)}.") from error
 
 
 def _parsed(text: str, file: str | Path) -> tuple[dict[Any, Any], Node | None]:
@@ -193,7 +216,7 @@ def _parsed(text: str, file: str | Path) -> tuple[dict[Any, Any], Node | None]:
     return data or {}, root
 
 
-def _at(file: str | Path, root: Node | None, error: SettingsError) -> SettingsError:
+def _at(file: str | Path, root: Node | None, error: PlacedError) -> SettingsError:
     """`error` with its file and line."""
     line = _line(root, error.place)
     return SettingsError(f"{file}{f', line {line}' if line else ''}: {error}", error.place)

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
 from nas_engine.jobs.job import run_job
 from nas_engine.jobs.job_settings import JobSettings
-from nas_engine.settings_file import read_settings
+from nas_engine.settings_file import read_settings, schema
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,12 @@ def test_every_example_is_read_and_says_how_it_is_run(file: Path) -> None:
     assert f"`examples/{file.name}`" in (ROOT / "docs" / "jobs.md").read_text()
     if os.sep in settings.task:
         assert Path(settings.task).is_file()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_editor_finds_nothing_wrong_with_an_example(file: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(YAML(typ="safe").load(file), schema(JobSettings))
 
 
 @pytest.mark.parametrize("name", ["perplexity", "energy"])

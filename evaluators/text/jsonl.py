@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evaluators.documents import decoded
+from evaluators.documents import decoded, why_unreadable
 
 
 def decoded_lines(path: str | Path, error: type[ValueError], what: str) -> Iterator[tuple[str, str, Any]]:
@@ -24,7 +24,7 @@ def decoded_lines(path: str | Path, error: type[ValueError], what: str) -> Itera
         # the other separators that str.splitlines() knows.
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as failed:
-        raise error(f"{path} cannot be read: {failed}.") from failed
+        raise error(f"{path} cannot be read: {why_unreadable(failed)}.") from failed
     numbered = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise error(f"{path} holds no {what}; give one JSON object a line.")

@@ -97,6 +97,7 @@ def build_database(
                 tensors = _versions(layer, levels, grid, refit)
                 with replacing(file) as unfinished:
                     save_file(tensors, unfinished)
+                del tensors  # not held beside those of the next layer
             bar.advance()
     return LayerDatabase(folder, budget_bytes)
 

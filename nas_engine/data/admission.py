@@ -87,9 +87,14 @@ class Admission:
                     verdict.left_out[EMPTY] += 1
                 elif tokens > self.max_tokens:
                     verdict.left_out[TOO_LONG] += 1
+                    verdict.said = self._limit
                 else:
                     verdict.admitted.append(Admitted(item.row, example, len(row.tokens), row.scored))
         return verdicts
+
+    @property
+    def _limit(self) -> str:
+        return f"no more than {self.max_tokens} tokens of one are read"
 
     def _labelled(self, items: Sequence[Item]) -> list[Verdict]:
         contents = [item.content for item in items if isinstance(item.content, Labelled)]
@@ -98,7 +103,7 @@ class Admission:
         for item, content, row in zip(items, contents, rows, strict=True):
             tokens = len(row["input_ids"])
             if tokens > self.max_tokens:
-                verdicts.append(Verdict(left_out=Counter({TOO_LONG: 1})))
+                verdicts.append(Verdict(left_out=Counter({TOO_LONG: 1}), said=self._limit))
             else:
                 verdicts.append(Verdict([Admitted(item.row, content, tokens, 1)]))
         return verdicts

@@ -123,16 +123,31 @@ def _refusal(source: Source, kind: str, found: Sequence[Form]) -> str:
     said = f"{source.name} has the columns {shown or '(none)'}"
     if not found:
         wanted = "any kind" if kind == "auto" else kind
-        return f"{said}, which are no form of {wanted}. Give one of {_allowed()}."
+        return f"{said}, which are no form of {wanted}. {_nearest(names, kind)}Give one of {_allowed()}."
     ways = ", or ".join(f"{form.kind} by {form}" for form in found)
     return f"{said}, which may be read as {ways}; say which by kind=, or leave columns out."
 
 
+def _nearest(names: Sequence[str], kind: str) -> str:
+    """A sentence about the forms that lack one column, where there are any."""
+    lacking: dict[str, list[str]] = {}
+    for form_kind, columns in _columns():
+        missing = [column for column in columns if column not in names]
+        if len(missing) == 1 < len(columns) and (kind == "auto" or kind in form_kind):
+            lacking.setdefault(missing[0], []).append(f"{form_kind} ({' + '.join(columns)})")
+    return "".join(f"For {' or '.join(forms)} there is no {missing}. " for missing, forms in lacking.items())
+
+
+def _columns() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The columns of every form, with its kind."""
+    yield from ((form.kind, form.columns) for form in _FORMS)
+    yield from (("classification or regression", (*texts, "label")) for texts in TEXTS)
+
+
 def _allowed() -> str:
     by_kind: dict[str, list[str]] = {}
-    for form in _FORMS:
-        by_kind.setdefault(form.kind, []).append(str(form))
-    by_kind["classification or regression"] = [f"{' + '.join(texts)} + label" for texts in TEXTS]
+    for kind, columns in _columns():
+        by_kind.setdefault(kind, []).append(" + ".join(columns))
     return "; ".join(f"{kind}: {' or '.join(forms)}" for kind, forms in by_kind.items())
 
 
@@ -200,17 +215,28 @@ def read_question(row: Row) -> Question:
         if not isinstance(text, str):
             raise TypeError(f"the question is {text!r}, not a text")
         if isinstance(choices, Mapping):
-            return Question(text, _choices(choices["text"]), list(choices["label"]).index(fields["answerKey"]))
-        answer = fields["answer"]
-        if isinstance(answer, bool | float):
-            raise TypeError(f"the answer is {answer!r}, not an index")
-        return Question(text, _choices(choices), int(answer))
+            return Question(text, _choices(choices["text"]), _place(fields["answerKey"], list(choices["label"])))
+        return Question(text, _choices(choices), _index(fields["answer"]))
     except (KeyError, TypeError, ValueError) as error:
-        columns = ", ".join(islice(fields, _SHOWN))
+        said = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise TaskError(
-            f"{row.where} cannot be read as a question ({type(error).__name__}: {error}); it has the columns {columns}"
-            ". Give question, choices (text, label) and answerKey, or question, choices and answer."
+            f"{row.where} cannot be read as a question: {said}. Its columns are "
+            f"{', '.join(islice(fields, _SHOWN))}; give question, choices (text, label) and answerKey, or question, "
+            "choices and answer, which is the place of the right choice, from 0."
         ) from error
+
+
+def _place(key: Any, labels: list[Any]) -> int:
+    if key not in labels:
+        raise ValueError(f"answerKey is {key!r}, and the labels are {', '.join(map(repr, labels))}")
+    return labels.index(key)
+
+
+def _index(answer: Any) -> int:
+    whole = isinstance(answer, str) and answer.strip().lstrip("+-").isdecimal()  # as tables have it
+    if isinstance(answer, bool) or not (whole or isinstance(answer, int)):
+        raise TypeError(f"the answer is {answer!r}, not the place of a choice")
+    return int(answer)
 
 
 def _choices(given: Any) -> tuple[str, ...]:

@@ -52,7 +52,9 @@ def metric_of(kind: Kind, metric: str) -> Metric:
         return allowed[0]
     found = next((name for name in allowed if name == metric), None)
     if found is None:
-        raise TaskError(f"metric is {metric!r} with data of the kind {kind}; choose one of auto, {', '.join(allowed)}.")
+        raise TaskError(
+            f"metric is {metric!r} with data of the kind {kind}; choose one of auto, {', '.join(allowed)}.", ("metric",)
+        )
     return found
 
 

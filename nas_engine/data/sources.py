@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from evaluators.documents import decoded
+from evaluators.documents import decoded, why_unreadable
 from evaluators.text.jsonl import decoded_lines
 from nas_engine.data.docstrings import DOCSTRINGS, docstrings
 from nas_engine.data.made import CHAIN_SUM, FAMILY
@@ -113,14 +113,14 @@ def _rows(path: Path) -> tuple[Row, ...]:
     except (OSError, ValueError) as error:  # a parser's errors are ValueErrors
         if isinstance(error, TaskError):
             raise
-        raise TaskError(f"{path} cannot be read: {error}") from error
+        raise TaskError(f"{path} cannot be read: {why_unreadable(error)}.") from error
     if not rows:
         raise TaskError(f"{path} has no row.")
     return rows
 
 
 def _of_json(path: Path) -> tuple[Row, ...]:
-    data = decoded(path.read_bytes(), TaskError, str(path))
+    data = decoded(path.read_text(encoding="utf-8-sig"), TaskError, str(path))
     if not isinstance(data, list):
         raise TaskError(f"{path} holds no list of objects at its top; give one, or a JSONL file.")
     return tuple(Row(where, _object(item, where)) for i, item in enumerate(data) if (where := f"{path}, item {i}"))

@@ -90,7 +90,9 @@ class Estimate:
     def _conclusion(self) -> str:
         total = None if self.speed is None else sum(stage.operations for stage in self.stages) / self.speed
         whole = "" if total is None else f"{_said(total)} of arithmetic in all; "
-        return f"{whole}most memory in {self.worst.name}. Tensors are counted, not what an allocator keeps."
+        written = sum(stage.written for stage in self.stages)
+        disk = f" {_gigabytes(written)} of disk for what later stages read." if written else ""
+        return f"{whole}most memory in {self.worst.name}.{disk} Tensors are counted, not what an allocator keeps."
 
 
 def estimate(

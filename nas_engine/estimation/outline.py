@@ -13,11 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
+from nas_engine.estimation.outlined_versions import OutlinedVersions
 from nas_engine.estimation.tensor_bytes import bytes_of_model
 from nas_engine.families.family import FAMILIES, Family
 from nas_engine.families.head import classifies
+from nas_engine.families.plain import require_plain
+from nas_engine.supernet.narrowing import bound_for
 from nas_engine.supernet.supernetwork import SuperNetwork
-from search_spaces import SpaceTemplate
+from search_spaces import SearchSpace, SpaceTemplate
 
 
 class Outline(SuperNetwork):
@@ -29,7 +32,12 @@ class Outline(SuperNetwork):
 
 @contextmanager
 def outlined(
-    config: PreTrainedConfig, template: SpaceTemplate, dtype: torch.dtype, target: str | None = None, **settings: Any
+    config: PreTrainedConfig,
+    template: SpaceTemplate,
+    dtype: torch.dtype,
+    target: str | None = None,
+    group_size: int | None = None,
+    **settings: Any,
 ) -> Iterator[Outline]:
     """An `Outline` and the mode under which operations compute shapes alone.
 
@@ -38,6 +46,7 @@ def outlined(
         template: of the space.
         dtype: of the weights.
         target: as `SuperNetwork.from_pretrained` takes it, with the other `settings`.
+        group_size: of versions that bits and zeros switch between; None where neither varies.
 
     Raises:
         FamilyError: the family is not supported.
@@ -48,7 +57,12 @@ def outlined(
             warnings.simplefilter("ignore")  # what a target narrows is said when the job makes its super-network
             # Its texts are never asked for.
             tokenizer: Any = object()
-            outline: Any = Outline.from_pretrained(model, template, tokenizer, target=target, **settings)
+            space: SpaceTemplate | SearchSpace = template
+            if group_size is not None:
+                space = bound_for(template, require_plain(model).shape(model), model, target)
+                versions = OutlinedVersions(model, space, group_size)
+                settings |= {"adapter_mode": "quantized", "database": versions}
+            outline: Any = Outline.from_pretrained(model, space, tokenizer, target=target, **settings)
         yield outline
 
 

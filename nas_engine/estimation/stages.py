@@ -22,7 +22,8 @@ from evaluators.multiple_choice.likelihoods import TOKEN_BUDGET
 from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.outline import Outline, outlined, period, with_layers
 from nas_engine.estimation.tensor_bytes import TensorBytes, bytes_of, bytes_of_model
-from nas_engine.supernet.dimensions import SKIP
+from nas_engine.estimation.version_stages import VersionsSize, versions_size
+from nas_engine.supernet.dimensions import BITS, DENSITY, SKIP
 from nas_engine.supernet.gradients import changed_modules, heard_gradients
 from nas_engine.supernet.refit import solving, workspace
 from nas_engine.supernet.saving import SHARD_BYTES
@@ -32,7 +33,8 @@ from nas_engine.training.run import ORDERING_ROWS
 from search_spaces import Genome, SearchSpace, SpaceTemplate
 
 _ROW = 128  # tokens of a row that is evaluated
-_SAVING = "extraction and saving"
+_TOKEN_BY_TOKEN = 2  # times as long as at once: what 160 texts took on SmolLM2-135M
+_SAVING, _VERSIONS = "extraction and saving", "versions"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Stage:
         fits: of what is held, bytes of narrower widths' shares and weights.
         finalist: of what is held, bytes of a sub-network of its own.
         by_batch: whether `passing` grows with the batch.
+        written: bytes that it leaves on disk for later stages.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Stage:
     fits: float = 0.0
     finalist: float = 0.0
     by_batch: bool = False
+    written: float = 0.0
 
     @property
     def bytes(self) -> int:
@@ -86,8 +90,8 @@ def count_stages(
         SpaceError: the space does not fit the model.
     """
     layers = int(config.num_hidden_layers)
-    with outlined(config, template, dtype, target):  # the whole space is checked against the whole model
-        pass
+    with outlined(config, template, dtype, target, work.group_size) as outline:  # the whole space in the whole model
+        kept = 0 if outline.database is None else _versions_of(outline, work).kept
     turn = period(config)
     if layers <= 2 * turn:
         stages = _counted(config, template, work, dtype, target, device)
@@ -96,6 +100,8 @@ def count_stages(
             _counted(with_layers(config, count), template, work, dtype, target, device) for count in (turn, 2 * turn)
         )
         stages = [_extrapolated(one, other, layers // turn) for one, other in zip(few, more, strict=True)]
+    made = [stage.name for stage in stages].index(_VERSIONS) if kept else len(stages)
+    stages = [replace(stage, held=stage.held + kept) if i > made else stage for i, stage in enumerate(stages)]
     # What is merged is written a file at a time.
     return [replace(s, passing=min(s.passing, SHARD_BYTES)) if s.name == _SAVING else s for s in stages]
 
@@ -105,7 +111,7 @@ def _extrapolated(few: Stage, more: Stage, turns: int) -> Stage:
         small, large = getattr(few, name), getattr(more, name)
         return float(small + (turns - 1) * (large - small))
 
-    names = ("held", "passing", "operations", "fits", "finalist")
+    names = ("held", "passing", "operations", "fits", "finalist", "written")
     numbers: dict[str, Any] = {name: at(name) for name in names}
     return replace(few, **numbers)
 
@@ -118,26 +124,38 @@ def _counted(
     target: str | None,
     device: str,
 ) -> list[Stage]:
-    with outlined(config, template, dtype, target) as outline:
+    with outlined(config, template, dtype, target, work.group_size) as outline:
+        joint = outline.database is not None
+        heaviest = _heaviest(outline.space)
         adapters = bytes_of(outline.adapter_parameters)
         base = bytes_of_model(outline.model) - adapters
         whole = _products(outline)
         tokens, answers = work.batch_size * work.mean, work.batch_size * work.answers
         step = 2 * (whole.of(tokens, answers)) + whole.adapters * tokens  # of a frozen base, and its adapters' own
+        if joint:  # adapters become part of the weights, whose gradients theirs are made of
+            step += 2 * whole.weights * tokens
         stages = [Stage("load", base, 0.0, 0.0)]
+        outline.activate_genome(heaviest)
+        evaluated = _peak(lambda: _forward(outline, _ROW, no_grad=True, rows=TOKEN_BUDGET // _ROW))
+        if work.generated_tokens:
+            writing = _TOKEN_BY_TOKEN * whole.of(work.generated_tokens, work.generated_tokens)
+            stages.append(Stage("calibration texts", base + adapters, evaluated, writing))
+        if joint:
+            stages += _made_versions(outline, work, base, adapters, evaluated, whole)
         if work.lora_steps:
+            outline.activate_genome(outline.space.largest)
             peak = _peak(lambda: _step(outline, work, None))
             # Gradients are made in the step, moments stay.
             stages.append(Stage("plain LoRA", base + 3 * adapters, peak, step * work.lora_steps, by_batch=True))
         teacher = 2 * adapters  # as it was given, and in the order of the channels
-        fits = _give_fits(outline) if work.refit else 0
-        evaluated = _peak(lambda: _forward(outline, _ROW, no_grad=True, rows=TOKEN_BUDGET // _ROW))
-        stages.append(_ordering(outline, work, device, base + adapters + teacher, fits, evaluated, whole))
+        fits = _give_fits(outline) if work.refit and not joint else 0
+        if not joint:
+            stages.append(_ordering(outline, work, device, base + adapters + teacher, fits, evaluated, whole))
         held = base + adapters + teacher + fits
         outline.activate_genome(_narrowest(outline.space))
         middle = (1 + _products(outline).weights / whole.weights) / 2  # of the largest's operations
         narrow = _peak(lambda: _step(outline, work, None)) if work.steps and work.refit else 0
-        outline.activate_genome(outline.space.largest)
+        outline.activate_genome(heaviest)
         wide = _peak(lambda: _step(outline, work, _said(outline, work))) if work.steps or work.heal_steps else 0
         if work.steps:
             operations, peak = (middle * step + whole.of(tokens, answers)) * work.steps, max(narrow, wide)
@@ -157,6 +175,13 @@ def _counted(
             stages.append(Stage("healing", healing, wide, healed, fits, alone, by_batch=True))
         stages.append(Stage(_SAVING, held + finalist, alone - adapters, 0.0, fits, finalist))
     return stages
+
+
+def _heaviest(space: SearchSpace) -> Genome:
+    """The largest values, on the coarsest grids: to put weights on one takes more than to leave them."""
+    compressed = [gene.dimension in (BITS, DENSITY) for gene in space.genes]
+    heaviest: Genome = np.where(compressed, space.smallest, space.largest)
+    return heaviest
 
 
 def _narrowest(space: SearchSpace) -> Genome:
@@ -267,6 +292,27 @@ def _ordering(
     # When the last layer is solved, its own fits are still to come.
     last = bytes_of([tensor for reader in outline.layers[-1].linears.values() for tensor in reader.fitted_tensors])
     return Stage("order and fit", held + fits - last, hidden + widest, operations + solved, fits - last)
+
+
+def _made_versions(
+    outline: Outline, work: JobSize, base: float, adapters: float, passing: float, whole: _Products
+) -> list[Stage]:
+    """See `nas_engine.jobs.versions`: the base put in order by what it reads, where anything has one, and its versions
+    made of a copy.
+    """
+    stages, tokens = [], work.calibration_tokens
+    if outline.units:
+        stages.append(Stage("order", base + adapters, passing, whole.of(tokens, 0), written=base))
+    size, config = _versions_of(outline, work), outline.model.config
+    hidden = 2 * tokens * config.hidden_size * outline.model.dtype.itemsize
+    held = 2 * base + adapters
+    stages.append(Stage(_VERSIONS, held, hidden + size.passing, size.operations, written=size.on_disk))
+    return stages
+
+
+def _versions_of(outline: Outline, work: JobSize) -> VersionsSize:
+    assert outline.database is not None
+    return versions_size(outline.model, outline.database.levels, work.calibration_tokens, work.refit)
 
 
 def _embeddings(outline: Outline) -> int:

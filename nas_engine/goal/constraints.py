@@ -48,9 +48,15 @@ def parse_constraints(texts: Sequence[str], names: Sequence[str]) -> tuple[Const
     """Read constraints, or a single text.
 
     Raises:
-        SearchError: as `parse_constraint`.
+        SearchError: as `parse_constraint`; it knows which of them is wrong.
     """
-    return tuple(parse_constraint(text, names) for text in ([texts] if isinstance(texts, str) else texts))
+    found = []
+    for i, text in enumerate([texts] if isinstance(texts, str) else texts):
+        try:
+            found.append(parse_constraint(text, names))
+        except SearchError as error:
+            raise SearchError(str(error), ("constraints", i)) from None
+    return tuple(found)
 
 
 def parse_constraint(text: str, names: Sequence[str]) -> Constraint:

@@ -87,6 +87,21 @@ class Goal:
         """What turns each evaluator's score into one to be minimized, shape (evaluators,)."""
         return np.array([sign_of(e.direction) for e in self.evaluators])
 
+    def require_no_reference(self, why: str) -> None:
+        """Check that no constraint refers to the largest sub-network.
+
+        Args:
+            why: it has no values.
+
+        Raises:
+            SearchError: one does.
+        """
+        if any(constraint.reference for constraint in self.constraints):
+            raise SearchError(
+                f"constraints refer to the largest sub-network, whose evaluation failed: {why}. Mend the evaluator and "
+                "use another run folder, or give bounds as numbers."
+            )
+
     def told(self, scores: Objectives, reference: Objectives | None) -> tuple[Objectives, Violations | None]:
         """What a driver is told of `scores`: objectives, and violations where there are constraints, none so large that
         it could not compute with them.
@@ -102,11 +117,7 @@ class Goal:
         if not self.constraints:
             return objectives, None
         if reference is None:
-            if any(constraint.reference for constraint in self.constraints):
-                raise SearchError(
-                    "constraints refer to the largest sub-network, whose evaluation failed; mend the evaluator and use "
-                    "another run folder, or give bounds as numbers."
-                )
+            self.require_no_reference("it was not measured")
             reference = np.full(len(self.evaluators), np.nan)
         names = [evaluator.name for evaluator in self.evaluators]
         values = dict(zip(names, (self.signs * scores).T, strict=True))

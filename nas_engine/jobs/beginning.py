@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.data import DataSplits, labels_of, load_data, source_of
+from nas_engine.data.labels import Labels
 from nas_engine.data.sources import Source
+from nas_engine.errors import SettingsError
 from nas_engine.families.head import Head, label_names
 from nas_engine.families.plain import require_plain
 from nas_engine.jobs.job_settings import JobSettings
@@ -16,7 +18,7 @@ from nas_engine.models import load_model
 from nas_engine.supernet import SuperNetwork
 from nas_engine.supernet.narrowing import bound_for
 from nas_engine.training.settings import TrainingSettings
-from search_spaces import SearchSpace
+from search_spaces import SearchSpace, SpaceError
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,29 @@ def begin(settings: JobSettings) -> Beginning:
     """
     source = source_of(settings.task)
     labels = labels_of(source, settings.kind)
-    if labels is None:
-        supernet, space = _compressible(settings) if settings.compresses else _elastic(settings)
-        return Beginning(supernet, data_of(source, settings, supernet.model.config, supernet.tokenizer), space)
-    settings.require_classifies()
-    model, tokenizer = load_model(settings.model, head=Head(labels.classes))
+    if labels is not None:
+        settings.require_classifies()
+    try:
+        supernet, space = _compressible(settings) if settings.compresses else _elastic(settings, labels)
+    except SpaceError as error:
+        raise SettingsError(str(error), ("space",)) from error
+    if not len(space):
+        raise SettingsError(
+            "nothing can be searched: every part of the space has one value alone in this model; offer two or more.",
+            ("space",),
+        )
+    config = supernet.model.config
+    names = () if labels is None else label_names(config)
+    return Beginning(supernet, data_of(source, settings, config, supernet.tokenizer, names), space)
+
+
+def _elastic(settings: JobSettings, labels: Labels | None) -> tuple[SuperNetwork, SearchSpace]:
+    model: str | PreTrainedModel = settings.model
+    tokenizer = None
+    if labels is not None:
+        model, tokenizer = load_model(settings.model, head=Head(labels.classes))
     supernet = SuperNetwork.from_pretrained(
         model, settings.template, tokenizer, seed=settings.seed, device=settings.device, target=settings.target
-    )
-    data = data_of(source, settings, model.config, tokenizer, label_names(model.config))
-    return Beginning(supernet, data, supernet.space)
-
-
-def _elastic(settings: JobSettings) -> tuple[SuperNetwork, SearchSpace]:
-    supernet = SuperNetwork.from_pretrained(
-        settings.model, settings.template, seed=settings.seed, device=settings.device, target=settings.target
     )
     return supernet, supernet.space
 

@@ -18,7 +18,7 @@ from evaluators.text.examples import Example, TextPair
 from evaluators.whole_file import replacing
 from nas_engine.data import DataSplits
 from nas_engine.data.admission import as_written
-from nas_engine.errors import LedgerError
+from nas_engine.errors import CompressionError, LedgerError
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.page.summary import CalibrationTexts
 from nas_engine.supernet import SuperNetwork
@@ -31,7 +31,7 @@ from nas_engine.training.trainer import calibration_tokens
 
 TEXTS = 512  # where no sub-networks take turns
 GENERATED = "generated.json"
-_NEW_TOKENS = 64  # of a text that the model writes
+NEW_TOKENS = 64  # of a text that the model writes
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ def calibration_texts(
         LedgerError: what is kept there is damaged.
     """
     own = list(data.train[:TEXTS])
-    count = round(settings.generated * len(own))
-    if not count or not (supernet.units or settings.compresses):
+    count = round(settings.generated_share * len(own))
+    writes = not any(isinstance(example, Labelled) for example in own)
+    if not count or not writes or not (supernet.units or settings.compresses):
         return own, []
     file = folder / GENERATED
     made_with: list[str | int] = [supernet.base_fingerprint, settings.seed, count, data.digest]
@@ -70,9 +71,14 @@ def calibration_texts(
             return own[: len(own) - count], kept.texts
     # Templates write what opens a text; so does the tokenizer.
     prompts = [e.prompt.removeprefix(data.opening) for e in own if not isinstance(e, Labelled)]
-    drawn = generations(
-        supernet.largest.model, supernet.tokenizer, prompts, count, _NEW_TOKENS, settings.seed, progress
-    )
+    try:
+        drawn = generations(
+            supernet.largest.model, supernet.tokenizer, prompts, count, NEW_TOKENS, settings.seed, progress
+        )
+    except CompressionError:
+        if settings.generated is not None:
+            raise
+        return own, []  # nobody asked for it
     written = [Example(f"{data.opening}{text.prompt}", text.completion) for text in drawn]
     with replacing(file) as unfinished:
         unfinished.write_text(json.dumps(asdict(_Generated(made_with, written))) + "\n", encoding="utf-8")
@@ -109,7 +115,7 @@ def calibration_of(
     lengths = [len(example.tokens) for example in learned]
     count = min(TEXTS, len(lengths))
     if written:
-        count -= round(settings.generated * count)
+        count -= round(settings.generated_share * count)
     elif settings.training is not None and not settings.compresses:
         wanted = calibration_tokens(settings.refit and supernet.can_refit)
         count = next((i for i, tokens in enumerate(accumulate(lengths), 1) if tokens >= wanted), len(lengths))

@@ -32,6 +32,7 @@ from nas_engine.jobs.job_estimate import require_base_fits, require_room
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.preparations import (
     require_answerable,
+    require_computed,
     require_driver,
     require_learnable,
     require_one_process,
@@ -112,9 +113,10 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
         require_base_fits(settings)
     say(f"Loading {settings.model}", enabled=progress)
     begun = begin(settings)
-    supernet, data = begun.supernet, begun.data
+    supernet, data, space = begun.supernet, begun.data, begun.space
     validation, selection, held_out = (data.quality(part) for part in ("validation", "selection", "test"))
     learned = _require_possible(begun, (validation, selection, held_out), settings)
+    del begun  # so that nothing holds its super-network once that of bits and zeros takes its place
     if settings.check_memory:
         require_room(settings, supernet, learned)
     data.write(folder)  # which refuses a run that was begun with other data
@@ -126,7 +128,8 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     if calibration is not None:
         note(told_in_words(calibration), enabled=progress)
     if settings.compresses:
-        supernet = with_versions(supernet, begun.space, [*own, *written], settings, folder, progress)
+        supernet = with_versions(supernet, space, [*own, *written], settings, folder, progress)
+        require_computed(supernet.largest, settings.more_evaluators)
         _require_exportable(supernet, data, settings)
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
@@ -228,6 +231,8 @@ def _require_possible(begun: Beginning, asked: Sequence[ModelEvaluator], setting
             "the model is sparse or quantized: adapters merged into it would fill its zeros or leave its grid. Give "
             "the dense model, or compress it with nas-engine shears or sqft."
         )
+    if not settings.compresses:  # whose sub-networks have bits and zeros once there are versions
+        require_computed(supernet.largest, settings.more_evaluators)
     _require_exportable(supernet, data, settings)
     return learned
 

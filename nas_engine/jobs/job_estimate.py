@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from evaluators import Labelled
+from nas_engine.compression.database import BUDGET_BYTES
 from nas_engine.data import labels_of, source_of
 from nas_engine.errors import EstimateError
 from nas_engine.estimation.device import free_bytes
@@ -15,6 +16,7 @@ from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.outline import base_bytes
 from nas_engine.estimation.tensor_bytes import bytes_of_model
 from nas_engine.jobs.beginning import data_of
+from nas_engine.jobs.calibration import NEW_TOKENS, TEXTS
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.models import read_config
 from nas_engine.supernet import SuperNetwork
@@ -41,11 +43,6 @@ def estimate_search(settings: JobSettings, timed: bool = True) -> Estimate:
     source = source_of(settings.task)
     if labels_of(source, settings.kind) is not None:
         raise EstimateError("jobs on labels are not estimated yet; encoders that classify are small beside what fits.")
-    if settings.compresses:
-        raise EstimateError(
-            "jobs whose space has weight_bits or sparsity are not estimated yet: how long the versions take depends on "
-            "the calibration texts. Leave both out to see what the rest needs."
-        )
     config, tokenizer = read_config(settings.model)
     data = data_of(source, settings, config, tokenizer)
     pairs = [example for example in data.train if not isinstance(example, Labelled)]
@@ -63,6 +60,10 @@ def size_of(settings: JobSettings, read: Sequence[TokenizedExample]) -> JobSize:
     """How much the job does with the training examples that it has `read`."""
     lengths = [len(example.tokens) for example in read]
     mean = sum(lengths) / len(lengths)
+    calibration = min(sum(lengths), calibration_tokens(refit=True))
+    generated = round(settings.generated_share * min(TEXTS, len(lengths)))
+    if settings.compresses or generated:
+        calibration = sum(lengths[:TEXTS]) + generated * NEW_TOKENS
     return JobSize(
         batch_size=settings.batch_size,
         longest=max(lengths),
@@ -71,12 +72,14 @@ def size_of(settings: JobSettings, read: Sequence[TokenizedExample]) -> JobSize:
         lora_steps=0 if settings.lora is None else settings.lora_steps,
         steps=settings.steps,
         refit=settings.refit,
-        calibration_tokens=min(sum(lengths), calibration_tokens(refit=True)),
+        generated_tokens=round(generated * (mean + NEW_TOKENS)),
+        calibration_tokens=calibration,
         evaluations=settings.evaluations,
         evaluation_tokens=round(settings.validation * mean * _OPTIONS),
         hints=settings.hints,
         heal_steps=settings.heal_steps,
         finalists=settings.finalists,
+        group_size=settings.group_size if settings.compresses else None,
     )
 
 
@@ -115,7 +118,7 @@ def require_room(settings: JobSettings, supernet: SuperNetwork, learned: Sequenc
         return
     estimate(
         supernet.model.config,
-        settings.plain_template,
+        settings.template,
         work,
         device=settings.device,
         target=settings.target,
@@ -129,4 +132,7 @@ def _at_most(work: JobSize, model: PreTrainedModel, loaded: int) -> int:
     config = model.config
     layers, hidden, vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size
     tokens = max(work.batch_size, 32) * work.longest
-    return int(5 * loaded + tokens * (layers * hidden * _OF_HIDDEN + vocabulary * _OF_VOCABULARY))
+    at_most = 5 * loaded + tokens * (layers * hidden * _OF_HIDDEN + vocabulary * _OF_VOCABULARY)
+    if work.group_size is not None:  # weights that adapters become part of, versions, and what passes between layers
+        at_most += 8 * loaded + BUDGET_BYTES + 8 * hidden * work.calibration_tokens
+    return int(at_most)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, get_args
 
-from evaluators import Evaluator, Latency
+from evaluators import Evaluator, Latency, evaluator_names
+from evaluators.checks import require_one_of
 from evaluators.latency.machine import require_device
+from nas_engine.data.forms import Kind
+from nas_engine.data.quality import Metric
 from nas_engine.deploy import FORMATS
-from nas_engine.deploy.targets import target_named
-from nas_engine.drivers.registry import HINTED, NEEDY
+from nas_engine.deploy.targets import TARGETS, target_named
+from nas_engine.drivers.registry import DRIVERS, HINTED, NEEDY
 from nas_engine.errors import SettingsError
 from nas_engine.execution.executor import Workplace
-from nas_engine.jobs.parts import evaluators_of, space_of, workplace_of
+from nas_engine.jobs.parts import DIMENSIONS, WORKPLACES, evaluators_of, space_of, workplace_of
 from nas_engine.jobs.preparations import require_counts
 from nas_engine.loop import SearchSettings
 from nas_engine.named import Named
@@ -22,9 +26,12 @@ from nas_engine.training.strategies import Strategy
 from search_spaces import SpaceTemplate, attention_heads, layer_skip, lora_rank, mlp_width
 from search_spaces.dimensions.weight_bits import ByProjection
 
+AnyKind = Literal["auto", Kind]
+AnyMetric = Literal["auto", Metric]
 TRANSFORMERS = "transformers"  # what save_pretrained writes, timed in PyTorch
 _HINTS = 64  # training questions
 _PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+_UNTRAINED_MIX = 0.5  # of calibration texts, what an untrained model writes
 _FIT_TOKENS = 4096  # of a finalist, before its first step
 
 
@@ -57,7 +64,8 @@ class JobSettings:
         strategy: which sub-networks a step visits: uniform, sandwich, cycle or largest.
         refit: fit narrower widths to what they leave out, where the model is neither sparse nor quantized.
         generated: share of the texts that order heads and channels, and to which widths and versions are fitted, that
-            the model writes by itself after the prompts of the task; 0 takes the first that are learned alone.
+            the model writes by itself after the prompts of the task; 0 takes the first that are learned alone. By
+            default half where that is done before anything is trained, as with bits, zeros or lora_steps of 0, else 0.
         driver: search algorithm, one of nas_engine.drivers.DRIVERS, such as auto, surrogate or nsga2.
         evaluations: sub-networks to measure.
         population: sub-networks of a generation.
@@ -95,8 +103,8 @@ class JobSettings:
     folder: Path = Path("runs/quickstart")
     model: str = "smollm2"
     task: str = "family"
-    kind: str = "auto"
-    metric: str = "auto"
+    kind: AnyKind = "auto"
+    metric: AnyMetric = "auto"
     train: int = 4000
     validation: int = 128
     selection: int = 240
@@ -111,8 +119,8 @@ class JobSettings:
     learning_rate: float = 7e-4
     strategy: Strategy = "uniform"
     refit: bool = True
-    generated: float = 0.0
-    driver: str = SearchSettings.driver  # type: ignore[assignment]  # a name here
+    generated: float | None = None
+    driver: str = field(default="auto", metadata={"names": DRIVERS.keys})
     evaluations: int = 20
     population: int = 12
     sensitivity: int | None = None
@@ -123,14 +131,14 @@ class JobSettings:
     heads: tuple[float, ...] = (1.0, 0.67, 0.33)
     skip: bool = True
     layers_per_gene: int = 1
-    space: tuple[Named, ...] = ()
+    space: tuple[Named, ...] = field(default=(), metadata={"names": DIMENSIONS.keys})
     group_size: int = 64
-    evaluators: tuple[Named, ...] = ()
+    evaluators: tuple[Named, ...] = field(default=(), metadata={"names": evaluator_names})
     objectives: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
-    executor: Named | None = None
+    executor: Named | None = field(default=None, metadata={"names": WORKPLACES.keys})
     tokens: int = 128
-    target: str = TRANSFORMERS
+    target: str = field(default=TRANSFORMERS, metadata={"names": TARGETS.keys})
     weights: str | None = None
     seed: int = 0
     device: str = "cpu"
@@ -138,6 +146,8 @@ class JobSettings:
 
     def __post_init__(self) -> None:
         # Checked here because the stages that use them come minutes later.
+        require_one_of(get_args(AnyKind), kind=self.kind)
+        require_one_of(get_args(AnyMetric), metric=self.metric)
         if min(self.lora_steps, self.steps) < 0:
             raise ValueError(f"lora_steps and steps are {self.lora_steps} and {self.steps}; give at least 0.")
         if self.adapter is not None and self.lora_steps != JobSettings.lora_steps and self.lora_steps:
@@ -149,7 +159,7 @@ class JobSettings:
         require_counts(2, validation=self.validation, selection=self.selection, test=self.test)
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance is {self.tolerance}; give a fraction from 0 to 1.")
-        if not 0 <= self.generated <= 1:
+        if self.generated is not None and not 0 <= self.generated <= 1:
             raise ValueError(f"generated is {self.generated}; give a fraction from 0 to 1.")
         if self.group_size < 1:
             raise ValueError(f"group_size is {self.group_size}; give at least 1.")
@@ -251,6 +261,14 @@ class JobSettings:
     def compresses(self) -> bool:
         """Whether the space varies weight bits or zeros, which takes versions of every projection."""
         return self.plain_template != self.template
+
+    @property
+    def generated_share(self) -> float:
+        """Of calibration texts: as given, or the default for what is fitted to them; see docs/jobs.md."""
+        if self.generated is not None:
+            return self.generated
+        untrained = self.compresses or (self.lora is None and self.adapter is None)
+        return _UNTRAINED_MIX if untrained else 0.0
 
     @property
     def plain_template(self) -> SpaceTemplate:

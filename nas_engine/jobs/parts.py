@@ -24,7 +24,7 @@ from search_spaces import (
     weight_bits,
 )
 
-_DIMENSIONS: Mapping[str, Callable[..., SpaceTemplate]] = {
+DIMENSIONS: Mapping[str, Callable[..., SpaceTemplate]] = {
     "lora_rank": lora_rank,
     "mlp_width": mlp_width,
     "attention_heads": attention_heads,
@@ -33,7 +33,8 @@ _DIMENSIONS: Mapping[str, Callable[..., SpaceTemplate]] = {
     "weight_bits": weight_bits,
     "sparsity": sparsity,
 }
-_WORKPLACES: Mapping[str, Callable[..., Workplace]] = {"pool": WorkerPool, "ray": RayCluster}
+_UNDECORATED = " A function that measures is made an evaluator by evaluators.cost_model or evaluators.model_metric."
+WORKPLACES: Mapping[str, Callable[..., Workplace]] = {"pool": WorkerPool, "ray": RayCluster}
 
 
 def space_of(entries: Sequence[Named]) -> SpaceTemplate:
@@ -44,7 +45,7 @@ def space_of(entries: Sequence[Named]) -> SpaceTemplate:
     """
     found = []
     for i, entry in enumerate(entries):
-        dimension = made(entry, ("space", i), _DIMENSIONS.__getitem__, _DIMENSIONS)
+        dimension = made(entry, ("space", i), DIMENSIONS.__getitem__, DIMENSIONS)
         if not isinstance(dimension, SpaceTemplate):
             raise SettingsError(f"{entry!r} gives {type(dimension).__name__}, not a space's dimension.", ("space", i))
         found.append(dimension)
@@ -59,7 +60,7 @@ def evaluators_of(entries: Sequence[Named]) -> list[Evaluator]:
     """
     found: list[Evaluator] = []
     for i, entry in enumerate(entries):
-        evaluator = made(entry, ("evaluators", i), _installed, evaluator_names())
+        evaluator = made(entry, ("evaluators", i), _installed, evaluator_names(), _UNDECORATED)
         try:
             require_evaluator(evaluator)
         except EvaluatorError as error:
@@ -74,7 +75,7 @@ def workplace_of(entry: Named) -> Workplace:
     Raises:
         SettingsError: unknown, or it refuses its arguments.
     """
-    workplace: Workplace = made(entry, ("executor",), _WORKPLACES.__getitem__, _WORKPLACES)
+    workplace: Workplace = made(entry, ("executor",), WORKPLACES.__getitem__, WORKPLACES)
     return workplace
 
 

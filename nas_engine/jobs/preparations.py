@@ -4,6 +4,7 @@
 |---|---|---|
 | all | one process, for a run folder that can be written | `require_one_process`, `writable` |
 | accuracies on any split | two questions or more, that the model reads with their options | `require_answerable` |
+| searches | evaluators of sizes that say something of the whole model | `require_computed` |
 | answers in own words | prompts and new tokens that the model reads | `require_generable` |
 | training, healing | examples that the model reads | `require_learnable` |
 | searches | a driver that exists, and what it imports | `require_driver` |
@@ -19,7 +20,9 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluators import Evaluator
 from evaluators.classification.labelled import Learnable
+from evaluators.protocol import Subnetwork
 from nas_engine.drivers.driver import DriverProblem, Objectives
 from nas_engine.drivers.registry import make_driver
 from nas_engine.errors import LedgerError, SettingsError
@@ -95,6 +98,28 @@ def require_answerable(
     """
     for evaluator in asked:
         evaluator.require_readable(model, tokenizer)
+
+
+def require_computed(subnet: Subnetwork, evaluators: Sequence[Evaluator]) -> None:
+    """Check that those of `evaluators` that follow from sizes say something of `subnet`; each takes a moment.
+
+    Args:
+        subnet: the largest.
+        evaluators: the settings', in their order.
+
+    Raises:
+        SettingsError: one does not, such as a user's function with a mistake in it.
+    """
+    for i, evaluator in enumerate(evaluators):
+        if not evaluator.computed:
+            continue
+        said = f"{evaluator.name} cannot tell of the whole model"
+        try:
+            value = evaluator(subnet).value
+        except Exception as error:  # a function of the user's stumbles on whatever it stumbles on
+            raise SettingsError(f"{said}: {type(error).__name__}: {error}", ("evaluators", i)) from error
+        if not np.isfinite(value):
+            raise SettingsError(f"{said}: it gives {value:g}; give a finite number.", ("evaluators", i))
 
 
 def require_learnable(

@@ -26,11 +26,13 @@ from nas_engine.compression.quantization import require_unquantized
 from nas_engine.compression.sparsification import projections_of
 from nas_engine.deploy.targets import target_named
 from nas_engine.errors import CompressionError, LedgerError, SettingsError
+from nas_engine.estimation.version_stages import versions_size
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.models import load_model, moved
 from nas_engine.progress import say
 from nas_engine.supernet import SuperNetwork
 from nas_engine.supernet.compressed_base import require_whole_groups
+from nas_engine.supernet.compression_state import offered_levels
 from nas_engine.supernet.dimensions import BITS, DENSITY
 from search_spaces import ModuleName, SearchSpace
 
@@ -53,9 +55,10 @@ def require_versions(model: PreTrainedModel, space: SearchSpace, settings: JobSe
         settings: of the job.
 
     Raises:
-        CompressionError: the model is quantized, has experts or several kinds of attention, its inputs or a width are
-            no whole groups, or the disk has no room for the versions.
-        SettingsError: an adapter or a target that do not go together with them, or a space without the whole model.
+        CompressionError: the model is quantized, has experts or several kinds of attention, a width is no whole groups,
+            or the disk has no room for the versions.
+        SettingsError: an adapter or a target that do not go together with them, a space without the whole model, or
+            inputs that are no whole groups.
     """
     require_unquantized(model)
     require_complete(model)
@@ -79,44 +82,31 @@ def require_versions(model: PreTrainedModel, space: SearchSpace, settings: JobSe
                 "the reference is the whole model; let weight_bits offer 16, and sparsity 0.",
                 ("space",),
             )
-    bits, _ = offered(space)
+    bits, _ = offered_levels(space)
     if min(bits) < FULL_BITS:
         require_packable(model)
     grid = GridSettings(8, settings.group_size)
     sizes = {}
     for layer, projection, weight in projections_of(model):
         name = str(ModuleName(layer, projection))
-        grid.require_dividing(weight.shape[1], name)
+        try:
+            grid.require_dividing(weight.shape[1], name)
+        except CompressionError as error:
+            raise SettingsError(str(error), ("group_size",)) from None
         sizes[name] = settings.group_size
     require_whole_groups(model, space, sizes)
     _require_room(model, space, settings)
 
 
-def offered(space: SearchSpace) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """The bits and the sparsities that some projection may have in `space`, whole ones among them."""
-    bits, densities = {FULL_BITS}, {1.0}
-    for choice in space.choices:
-        if choice.dimension == BITS:
-            bits |= {int(value) for value in choice.values}
-        elif choice.dimension == DENSITY:
-            densities |= {float(value) for value in choice.values}
-    return tuple(sorted(bits)), tuple(round(1.0 - density, 6) for density in sorted(densities, reverse=True))
-
-
-def version_bytes(model: PreTrainedModel, space: SearchSpace) -> int:
-    """Bytes of all versions on disk: the dense one in its own type, all others in half precision."""
-    others = len(levels_of(*offered(space))) - 1
-    return sum(weight.nbytes + 2 * others * weight.numel() for _, _, weight in projections_of(model))
-
-
 def _require_room(model: PreTrainedModel, space: SearchSpace, settings: JobSettings) -> None:
     if (settings.folder / VERSIONS).exists():  # begun; what is there need not be written again
         return
-    needed = _ROOM * (version_bytes(model, space) + sum(p.nbytes for p in model.parameters()))
+    versions = versions_size(model, levels_of(*offered_levels(space)), 0, settings.refit).on_disk
+    needed = _ROOM * (versions + sum(p.nbytes for p in model.parameters()))
     settings.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(settings.folder).free
     if needed > free:
-        bits, sparsities = offered(space)
+        bits, sparsities = offered_levels(space)
         raise CompressionError(
             f"the versions of all projections at {len(bits)} × {len(sparsities)} levels of bits and zeros take "
             f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {settings.folder}; offer fewer levels, or "
@@ -158,7 +148,7 @@ def with_versions(
                 unfinished.write_text(json.dumps({"made_with": made_with}) + "\n", encoding="utf-8")
             plain.largest.save_pretrained(folder / BASE)  # adapters say nothing yet
     model, _ = load_model(base)
-    bits, sparsities = offered(space)
+    bits, sparsities = offered_levels(space)
     database = build_database(
         moved(model, settings.device),
         batches,

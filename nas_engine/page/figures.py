@@ -77,7 +77,12 @@ def sensitivity_figure(
         "meta": {"role": "heat"},
     }  # fmt: skip
     layout = _layout("layer", "", showlegend=False)
-    layout["xaxis"] |= {"zeroline": False, "showgrid": False}
+    layout["xaxis"] |= {
+        "zeroline": False,
+        "showgrid": False,
+        "tick0": 0,
+        "dtick": max(1, math.ceil(values.shape[1] / 8)),
+    }
     layout["yaxis"] |= {"autorange": "reversed", "ticks": "", "showgrid": False}
     layout["height"] = 60 + 38 * len(table)
     return {"data": [trace], "layout": layout}, (f"{10 ** (top - _DECADES):.2g}", f"{10**top:.2g}")

@@ -92,6 +92,7 @@ def rendered_sections(run: Run) -> dict[str, str]:
         "tiles": sections.tiles(run),
         "notes": sections.notes(run),
         "confirmed": sections.confirmed(run),
+        "paired": sections.paired(run),
         "reconfirmed": sections.reconfirmed(run),
         "quality": sections.quality_of(run),
         "finalists": sections.finalists(run),

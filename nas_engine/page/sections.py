@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,8 @@ def confirmed(run: Run) -> list[dict[str, str]]:
             "n": f"{model.score.n:,}",
             "latency": shown(model.latency_ms, 0.0, "ms"),
             "parameters": shown(model.parameters),
-            "exact": _exact(summary, _KEYS[name]),
+            "exact": _in_own_words(summary.exact_match, _KEYS[name]),
+            "ended": _in_own_words(summary.answers_ended, _KEYS[name]),
         }
         for name, model in models
     ]
@@ -127,9 +128,24 @@ def quality_of(run: Run) -> str:
     return _words(run.summary.quality) if isinstance(run.summary, SearchSummary) else "accuracy"
 
 
-def _exact(summary: SearchSummary, key: str) -> str:
-    found = summary.exact_match.get(key)
+def _in_own_words(compared: Mapping[str, Score | float], key: str) -> str:
+    found = compared.get(key)
     return _score(found) if isinstance(found, Score) else "–"
+
+
+def paired(run: Run) -> str:
+    """How likely differences between the chosen one's answers and the reference's are by chance, in sentences."""
+    if not isinstance(run.summary, SearchSummary):
+        return ""
+    compared = (("exactly right", run.summary.exact_match), ("answers that end", run.summary.answers_ended))
+    found = [f"p = {found['p_value']:.2g} for {what}" for what, found in compared if "p_value" in found]
+    n = next((score.n for _, found in compared for score in found.values() if isinstance(score, Score)), 0)
+    if not found:
+        return ""
+    return (
+        f"Plain LoRA and the chosen one answer the same {_counted(n, 'question')} in their own words. McNemar's exact "
+        f"test of the difference: {', '.join(found)}."
+    )
 
 
 def _words(name: str) -> str:
@@ -194,8 +210,11 @@ def commands(run: Run) -> list[tuple[str, str]]:
         told.append(("Run it again, or go on from where it stopped", run.about.command))
     told.append(("Write this page again", f"nas-engine report {folder}"))
     told.append(("Follow the search while it runs", f"nas-engine report {folder} --watch"))
-    if (run.folder / "compressed" / "config.json").is_file() and _writes(run):
-        told.append(("Take the chosen model to llama.cpp", f"nas-engine export {folder} --to chosen.gguf"))
+    kept = run.folder / "compressed" / "config.json"
+    if kept.is_file() and _writes(run):
+        # Of llama.cpp's grids none is that of any bits, group and zero point.
+        weights = " --weights f16" if "quantization_config" in kept.read_text(encoding="utf-8") else ""
+        told.append(("Take the chosen model to llama.cpp", f"nas-engine export {folder} --to chosen.gguf{weights}"))
     return told
 
 
@@ -211,9 +230,9 @@ def calibrated(run: Run) -> str:
         return ""
     letters = ", ".join(f"{100 * share:.3g}\u00a0% {script}" for script, share in found.scripts.items())
     return (
-        f"Heads and channels were ordered by the first {found.texts - found.generated:,} texts that were learned "
-        f"({_words(found.kind)}){_generated(found.generated)}, {found.tokens:,} tokens; their letters are "
-        f"{letters or 'none'}."
+        f"What each layer reads was told by the first {found.texts - found.generated:,} texts that were learned "
+        f"({_words(found.kind)}){_generated(found.generated)}, {found.tokens:,} tokens, by which heads and channels "
+        f"were ordered and what is smaller was fitted; their letters are {letters or 'none'}."
     )
 
 
@@ -240,12 +259,18 @@ def _search_tiles(summary: SearchSummary, run: Run) -> list[Tile]:
     front = next((_front_of(found) for found in run.searches if found.label == "search"), "")
     lasted = f"{summary.seconds / 60:.0f} min" if summary.seconds >= 90 else f"{summary.seconds:.0f} s"
     share = f"{100 * chosen.parameters / reference.parameters:.0f} % of {shown(reference.parameters)}"
-    return [
+    made = [
         Tile(f"{_words(summary.quality)} of the chosen", _score(chosen.score), f"plain LoRA {_score(reference.score)}"),
         Tile("speed-up", f"{shown(summary.speedup, summary.speedup_stderr)}\u00a0×", _latencies(reference, chosen)),
         Tile("parameters", shown(chosen.parameters), share),
         Tile("evaluations", f"{summary.evaluations:,}", ", ".join(filter(None, (front, f"{lasted} in all")))),
     ]
+    cost = summary.minimized
+    if cost is not None and cost.name not in ("latency", "parameters"):
+        whole = shown(cost.reference, 0.0, cost.unit)
+        beside = f"{100 * cost.chosen / cost.reference:.0f} % of {whole}" if cost.reference else f"plain LoRA {whole}"
+        made.insert(1, Tile(_words(cost.name), shown(cost.chosen, 0.0, cost.unit), beside))
+    return made
 
 
 def _recipe_tiles(summary: RecipeSummary) -> list[Tile]:

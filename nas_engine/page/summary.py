@@ -61,6 +61,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Minimized:
+    """What the chosen one has least of, beside the reference's."""
+
+    name: str
+    unit: str
+    chosen: float
+    reference: float
+
+
+@dataclass(frozen=True)
 class CalibrationTexts:
     """The texts by which heads and channels are ordered, and narrow widths fitted.
 
@@ -81,7 +91,10 @@ class CalibrationTexts:
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """Of the main job; scores are of its `quality`, such as accuracy."""
+    """Of the main job; scores are of its `quality`, such as accuracy.
+
+    What models answer in their own words is compared by ``chosen``, ``reference`` and McNemar's ``p_value``.
+    """
 
     reference: Measured
     chosen: ChosenModel
@@ -93,7 +106,9 @@ class SearchSummary:
     quality: str = "accuracy"
     finalists: list[FinalistRow] = field(default_factory=list)
     exact_match: dict[str, Score | float] = field(default_factory=dict)
+    answers_ended: dict[str, Score | float] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
+    minimized: Minimized | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     calibration: CalibrationTexts | None = None
     loads_with: str = "AutoModelForCausalLM"

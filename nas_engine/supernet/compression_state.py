@@ -80,6 +80,17 @@ class CompressionState:
         self._changed.clear()
 
 
+def offered_levels(space: SearchSpace) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The bits and the sparsities that some projection may have in `space`, whole ones among them."""
+    bits, densities = {DENSE.bits}, {DENSE.density}
+    for choice in space.choices:
+        if choice.dimension == BITS:
+            bits |= {int(value) for value in choice.values}
+        elif choice.dimension == DENSITY:
+            densities |= {float(value) for value in choice.values}
+    return tuple(sorted(bits)), tuple(round(1.0 - density, 6) for density in sorted(densities, reverse=True))
+
+
 def _require_held(database: LayerDatabase, module: str, offered: Mapping[str, tuple[Value, ...]]) -> None:
     for bits in offered.get(BITS, (DENSE.bits,)):
         for density in offered.get(DENSITY, (DENSE.density,)):

@@ -90,6 +90,12 @@ def test_options_count_instead_of_the_file(tmp_path) -> None:
         ("space:\n  - mlp_width: {widths: [1.0]}\n  - mlp_widht: {}\n", "line 3: there is no 'mlp_widht'; did you"),
         ("space:\n- mlp_width: {width: 1}\n", "line 2: mlp_width: missing .*; it takes widths, multiple_of"),
         ("space:\n- mlp_width:\n    widths: [2.5]\n", "line 2: mlp_width: widths are \\(2.5,\\); give fractions"),
+        ("space:\n- mlp_width:\n    multiple_of: 8\n    widths: 0.5\n", "line 4: mlp_width: widths is 0.5; it should "),
+        ("space:\n- mlp_width:\n    widths:\n    - 1.0\n    - half\n", "line 5: mlp_width: widths is .*; it should "),
+        ("space:\n- lora_rank: {ranks: [4], targets: q}\n", "line 2: lora_rank: targets is 'q'; it should be a list"),
+        ("space:\n- lora_rank: {ranks: [4], share: all}\n", "line 2: lora_rank: share is 'all'; it should be 'layer'"),
+        ("evaluators:\n- roofline: {device: raspberry-pi-5, tokens: many}\n", "line 2: .*tokens is 'many'; it sho"),
+        ("seed:\n", "line 1: seed is empty; it should be a whole number"),
         ("space:\n- {lora_rank: {ranks: [4]}, layer_skip: {}}\n", "line 2: .* is no name; write one name"),
         (f"space:\n- {HERE}:number: {{text: '3'}}\n", "line 2: .* gives float, not a space's"),
         ("evaluators: [energi]\n", "line 1: there is no 'energi'; did you mean energy"),
@@ -153,6 +159,26 @@ def test_the_schema_describes_every_setting_and_the_printed_file_keeps_it(kind) 
     jsonschema.validate(YAML(typ="safe").load(as_yaml(kind())), made)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"stepz": 1}, made)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"driver": "nsga9"}, {"driver": "nsga3"}),
+        ({"target": "llamacpp"}, {"target": "llama.cpp"}),
+        ({"kind": "chats"}, {"kind": "chat"}),
+        ({"metric": "f2"}, {"metric": "f1"}),
+        ({"space": ["layer_skipp"]}, {"space": ["layer_skip", {"mlp_width": {"widths": [1.0]}}, {"mine:space": None}]}),
+        ({"evaluators": [{"energi": {}}]}, {"evaluators": ["weight_bytes", {"energy": {"device": "a"}}, "my_costs:x"]}),
+        ({"executor": "pol"}, {"executor": {"ray": {"workers": 2}}}),
+        ({"executor": {"pool": {}, "ray": {}}}, {"executor": None}),
+    ],
+)  # fmt: skip
+def test_the_schema_knows_the_names_that_there_are(wrong: dict, right: dict) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(right, schema(JobSettings))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, schema(JobSettings))
 
 
 def run(*arguments: str):

@@ -28,7 +28,7 @@ function layersFigure(search, shown) {
     const name = i ? String(i + 1) : "", bottom = 1 - (i + 1) / kinds.length;
     layout[`yaxis${name}`] = {
       domain: [bottom + 0.04 / kinds.length, bottom + 0.76 / kinds.length], range: [0, kind.most * 1.05], nticks: 4,
-      automargin: true, fixedrange: true, zeroline: true,
+      automargin: true, fixedrange: true, zeroline: true, ...(kind.unit === "bits" ? { tickvals: [0, 4, 8, 16] } : {}),
     };
     annotations.push({
       text: titled(kind), x: 0, xref: "paper", xanchor: "left", y: bottom + 0.8 / kinds.length, yref: "paper",
@@ -55,9 +55,10 @@ function layersFigure(search, shown) {
       });
     }
   });
+  const depth = Math.max(...kinds.map((kind) => kind.genes.length));
   layout.xaxis = {
-    title: { text: "layer" }, anchor: `y${kinds.length > 1 ? kinds.length : ""}`, fixedrange: true, showgrid: false, zeroline: false,
-    automargin: true, range: [-0.6, Math.max(...kinds.map((kind) => kind.genes.length)) - 0.4],
+    tick0: 0, dtick: Math.max(1, Math.ceil(depth / (NARROW.matches ? 8 : 16))), title: { text: "layer" }, anchor: `y${kinds.length > 1 ? kinds.length : ""}`, fixedrange: true, showgrid: false, zeroline: false,
+    automargin: true, range: [-0.6, depth - 0.4],
   };
   return { data, layout: { ...layout, annotations } };
 }

@@ -120,7 +120,24 @@ def test_pairs_are_conversations_where_that_is_asked_for(form: str, tmp_path: Pa
         ([{"text": "x", "prompt": "y", "completion": "z"}], {}, "may be read as prompt_completion by prompt "),
         ([{"text": "x", "messages": []}], {}, "may be read as chat by messages, or text by text; say which by kind="),
         ([{"text": 3}, {"text": ["x"]}], {}, r"line 2 has \"\['x'\]\" as text; give a text"),
-        ([ROWS["mmlu"](0) | {"answer": 7}], {}, "line 1 cannot be read as a question .* the choices go from 0 to 1"),
+        ([ROWS["mmlu"](0) | {"answer": 7}], {}, "line 1 cannot be read as a question: .* the choices go from 0 to 1"),
+        (
+            [{"question": "x", "choices": ["a", "b"]}],
+            {},
+            r"For multiple_choice \(question \+ choices \+ answer\) or .* no ",
+        ),
+        (
+            [{"promt": "x", "completion": "y"}],
+            {},
+            r"For prompt_completion \(prompt \+ completion\) there is no prompt\. ",
+        ),
+        (
+            [ROWS["mmlu"](0), {"question": "x", "choices": ["a", "b"]}],
+            {},
+            "line 2 cannot be .*: it has no answer. Its colu",
+        ),
+        ([ROWS["mmlu"](0) | {"answer": "C"}], {}, "line 1 cannot be .*: the answer is 'C', not the place of a choice"),
+        ([ROWS["arc"](0) | {"answerKey": "Z"}], {}, "line 1 cannot be .*: answerKey is 'Z', and the labels are 'A', "),
         ([ROWS["text"](0)], {"kind": "novel"}, "kind is 'novel'; choose one of auto, multiple_choice"),
         ([ROWS["text"](0)], {"metric": "accuracy"}, "metric is 'accuracy' with data of the kind text; choose one of"),
         ([ROWS["text"](0)], {"validation": 1}, "validation is 1; give 2 or more"),
@@ -132,6 +149,14 @@ def test_what_is_not_understood_is_refused(rows, settings, message: str, tmp_pat
     rows = rows + [ROWS["text"](i) for i in range(1, 50)] * (set(rows[0]) == {"text"} and "kind" not in settings)
     with pytest.raises(TaskError, match=message):
         loaded(written(tmp_path / "all.jsonl", rows), **settings)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".txt"])
+def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"all{suffix}"
+    file.write_bytes("text\ncafé\n".encode("latin-1") if suffix != ".json" else '[{"text": "café"}]'.encode("latin-1"))
+    with pytest.raises(TaskError, match=r"cannot be read: it is no text in UTF-8; save it as that\."):
+        loaded(file)
 
 
 def test_kind_decides_between_several(tmp_path: Path) -> None:
@@ -239,7 +264,8 @@ def test_too_few_that_are_left_are_refused_with_the_reasons(tmp_path: Path) -> N
     rows = [ROWS["prompt + completion"](i) for i in range(10)]
     rows += [{"prompt": f"{i} {'the ' * 500}", "completion": "x"} for i in range(40)]
     with pytest.raises(
-        TaskError, match=r"has \d usable examples for \w+, and \d are needed; left out were: \d+ too long"
+        TaskError,
+        match=r"has \d usable examples for \w+, and \d are needed; left out were: \d+ too long \(no more than \d+ to",
     ):
         loaded(written(tmp_path / "all.jsonl", rows), TOKENIZER)
     strict = "{{ raise_exception('only monologues') }}"

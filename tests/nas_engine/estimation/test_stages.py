@@ -3,11 +3,15 @@
 import gc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from nas_engine import SuperNetwork, Teacher
+from nas_engine.compression.database import LayerDatabase
+from nas_engine.compression.database_building import build_database
+from nas_engine.compression.sparsification import projections_of
 from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.outline import period
 from nas_engine.estimation.stages import Stage, count_stages
@@ -16,7 +20,7 @@ from nas_engine.supernet.refit import find_shares
 from nas_engine.texts.calibration import CALIBRATION_ROWS
 from nas_engine.training.answers import Distillation, predictions
 from nas_engine.training.run import ORDERING_ROWS
-from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
+from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width, sparsity, weight_bits
 from tests.supernets import HYBRIDS, MIXTURES, OF_HYBRIDS, OF_MIXTURES
 from tests.tiny import tiny_tokenizer
 
@@ -88,6 +92,41 @@ def test_count_and_measurement_agree_within_five_percent(config) -> None:
     model.train()
     trained = bytes_of_model(model) + fitted + 4 * adapters + step(teacher)
     assert trained == pytest.approx(counted["super-network training"].bytes, rel=0.05)
+
+
+@pytest.mark.slow
+def test_bits_and_zeros_are_counted_as_they_are_made_and_trained(tmp_path) -> None:
+    space = lora_rank((16,)) + mlp_width((1.0, 0.5), multiple_of=64) + weight_bits((16, 4)) + sparsity((0, 0.5))
+    work = replace(WORK, group_size=64)
+    config = LlamaConfig(**LLAMA.to_dict() | {"num_hidden_layers": 2})
+    counted = by_name(count_stages(config, space, work))
+    assert list(counted)[:4] == ["load", "order", "versions", "plain LoRA"]
+    model = AutoModelForCausalLM.from_config(config)
+    base = bytes_of_model(model)
+    texts = [batch(16, 24, 1) for _ in range(2)]
+    with TensorBytes() as made:
+        database = build_database(model, texts, tmp_path / "versions", (16, 4), (0, 0.5), refit=True)
+    versions = counted["versions"]
+    held = sum(file.stat().st_size for file in (tmp_path / "versions").iterdir())
+    assert held == pytest.approx(versions.written, rel=0.05)
+    adapters = versions.held - 2 * base  # the model that was put in order is still there
+    assert 2 * base + adapters + made.peak == pytest.approx(versions.bytes, rel=0.1)
+
+    supernet = SuperNetwork.from_pretrained(
+        model, space, tiny_tokenizer(), adapter_mode="quantized", database=LayerDatabase(database.folder)
+    )
+    assert bytes_of(supernet.adapter_parameters) == adapters
+    kept = counted["plain LoRA"].held - base - 3 * adapters
+    learned = batch(work.batch_size, work.longest, work.answers)
+    levels = [gene.dimension in ("weight_bits", "density") for gene in supernet.space.genes]
+    coarsest = np.where(levels, supernet.space.smallest, supernet.space.largest)
+    for stage, genome in (("plain LoRA", supernet.space.largest), ("super-network training", coarsest)):
+        supernet.activate_genome(genome)
+        model.train()
+        with TensorBytes() as made:
+            predictions(model, learned).loss.backward()
+        assert made.peak == pytest.approx(counted[stage].passing, rel=0.1), stage
+    assert kept == len(database.levels) * 4 * sum(weight.numel() for _, _, weight in projections_of(model))
 
 
 @pytest.mark.slow

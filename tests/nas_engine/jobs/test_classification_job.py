@@ -96,7 +96,7 @@ def test_it_tells_by_which_texts_heads_and_widths_were_ordered(done: Path) -> No
     said = f"the first 40 texts that are learned (classification), {told['tokens']} tokens; letters: 100 % Latin"
     assert f"calibration: {said}\n" in (done / "stderr").read_text()
     page = (done / "run" / "report.html").read_text()
-    assert "ordered by the first 40 texts" in page
+    assert "told by the first 40 texts" in page
     assert "llama.cpp" not in page  # it writes no text
 
 

@@ -10,11 +10,14 @@ from transformers import AutoModelForCausalLM
 
 from nas_engine.compression.checkpoint import load_quantized
 from nas_engine.compression.grid import dequantize, quantize
-from nas_engine.errors import EstimateError, NasEngineError
+from nas_engine.compression.sparsification import projections_of
+from nas_engine.errors import CompressionError, NasEngineError
+from nas_engine.estimation.tensor_bytes import bytes_of_model
 from nas_engine.jobs import job as jobs
 from nas_engine.jobs.job import run_job
 from nas_engine.jobs.job_estimate import estimate_search
 from nas_engine.jobs.job_settings import JobSettings
+from nas_engine.models import load_model
 from nas_engine.settings_file import read_settings
 from nas_engine.supernet import SuperNetwork
 from tests.tiny import tiny_llama, tiny_qwen3_moe, tiny_tokenizer
@@ -113,6 +116,25 @@ def test_models_of_which_no_versions_are_made_are_refused(tmp_path) -> None:
         run_job(small(tmp_path, space=({"lora_rank": {"ranks": [4], "targets": ["q"]}}, BITS)), progress=False)
 
 
-def test_an_estimate_is_refused_with_a_sentence(folder) -> None:
-    with pytest.raises(EstimateError, match="weight_bits or sparsity are not estimated yet"):
-        estimate_search(small(folder))
+def test_an_estimate_counts_versions_and_what_is_read_of_them(folder) -> None:
+    found = estimate_search(small(folder), timed=False)
+    names = [stage.name for stage in found.stages]
+    assert names[:5] == ["load", "calibration texts", "order", "versions", "plain LoRA"]
+    order, versions = found.stages[2:4]
+    model = load_model(folder / "model")[0]
+    numbers = sum(weight.numel() for _, _, weight in projections_of(model))
+    assert versions.written == numbers * (4 + 3 * 2)  # the dense one, and three others in half precision
+    assert order.written == bytes_of_model(model)
+    assert versions.operations > order.operations
+    # Nothing to put in order, and nothing is written.
+    _, fewer, *_ = estimate_search(small(folder, space=(RANKS, BITS), generated=0.0), timed=False).stages
+    assert (fewer.name, fewer.written) == ("versions", numbers * (4 + 2))
+    assert not (folder / "run").exists()
+
+
+def test_an_estimate_refuses_what_a_job_refuses(folder, tmp_path) -> None:
+    with pytest.raises(CompressionError, match="group_size is 64, which does not divide the 32 inputs"):
+        estimate_search(small(folder, group_size=64), timed=False)
+    with_model(tmp_path, tiny_qwen3_moe)
+    with pytest.raises(CompressionError, match="mixtures of experts"):
+        estimate_search(small(tmp_path, space=({"lora_rank": {"ranks": [4], "targets": ["q"]}}, BITS)), timed=False)

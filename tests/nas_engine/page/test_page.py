@@ -161,6 +161,36 @@ def test_what_was_confirmed_before_a_job_began_again_is_not_shown(tmp_path) -> N
     assert "all 24 evaluations measured, what follows is not finished" in text_of(tmp_path)
 
 
+def of_40(value: float) -> dict:
+    return {"value": value, "stderr": 0.05, "n": 40}
+
+
+def test_what_both_models_answer_is_paired_and_the_cost_that_was_minimized_comes_first(tmp_path) -> None:
+    searched(tmp_path)
+    told(tmp_path, finished=True)
+    space = layered_space()
+    model = {"accuracy": of_40(0.8), "latency_ms": 2.0, "parameters": 1000}
+    chosen = {**model, "configuration": space.configuration(space.smallest), "heal_steps": 3}
+    summary = {
+        "reference": model, "chosen": chosen, "largest": model, "speedup": 1.5, "evaluations": 24, "seconds": 3.0,
+        "exact_match": {"chosen": of_40(0.4), "reference": of_40(0.6), "p_value": 0.021},
+        "answers_ended": {"chosen": of_40(0.9), "reference": of_40(0.7), "p_value": 0.5},
+        "minimized": {"name": "weight_bytes", "unit": "B", "chosen": 83_061.0, "reference": 116_858.0},
+        "calibration": {"kind": "chat", "texts": 59, "tokens": 4640, "scripts": {"Latin": 0.985}, "generated": 29},
+    }  # fmt: skip
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "compressed").mkdir()
+    (tmp_path / "compressed" / "config.json").write_text('{"quantization_config": {"format": "pack-quantized"}}')
+    text = text_of(tmp_path)
+    for said in (
+        "exactly right", "0.40 ± 0.05", "0.60 ± 0.05", "answers that end", "0.90 ± 0.05", "0.70 ± 0.05",
+        "the same 40 questions", "test of the difference: p = 0.021 for exactly right, p = 0.5 for answers that end.",
+        "weight bytes", "83,061 B", "71 % of 116,858 B", "--to chosen.gguf --weights f16",
+        "the first 30 texts that were learned (chat) and 29 that the model wrote by itself, 4,640 tokens", "Latin",
+    ):  # fmt: skip
+        assert said in text, said
+
+
 def test_a_recipes_candidates_are_shown_by_name(tmp_path) -> None:
     space = layered_space()
     genomes = [space.largest, space.smallest, space.median]

@@ -1,6 +1,7 @@
 """Calibration texts that a model writes by itself: its own, the same for the same seed, and kept by a job."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +80,31 @@ def test_job_mixes_its_texts_with_generations_that_are_written_once(tmp_path, mo
     (tmp_path / GENERATED).write_text("[")
     with pytest.raises(LedgerError, match="generated.json is damaged"):
         calibration_texts(supernet, data, settings, tmp_path, False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "share"),
+    [
+        ({}, 0.0),  # ordered and fitted once plain LoRA has learned
+        ({"lora_steps": 0}, 0.5),
+        ({"lora_steps": 0, "steps": 3}, 0.5),
+        ({"lora_steps": 0, "adapter": Path("adapter")}, 0.0),
+        ({"lora_steps": 0, "generated": 0.0}, 0.0),
+        ({"space": ({"mlp_width": {"widths": [1.0, 0.5]}}, {"weight_bits": {"bits": [16, 8]}})}, 0.5),
+        ({"generated": 0.25}, 0.25),
+    ],
+)
+def test_half_is_generated_where_an_untrained_model_is_fitted_and_none_elsewhere(changed: dict, share: float) -> None:
+    assert JobSettings(**changed).generated_share == share
+
+
+def test_a_model_that_writes_nothing_is_fitted_to_its_task_alone_unless_a_share_was_asked_for(tmp_path) -> None:
+    (tmp_path / "texts.txt").write_text("".join(f"the cat ate {i} in the water\n" for i in range(60)))
+    supernet = supernetwork(tiny_llama(), lora_rank((4,)) + mlp_width((1.0, 0.5)))
+    supernet.tokenizer.bos_token = supernet.tokenizer.eos_token = None  # with which a text would begin
+    source = str(tmp_path / "texts.txt")
+    data = load_data(source, supernet.tokenizer, train=20, validation=8, selection=8, test=8, seed=0)
+    settings = JobSettings(lora_steps=0)
+    assert calibration_texts(supernet, data, settings, tmp_path, False) == (list(data.train), [])
+    with pytest.raises(CompressionError, match="no token that begins"):
+        calibration_texts(supernet, data, replace(settings, generated=0.5), tmp_path, False)
