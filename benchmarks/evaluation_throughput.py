@@ -45,7 +45,7 @@ from nas_engine.execution.executor import InProcess
 from nas_engine.execution.measuring import Job
 from nas_engine.ledger.ledger import Record
 from nas_engine.results.dominance import non_dominated
-from search_spaces import Genome, lonas
+from search_spaces import Genome, lonas_space
 
 GENERATION = 20
 ROWS = 16  # of a batch of the plain loop
@@ -123,7 +123,7 @@ def trained(given: argparse.Namespace, learn: Sequence[Question]) -> SuperNetwor
     if folder and (folder / "supernet").is_dir():
         return SuperNetwork.load(folder / "supernet")
     model, tokenizer = load(given.quick)
-    supernet = SuperNetwork.from_pretrained(model, lonas(multiple_of=8), tokenizer)
+    supernet = SuperNetwork.from_pretrained(model, lonas_space(multiple_of=8), tokenizer)
     train(supernet, learn, steps=given.steps or (3 if given.quick else 120), checkpoint=folder and folder / "training")
     if folder:
         supernet.save(folder / "supernet")

@@ -22,14 +22,14 @@ from nas_engine.families.family import family_of
 from nas_engine.families.plain import require_plain
 from nas_engine.texts.batches import Batch
 
-Method = Literal["wanda", "magnitude"]
+PruningMethod = Literal["wanda", "magnitude"]
 
 
 def sparsify(
     model: PreTrainedModel,
     batches: Iterable[Batch],
     sparsity: float | str = 0.5,
-    method: Method = "wanda",
+    method: PruningMethod = "wanda",
     refit: bool = False,
 ) -> pd.DataFrame:
     """Set weights of every projection of `model` to zero; embeddings and the output head stay dense.
@@ -51,8 +51,8 @@ def sparsify(
         CompressionError: the calibration data is empty, or the pattern does not fit a layer.
         FamilyError: the model's family is not supported.
     """
-    if method not in get_args(Method):
-        raise CompressionError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
+    if method not in get_args(PruningMethod):
+        raise CompressionError(f"method is {method!r}; choose one of {', '.join(get_args(PruningMethod))}.")
     pattern = pattern_of(sparsity)
     require_plain(model, elastic=True)
     require_complete(model)

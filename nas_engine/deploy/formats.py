@@ -27,7 +27,7 @@ GRAPHS = {"openvino": OPENVINO, "onnx": ONNX}
 FORMATS: Mapping[str, tuple[str, ...]] = {"gguf": get_args(Weights), "vllm": ("f32", "f16", "bf16")} | {
     name: runtime.weights for name, runtime in GRAPHS.items()
 }
-TEXTS = (
+CHECKED_TEXTS = (
     "The capital of France is Paris, and the river that runs through it is the",
     "In 2024, 3 x 17 = 51 and 1234567 + 89 =",
     "def area(width, height):\n    return width *",
@@ -44,7 +44,7 @@ def export(
     weights: str | None = None,
     grids: Mapping[str, Grid] | None = None,
     tokenizer_file: str | Path | None = None,
-    texts: Sequence[str] = TEXTS,
+    texts: Sequence[str] = CHECKED_TEXTS,
     check: bool = True,
 ) -> Export:
     """Write `model` for a runtime, and compare what that computes with what transformers does.
@@ -148,7 +148,7 @@ def export_folder(folder: str | Path, file: str | Path, **settings: Any) -> Expo
         answers = read_document(
             summary, _Summary, ExportError, f"{summary} is damaged; export {folder / 'compressed'} instead"
         ).answers
-        settings = {"texts": [prompt_of(answer.question) for answer in answers] or TEXTS} | settings
+        settings = {"texts": [prompt_of(answer.question) for answer in answers] or CHECKED_TEXTS} | settings
         folder = folder / "compressed"
     from nas_engine.deploy.folder import load_compressed  # it needs all of compression
 

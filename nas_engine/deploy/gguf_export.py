@@ -10,12 +10,12 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.compression.grid import Grid
-from nas_engine.deploy.blocks import blocks_of
 from nas_engine.deploy.exported import Check, Weights
+from nas_engine.deploy.extracted_sizes import extracted_sizes
 from nas_engine.deploy.gguf_architecture import architecture_of, built_as
-from nas_engine.deploy.gguf_check import as_stored, require_exact
+from nas_engine.deploy.gguf_check import compared_as_stored, require_exact
 from nas_engine.deploy.gguf_file import write_gguf
-from nas_engine.deploy.gguf_tensors import Source
+from nas_engine.deploy.gguf_tensors import GgufPlan
 from nas_engine.deploy.llama_cpp import require_llama_cpp
 from nas_engine.errors import NasEngineWarning
 from nas_engine.families.family import family_of
@@ -43,18 +43,18 @@ def export_gguf(
     if check:
         require_llama_cpp()
     known, family = architecture_of(model.config), family_of(model)
-    blocks = blocks_of(model, family)
-    source = Source(model, family, known, built_as(model, known, blocks), blocks, weights, grids)
+    blocks = extracted_sizes(model, family)
+    plan = GgufPlan(model, family, known, built_as(model, known, blocks), blocks, weights, grids)
     found = None
     if check:
-        write_gguf(replace(source, weights="f32"), written_tokenizer, file, title)
-        found = require_exact(source, tokenizer, file, texts)
+        write_gguf(replace(plan, weights="f32"), written_tokenizer, file, title)
+        found = require_exact(plan, tokenizer, file, texts)
         if weights == "f32":
-            return source.built, found
-    write_gguf(source, written_tokenizer, file, title)
+            return plan.built, found
+    write_gguf(plan, written_tokenizer, file, title)
     if found is None:
-        return source.built, None
-    found = as_stored(source, tokenizer, file, texts, found.exact)
+        return plan.built, None
+    found = compared_as_stored(plan, tokenizer, file, texts, found.exact)
     if found.difference > found.tolerance:
         warnings.warn(
             f"the file is right, to {found.exact:.2g} nats in fp32; but as it is stored, llama.cpp rounds activations "
@@ -63,4 +63,4 @@ def export_gguf(
             NasEngineWarning,
             stacklevel=4,
         )
-    return source.built, found
+    return plan.built, found

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas_engine.compression.grid import Grid
 from nas_engine.deploy.exported import Check
-from nas_engine.deploy.graph_check import as_stored, prompts_of, require_exact
+from nas_engine.deploy.graph_check import compared_as_stored, prompts_of, require_exact
 from nas_engine.deploy.graph_runtimes import OPENVINO, GraphRuntime
-from nas_engine.deploy.rounding import Stored, rounded, stored_matrices
+from nas_engine.deploy.rounding import Stored, integer_matrices, rounded
 from nas_engine.deploy.traced import Traceable, traceable
 from nas_engine.errors import NasEngineWarning
 from nas_engine.families.family import family_of
@@ -47,7 +47,7 @@ def export_graph(
     family = family_of(model)
     module = traceable(model)
     scales = torch.float16 if runtime is OPENVINO else torch.float32
-    stored = stored_matrices(model, family, weights, grids, scales)
+    stored = integer_matrices(model, family, weights, grids, scales)
     half = (weights or runtime.floats) == "f16"
     write = _openvino(module) if runtime is OPENVINO else _onnx(module)
     folder.mkdir()
@@ -63,7 +63,7 @@ def export_graph(
     size = sum(file.stat().st_size for file in folder.iterdir())
     if found is not None and (stored or runtime.rounds):
         as_written = rounded(module.model, stored, half) if stored or half else module.model
-        found = as_stored(runtime, module.model, as_written, weights, folder, prompts, found.exact)
+        found = compared_as_stored(runtime, module.model, as_written, weights, folder, prompts, found.exact)
         _warn(runtime, found)
     _describe(model, tokenizer, folder)
     return size, found

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import save_on_grids
 from nas_engine.compression.grid import Grid
-from nas_engine.deploy.blocks import Block, blocks_of
 from nas_engine.deploy.exported import Export, Weights
-from nas_engine.deploy.vllm_check import checked
-from nas_engine.deploy.vllm_form import ARCHITECTURES, form_of
+from nas_engine.deploy.extracted_sizes import ExtractedSizes, extracted_sizes
+from nas_engine.deploy.vllm_check import checked_folder
+from nas_engine.deploy.vllm_form import ARCHITECTURES, implementation_of
 from nas_engine.deploy.vllm_quantization import require_servable
 from nas_engine.errors import ExportError
 from nas_engine.families import modeling_subnetwork as runtime
@@ -53,7 +53,7 @@ def export_vllm(
             "is: integers of a model that quantize_model made are written as such."
         )
     kept = grids if weights is None else {}
-    form = form_of(model)
+    form = implementation_of(model)
     require_servable(model, family_of(model), kept)
     dtype = DTYPES[weights] if weights else model.dtype
     written = as_nemotron(model) if form == "nemotron_nas" else model
@@ -61,7 +61,7 @@ def export_vllm(
     with replacing(folder) as unfinished:
         _write(written, unfinished, dtype, kept)
         tokenizer.save_pretrained(unfinished)
-        found = checked(model, unfinished, type(written), tokenizer, dtype, texts) if check else None
+        found = checked_folder(model, unfinished, type(written), tokenizer, dtype, texts) if check else None
         size = sum(file.stat().st_size for file in unfinished.rglob("*.safetensors"))
         result = Export(folder, architecture, weights, size, found)
         about = json.dumps(asdict(result) | {"file": folder.name}, indent=2)
@@ -76,7 +76,7 @@ def as_nemotron(model: PreTrainedModel) -> runtime.DeciLMForCausalLM:
     values.
     """
     config, family = model.config, family_of(model)
-    blocks = blocks_of(model, family)
+    blocks = extracted_sizes(model, family)
     _, _, size = attention_sizes(config)
     heads, kv_heads = next((block.heads, block.kv_heads) for block in blocks if block.heads)
     state = model.state_dict()
@@ -103,7 +103,7 @@ def as_nemotron(model: PreTrainedModel) -> runtime.DeciLMForCausalLM:
     return made
 
 
-def _block_config(block: Block) -> dict[str, dict[str, Any]]:
+def _block_config(block: ExtractedSizes) -> dict[str, dict[str, Any]]:
     group = block.heads // block.kv_heads if block.heads else None
     attention = {"no_op": not block.heads, "replace_with_linear": False, "n_heads_in_group": group}
     ffn: dict[str, Any] = {"no_op": not block.width, "replace_with_linear": False}

@@ -55,7 +55,7 @@ class Shipment:
 
 
 @dataclass(frozen=True)
-class Share:
+class Chunk:
     """Neighbours that one worker is to measure.
 
     Args:
@@ -74,14 +74,14 @@ class Task:
     """Measure one genome.
 
     Args:
-        position: in the share.
+        position: in the chunk.
         known: what is measured already of the genome.
-        share: a new one that the worker begins; None goes on with the one before.
+        chunk: a new one that the worker begins; None goes on with the one before.
     """
 
     position: int
     known: Mapping[str, Measurement]
-    share: Share | None = None
+    chunk: Chunk | None = None
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class Worker(Generic[S]):
             )
         evaluators = _unpacked(shipment.evaluators, supernet)
         self.job: Job[S] = Job(supernet, evaluators, shipment.seconds, shipment.optimized)
-        self._lot: GenomeBatch[S] | None = None
-        self._lot_threads: int | None = None
+        self._batch: GenomeBatch[S] | None = None
+        self._batch_threads: int | None = None
 
     def cannot_time(self, settings: Sequence[Mapping[str, Any]]) -> str:
         """Why times taken here would not be those of `settings`, which the search's own process gave; else empty."""
@@ -149,21 +149,21 @@ class Worker(Generic[S]):
     def measure(self, task: Task) -> Iterator[Event]:
         """Each evaluator as it begins, and at last the outcome; or why the search cannot go on."""
         try:
-            if task.share is not None:
-                self._begin(task.share)
-            assert self._lot is not None, "the first task of a worker begins a share"
-            with cpu_threads(self._lot_threads):
-                yield from self._lot.measure(task.position, task.known)
+            if task.chunk is not None:
+                self._begin(task.chunk)
+            assert self._batch is not None, "the first task of a worker begins a chunk"
+            with cpu_threads(self._batch_threads):
+                yield from self._batch.measure(task.position, task.known)
         except SearchError as error:
             yield Refused(str(error))
         except Exception as error:  # what evaluators raise outside of measuring, the search has to say
             yield Refused(f"a worker failed: {_reason(error)}")
 
-    def _begin(self, share: Share) -> None:
-        genomes = [np.array(key, dtype=np.int64) for key in share.genomes]
-        evaluators = self.job.alone if share.alone else self.job.shared
-        self._lot = GenomeBatch(self.job, evaluators, genomes, share.front, self._lot)
-        self._lot_threads = self._threads_alone if share.alone else None
+    def _begin(self, chunk: Chunk) -> None:
+        genomes = [np.array(key, dtype=np.int64) for key in chunk.genomes]
+        evaluators = self.job.alone if chunk.alone else self.job.shared
+        self._batch = GenomeBatch(self.job, evaluators, genomes, chunk.front, self._batch)
+        self._batch_threads = self._threads_alone if chunk.alone else None
 
 
 def save_supernet(supernet: Searchable[S], folder: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Generic, Protocol
 from evaluators import Measurement
 from nas_engine.errors import SearchError
 from nas_engine.execution.measuring import Began, Job, Outcome, S
-from nas_engine.execution.shares import Shares
-from nas_engine.execution.worker import Arrived, Event, Ready, Refused, Share, Task
+from nas_engine.execution.work_queue import WorkQueue
+from nas_engine.execution.worker import Arrived, Chunk, Event, Ready, Refused, Task
 from nas_engine.ledger.ledger import Record
 from search_spaces import Genome
 
@@ -61,7 +61,7 @@ class _Worker:
     cannot_time: str = ""
     position: int | None = None  # what it measures
     timing: bool = False  # by the evaluators that run alone
-    share: tuple[int, ...] = ()
+    chunk: tuple[int, ...] = ()
     doing: str = ""  # the evaluator
     deadline: float | None = None  # on the monotonic clock
 
@@ -76,8 +76,8 @@ class _Batch:
 
     genomes: Sequence[Genome]
     front: tuple[Record, ...]
-    timings: Shares = field(default_factory=Shares)  # positions that wait for the evaluators that run alone
-    rest: Shares = field(default_factory=Shares)  # those that wait for the others
+    timings: WorkQueue = field(default_factory=WorkQueue)  # positions that wait for the evaluators that run alone
+    rest: WorkQueue = field(default_factory=WorkQueue)  # those that wait for the others
     known: dict[int, Mapping[str, Measurement]] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)  # workers lost
     open: set[int] = field(default_factory=set)  # positions without a record
@@ -157,18 +157,18 @@ class WorkerExecutor(Generic[S]):
         return able[0] if able else None
 
     def _send(self, batch: _Batch, worker: _Worker, timing: bool) -> None:
-        shares, others = (batch.timings, batch.rest) if timing else (batch.rest, batch.timings)
-        others.leave(id(worker))  # a worker holds one share at a time
-        taken = shares.take(id(worker))
+        queue, others = (batch.timings, batch.rest) if timing else (batch.rest, batch.timings)
+        others.leave(id(worker))  # a worker holds one chunk at a time
+        taken = queue.take(id(worker))
         if taken is None:
             return
-        position, share = taken
-        if share:
-            worker.share = share
-        genomes = tuple(tuple(batch.genomes[i].tolist()) for i in share)
-        begun = Share(genomes, batch.front, alone=timing) if share else None
+        position, chunk = taken
+        if chunk:
+            worker.chunk = chunk
+        genomes = tuple(tuple(batch.genomes[i].tolist()) for i in chunk)
+        begun = Chunk(genomes, batch.front, alone=timing) if chunk else None
         worker.position, worker.timing, worker.doing = position, timing, ""
-        worker.handle.send(Task(worker.share.index(position), batch.known[position], begun))
+        worker.handle.send(Task(worker.chunk.index(position), batch.known[position], begun))
 
     def _events(self) -> list[tuple[_Worker, Event | Lost]]:
         deadlines = [w.deadline for w in self._workers if w.deadline is not None]

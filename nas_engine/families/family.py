@@ -47,7 +47,7 @@ class HeadBias:
 
 
 @dataclass(frozen=True)
-class Experts:
+class StackedExperts:
     """Where a layer that is a mixture of experts keeps them: stacked, as transformers does since version 5.
 
     The experts' module has ``gate_up_proj`` of shape (experts, 2 * width, hidden) and ``down_proj`` of shape (experts,
@@ -117,7 +117,7 @@ class Family:
     stock_heads: bool = True
     head: tuple[str, ...] = ()
     layer_keys: tuple[str, ...] = ("layer_types",)
-    experts: Experts | None = None
+    experts: StackedExperts | None = None
     hybrid: bool = False
     granted: Mapping[str, object] = field(default_factory=dict)
 
@@ -257,8 +257,8 @@ _GEMMAS = tuple(Family(name, norms_after=_AFTER, norm_last=True) for name in ("g
 _SMOLLM3 = Family("smollm3", layer_keys=("layer_types", "no_rope_layers"))  # every fourth layer rotates nothing
 _ATTENTION = {name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")}
 _MIXTURES = (
-    Family("mixtral", projections=_ATTENTION, experts=Experts()),
-    Family("qwen3_moe", projections=_ATTENTION, experts=Experts(), width_key="moe_intermediate_size"),
+    Family("mixtral", projections=_ATTENTION, experts=StackedExperts()),
+    Family("qwen3_moe", projections=_ATTENTION, experts=StackedExperts(), width_key="moe_intermediate_size"),
 )
 _MLP = {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
 _QWEN3_5 = Family("qwen3_5_text", projections=_MLP, attention=(), hybrid=True)

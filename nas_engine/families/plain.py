@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from nas_engine.errors import FamilyError
-from nas_engine.families.family import FAMILIES, Experts, Family, family_of, is_admitted
+from nas_engine.families.family import FAMILIES, Family, StackedExperts, family_of, is_admitted
 from nas_engine.families.inspection import inspected
 from search_spaces import ModuleName
 
@@ -72,7 +72,7 @@ def require_plain(model: nn.Module, elastic: bool = False) -> Family:
     return family
 
 
-def _require_stacked(modules: Mapping[str, nn.Module], described: Experts, index: int) -> None:
+def _require_stacked(modules: Mapping[str, nn.Module], described: StackedExperts, index: int) -> None:
     """Experts and router have the weights that are known, of sizes that agree, and nothing else."""
     where = f"layers.{index}.experts"
     experts, router = (modules.get(f"{described.block}.{path}") for path in (described.experts, described.router))

@@ -29,7 +29,7 @@ from nas_engine.texts.scripts import scripts_of
 from nas_engine.training.settings import TrainingSettings
 from nas_engine.training.trainer import calibration_tokens
 
-TEXTS = 512  # where no sub-networks take turns
+TEXT_COUNT = 512  # where no sub-networks take turns
 GENERATED = "generated.json"
 _NEW_TOKENS = 64  # of a text that the model writes
 
@@ -57,7 +57,7 @@ def calibration_texts(
     Raises:
         LedgerError: what is kept there is damaged.
     """
-    own = list(data.train[:TEXTS])
+    own = list(data.train[:TEXT_COUNT])
     count = round(settings.generated * len(own))
     if not count or not (supernet.units or settings.compresses):
         return own, []
@@ -107,7 +107,7 @@ def calibration_of(
     if not (supernet.units or settings.compresses):
         return None
     lengths = [len(example.tokens) for example in learned]
-    count = min(TEXTS, len(lengths))
+    count = min(TEXT_COUNT, len(lengths))
     if written:
         count -= round(settings.generated * count)
     elif settings.training is not None and not settings.compresses:

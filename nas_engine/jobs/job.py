@@ -25,7 +25,7 @@ from nas_engine.deploy.targets import target_named
 from nas_engine.errors import SettingsError
 from nas_engine.goal.constraints import parse_constraints
 from nas_engine.jobs.beginning import Beginning, begin
-from nas_engine.jobs.calibration import GENERATED, TEXTS, calibration_of, calibration_texts, told_in_words
+from nas_engine.jobs.calibration import GENERATED, TEXT_COUNT, calibration_of, calibration_texts, told_in_words
 from nas_engine.jobs.finalists import choose, flips, table
 from nas_engine.jobs.hints import calibrated_latency, measured_sensitivity
 from nas_engine.jobs.job_estimate import require_base_fits, require_room
@@ -41,13 +41,13 @@ from nas_engine.jobs.reference_check import checked_reference
 from nas_engine.jobs.report import (
     ASKED,
     SHOWN,
+    answers_summary,
     confirmed,
     cost_of,
-    in_words,
     leave_page,
     loader_of,
-    rounded,
     score_of,
+    summary_entry,
     write_figures,
 )
 from nas_engine.jobs.versions import BASE, VERSIONS, with_versions
@@ -165,12 +165,12 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     say("Measuring reference, largest and chosen on held-out data", enabled=progress)
     changed, pairs = flips(finalists)
     summary = confirmed(supernet, teacher, chosen, held_out, settings) | {
-        **in_words(teacher, chosen, asked, data),
+        **answers_summary(teacher, chosen, asked, data),
         **exported,
         "minimized": cost_of(result, chosen.row, settings.minimize),
         "finalists": json.loads(table(finalists, held_out.name).round(4).to_json(orient="records")),
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
-        f"untrained_validation_{validation.name}": rounded(untrained),
+        f"untrained_validation_{validation.name}": summary_entry(untrained),
         "warnings": warned,
         "data": data.report.as_json(),
         "calibration": None if calibration is None else asdict(calibration),
@@ -294,7 +294,9 @@ def _train(
     if settings.training is None:
         if not settings.compresses:  # whose base is in order
             say("Ordering heads and channels", enabled=progress)
-            supernet.order_by_importance(texts or list(calibration_batches(examples, supernet.tokenizer, TEXTS)), refit)
+            supernet.order_by_importance(
+                texts or list(calibration_batches(examples, supernet.tokenizer, TEXT_COUNT)), refit
+            )
         return
     train(
         supernet,

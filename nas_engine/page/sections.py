@@ -61,7 +61,7 @@ def tiles(run: Run) -> list[Tile]:
     return made
 
 
-def confirmed(run: Run) -> list[dict[str, str]]:
+def held_out(run: Run) -> list[dict[str, str]]:
     """Reference, chosen and largest on held-out questions, a row each."""
     summary = run.summary
     if not isinstance(summary, SearchSummary):
@@ -122,7 +122,7 @@ def _reconfirmed(found: Found, front: ConfirmedFront[Any]) -> Reconfirmed:
     return Reconfirmed(title, said, [_words(name) for name in front.confirmed], rows)
 
 
-def quality_of(run: Run) -> str:
+def kept_quality(run: Run) -> str:
     """What the job kept while it made the model smaller, in words."""
     return _words(run.summary.quality) if isinstance(run.summary, SearchSummary) else "accuracy"
 

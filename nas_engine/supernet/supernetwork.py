@@ -25,7 +25,7 @@ from nas_engine.supernet.narrowing import bound_for
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.refit import find_shares
 from nas_engine.supernet.saliency import sort_experts
-from nas_engine.supernet.sensitivity import Method, Sensitivity, sensitivity
+from nas_engine.supernet.sensitivity import Sensitivity, SensitivityMethod, sensitivity
 from nas_engine.supernet.state import adapter_tensors, load_tensors
 from nas_engine.supernet.storage import fingerprint, read_supernetwork, save_base, save_supernetwork
 from nas_engine.supernet.subnetwork import Subnetwork
@@ -280,7 +280,9 @@ class SuperNetwork(ElasticModel):
         """
         return block_importance(self, batches)
 
-    def sensitivity(self, batches: Iterable[Batch], progress: bool = True, method: Method = "gradients") -> Sensitivity:
+    def sensitivity(
+        self, batches: Iterable[Batch], progress: bool = True, method: SensitivityMethod = "gradients"
+    ) -> Sensitivity:
         """How much each value of a gene changes what the network says, the other genes at their largest.
 
         A search that is given it (``search(..., sensitivity=...)``) needs fewer evaluations. Measure it where the

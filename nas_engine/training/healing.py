@@ -26,7 +26,7 @@ from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.saving import Outlines
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.labelled import Learned, tokenize_for
-from nas_engine.training.answers import Part, learned, predictions
+from nas_engine.training.answers import BatchFraction, learned, predictions
 from nas_engine.training.fitting import can_fit, fit_to_teacher
 from nas_engine.training.run import TrainingRun
 from nas_engine.training.settings import Adapters, HealingSettings
@@ -230,7 +230,7 @@ class _Healing(TrainingRun):
         parameters = list(healed.trained.values())
         super().__init__(healed.model, healed.tokenizer, parameters, examples, settings, identity)
 
-    def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
+    def visit(self, batch: dict[str, Tensor], micro: int, part: BatchFraction) -> list[float]:
         """See `TrainingRun.visit`."""
         distillation = self.settings.distillation
         teacher = None

@@ -8,13 +8,13 @@ quality falls off a cliff, the cliff is found in a few measurements, and none is
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from nas_engine.arrays import Array
+
 _FLAT = 0.1  # of the values' range: what counts of a box without any height, so that wide gaps are filled last
 
 
-def halving(costs: Array, values: Array, count: int) -> list[int]:
+def box_midpoints(costs: Array, values: Array, count: int) -> list[int]:
     """Positions of up to `count` points that are to be measured.
 
     Args:

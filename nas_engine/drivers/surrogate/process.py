@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.surrogate.features import Features
 
-Array = npt.NDArray[np.float64]
 _CONSTANT = 4.0  # prior variance of the overall mean, in units of the data's variance
 _MEANS_SCALE = 0.4  # length scale of mean levels
 _LEVELS_SCALE = 0.4  # length scale of all levels, a root mean square over genes

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.surrogate.features import Features
 from nas_engine.drivers.surrogate.process import Process
 
-Array = npt.NDArray[np.float64]
 _WORTH_ASKING = 3.0  # largest value over least, below which a logarithm is nearly straight
 
 

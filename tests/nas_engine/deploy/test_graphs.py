@@ -15,7 +15,7 @@ from nas_engine.cli import app
 from nas_engine.compression import quantize_model
 from nas_engine.compression.grid import GridSettings, find_grid, quantize
 from nas_engine.deploy.graph_runtimes import ONNX, OPENVINO
-from nas_engine.deploy.rounding import Stored, stored_matrices
+from nas_engine.deploy.rounding import Stored, integer_matrices
 from nas_engine.errors import ExportError
 from nas_engine.families.family import family_of
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
@@ -136,7 +136,7 @@ def test_a_quantized_sub_network_leaves_with_its_own_integers(format, tmp_path):
 
 def test_embeddings_that_are_the_output_too_are_stored_once(tmp_path):
     model = tiny_llama(tie_word_embeddings=True, vocab_size=2000, num_hidden_layers=1)
-    stored = stored_matrices(model, family_of(model), "int8", {}, torch.float16)
+    stored = integer_matrices(model, family_of(model), "int8", {}, torch.float16)
     assert "lm_head" not in stored
     sizes = {
         format: export(model, tiny_tokenizer(), tmp_path / format, format=format, weights="int8", check=False).bytes

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_engine.drivers.surrogate.boxes import halving
+from nas_engine.drivers.surrogate.boxes import box_midpoints
 
 COSTS = np.linspace(1.0, 0.0, 65)
 
@@ -16,7 +16,7 @@ def measured(values: np.ndarray, rounds: int, at_once: int = 1) -> list[int]:
     known[[0, -1]] = values[[0, -1]]
     asked: list[int] = []
     for _ in range(rounds):
-        chosen = halving(COSTS, known, at_once)
+        chosen = box_midpoints(COSTS, known, at_once)
         known[chosen] = values[chosen]
         asked += chosen
     return asked
@@ -40,6 +40,6 @@ def test_what_is_asked_is_new_and_as_many_as_there_are(known: set[int], count: i
     values = np.full(65, np.nan)
     told = [0, 64, *known]
     values[told] = np.random.default_rng(seed).normal(size=len(told))
-    chosen = halving(COSTS, values, count)
+    chosen = box_midpoints(COSTS, values, count)
     assert len(chosen) == len(set(chosen)) == min(count, 65 - len(told))
     assert not set(chosen) & set(told)

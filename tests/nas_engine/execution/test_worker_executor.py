@@ -16,7 +16,7 @@ from evaluators import Measurement
 from nas_engine.errors import SearchError
 from nas_engine.execution.executor import InProcess
 from nas_engine.execution.measuring import Began, Job
-from nas_engine.execution.shares import Shares
+from nas_engine.execution.work_queue import WorkQueue
 from nas_engine.execution.worker import Arrived, Ready, Refused, Worker, shipment
 from nas_engine.execution.worker_executor import Lost, WorkerExecutor
 from nas_engine.loop import search
@@ -26,36 +26,36 @@ from tests.ordered import EVALUATORS, Configured, Cost, Ordered, Quality, space_
 @settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 30))
 def test_shares_hand_out_every_position_once_and_each_share_in_order(seed: int, count: int) -> None:
-    rng, shares, given_out = random.Random(seed), Shares(), []
+    rng, queue, given_out = random.Random(seed), WorkQueue(), []
     positions = rng.sample(range(40), count)
     current: dict[int, tuple[int, ...]] = {}
-    while positions or len(shares):
+    while positions or len(queue):
         if positions and rng.random() < 0.5:
-            shares.offer(positions.pop())
+            queue.offer(positions.pop())
         worker = rng.randrange(4)
         if rng.random() < 0.1:
-            shares.leave(worker)
+            queue.leave(worker)
             current.pop(worker, None)
-        if (taken := shares.take(worker)) is None:
+        if (taken := queue.take(worker)) is None:
             continue
-        position, share = taken
-        current[worker] = share or current[worker]
+        position, chunk = taken
+        current[worker] = chunk or current[worker]
         assert position in current[worker]
         current[worker] = tuple(later for later in current[worker] if later > position)
         given_out.append(position)
     assert len(given_out) == len(set(given_out)) == count
-    assert shares.take(0) is None
+    assert queue.take(0) is None
 
 
 def test_shares_of_several_workers_are_neighbours() -> None:
-    shares = Shares()
+    queue = WorkQueue()
     for position in range(16):
-        shares.offer(position)
-    assert shares.take("a") == (0, tuple(range(16)))
-    assert shares.take("b") == (8, tuple(range(8, 16)))
-    assert shares.take("c") == (4, (4, 5, 6, 7))
-    assert shares.take("a") == (1, ())
-    assert shares.take("b") == (9, ())
+        queue.offer(position)
+    assert queue.take("a") == (0, tuple(range(16)))
+    assert queue.take("b") == (8, tuple(range(8, 16)))
+    assert queue.take("c") == (4, (4, 5, 6, 7))
+    assert queue.take("a") == (1, ())
+    assert queue.take("b") == (9, ())
 
 
 class Inline:
