@@ -56,9 +56,7 @@ def on_grid(weight: Tensor, grid: Grid, where: str) -> Encoded:
             "Choose weights='f16', or quantize in groups of 32."
         )
     outputs = weight.shape[0]
-    integers = (
-        quantize(weight.detach(), grid).cpu().numpy().reshape(outputs, -1, GGUF_BLOCK)
-    )  # (outputs, blocks, GGUF_BLOCK)
+    integers = quantize(weight.detach(), grid).cpu().numpy().reshape(outputs, -1, GGUF_BLOCK)  # (outputs, blocks, 32)
     repeats = s.group_size // GGUF_BLOCK
     scale = grid.scale.float().cpu().numpy().repeat(repeats, 1)[..., None]  # (outputs, blocks, 1)
     if s.bits == 8:

@@ -68,8 +68,8 @@ def integer_matrices(
         settings = GridSettings(4, _GROUP) if weights == "int4" and inside else GridSettings(8, matrix.shape[1])
         if matrix.shape[1] % settings.group_size:
             raise ExportError(
-                f"{path} has {matrix.shape[1]} inputs, and int4 stores groups of {_GROUP}; choose sizes in multiples of "
-                f"{_GROUP}, or weights='int8'."
+                f"{path} has {matrix.shape[1]} inputs, and int4 stores groups of {_GROUP}; choose sizes in multiples "
+                f"of {_GROUP}, or weights='int8'."
             )
         grid = find_grid(matrix.float(), settings, scales)
         found[path] = Stored(quantize(matrix, grid), grid)
