@@ -108,7 +108,7 @@ def search(
     settings = merged(SearchSettings, settings, fields, "driver")
     _check(supernet.space, evaluators)
     goal = Goal.of(evaluators, settings.objectives, settings.constraints)
-    _require_paying(getattr(supernet, "target", None), [evaluators[i] for i in goal.optimized])
+    _require_paying(supernet.target, [evaluators[i] for i in goal.optimized])
     space = supernet.space
 
     def score(evaluator: Evaluator, genome: Genome) -> float:

@@ -24,6 +24,7 @@ from nas_engine.compression.grid import Grid, GridSettings, dequantize, quantize
 from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CompressionError
 from nas_engine.families.family import family_of
+from nas_engine.families.plain import ElasticProjection
 from nas_engine.models import load_model
 from nas_engine.progress import without_bars
 from search_spaces import ModuleName
@@ -315,8 +316,8 @@ def _quantized_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, dict[
 
 
 def _require_linear(module: nn.Module, path: str) -> None:
-    elastic = getattr(module, "transposed", None)  # None where the layer is not elastic
-    if not isinstance(module, nn.Linear) and elastic is not False:
+    elastic = isinstance(module, ElasticProjection) and not module.transposed
+    if not elastic and not isinstance(module, nn.Linear):
         raise CompressionError(
             f"{path} is a {type(module).__name__}, and the {FORMAT} format holds linear layers alone; "
             "save this model unquantized."

@@ -19,7 +19,7 @@ from nas_engine.compression.observers import Hessians, InputNorms
 from nas_engine.compression.sparsity import magnitude_mask, pattern_of, wanda_mask
 from nas_engine.errors import CompressionError
 from nas_engine.families.family import family_of
-from nas_engine.families.plain import require_plain
+from nas_engine.families.plain import ElasticProjection, require_plain
 from nas_engine.texts.batches import Batch
 
 PruningMethod = Literal["wanda", "magnitude"]
@@ -98,4 +98,5 @@ def projections_of(model: PreTrainedModel) -> Iterator[tuple[int, str, Tensor]]:
 def matrix_of(linear: nn.Module) -> Tensor:
     """The weight of a linear layer, elastic or not, as (outputs, inputs): a view without gradient, to be written to."""
     weight: Tensor = linear.weight.detach()  # type: ignore[operator]
-    return weight.T if isinstance(linear, Conv1D) or getattr(linear, "transposed", False) else weight
+    transposed = linear.transposed if isinstance(linear, ElasticProjection) else isinstance(linear, Conv1D)
+    return weight.T if transposed else weight

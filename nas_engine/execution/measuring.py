@@ -22,7 +22,7 @@ S = TypeVar("S", bound=SubnetworkProtocol, covariant=True)
 
 
 class Searchable(Protocol[S]):
-    """What a search needs of a super-network."""
+    """What a search needs of a super-network. A class of your own inherits the last two from `SearchableDefaults`."""
 
     @property
     def space(self) -> SearchSpace:
@@ -36,6 +36,30 @@ class Searchable(Protocol[S]):
     def subnetwork(self, configuration: Configuration) -> S:
         """The sub-network to evaluate."""
         ...
+
+    @property
+    def target(self) -> str | None:
+        """Where its sub-networks will run, one of `nas_engine.deploy.TARGETS`; None for anywhere."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where its sub-networks compute, such as ``cuda:0``."""
+        ...
+
+
+class SearchableDefaults:
+    """What something that is searched says of itself unless it says otherwise."""
+
+    @property
+    def target(self) -> str | None:
+        """None: anywhere."""
+        return None
+
+    @property
+    def device(self) -> str:
+        """The CPU."""
+        return "cpu"
 
 
 @dataclass(frozen=True)
@@ -163,12 +187,7 @@ class GenomeBatch(Generic[S]):
 
     def _shared_device(self, evaluator: Evaluator) -> AbstractContextManager[None]:
         """Whoever times waits until this is over; an evaluator that times sees to it itself."""
-        return nullcontext() if evaluator.alone else computing(device_of(self._job.supernet))
-
-
-def device_of(supernet: object) -> str:
-    """Where sub-networks compute, such as ``cuda:0``."""
-    return str(getattr(getattr(supernet, "model", None), "device", "cpu"))
+        return nullcontext() if evaluator.alone else computing(self._job.supernet.device)
 
 
 def best_rival(

@@ -20,7 +20,7 @@ from evaluators.checks import require_at_least
 from evaluators.whole_file import temporary_folder
 from nas_engine.errors import NasEngineWarning, SearchError
 from nas_engine.execution.executor import Executor
-from nas_engine.execution.measuring import Job, S, device_of
+from nas_engine.execution.measuring import Job, S
 from nas_engine.execution.worker import Arrived, Event, Ready, Refused, Shipment, Task, Worker, save_supernet, shipment
 from nas_engine.execution.worker_executor import Lost, WorkerExecutor, WorkerHandle
 
@@ -67,7 +67,7 @@ class RayCluster:
             SearchError: ray is not installed, the cluster cannot be reached, or workers without a GPU would have to
                 load a super-network that is on one.
         """
-        if device_of(job.supernet).startswith("cuda") and not self.gpus:
+        if job.supernet.device.startswith("cuda") and not self.gpus:
             raise SearchError("the super-network is on a GPU, and workers are given none; set gpus=, such as 0.5 or 1.")
         with self._connection():
             actors = _Actors(job, self)
@@ -166,7 +166,7 @@ class _Actors(Generic[S]):
     @cached_property
     def _arguments(self) -> tuple[Any, ...]:
         """Of `_Actor.load`; the large ones are kept once in Ray's object store."""
-        ray, device = _ray(), device_of(self._job.supernet).partition(":")[0]
+        ray, device = _ray(), self._job.supernet.device.partition(":")[0]
         content = shipment(self._job, max(1, int(self._cluster.cpus)))
         with temporary_folder("nas-engine-workers-") as temporary:
             folder = temporary / "supernet"

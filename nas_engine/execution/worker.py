@@ -20,7 +20,7 @@ import torch
 from evaluators import Evaluator, Measurement, computing
 from evaluators.latency.machine import cpu_threads
 from nas_engine.errors import SearchError
-from nas_engine.execution.measuring import Began, GenomeBatch, Job, Outcome, S, Searchable, device_of
+from nas_engine.execution.measuring import Began, GenomeBatch, Job, Outcome, S, Searchable
 from nas_engine.ledger.ledger import Record
 from nas_engine.supernet import SuperNetwork
 
@@ -35,7 +35,7 @@ class Shipment:
         supernet: the object, packed, where it is none of ours that is saved as files; else None.
         evaluators: packed, without the super-network that they may refer to.
         fingerprint: the super-network's.
-        dtype: to load it in, such as ``float32``.
+        dtype: to load its files in, such as ``float32``; empty where it is packed.
         device: to load it on.
         seconds: the time limit of an evaluator.
         optimized: positions of the evaluators that the front is about; None for all of them.
@@ -214,13 +214,12 @@ def shipment(job: Job[S], threads: int, device: str | None = None) -> Shipment:
         SearchError: something cannot be sent.
     """
     supernet = job.supernet
-    model = getattr(supernet, "model", None)
     return Shipment(
         packed_supernet(supernet),
         packed_evaluators(job.evaluators, supernet),
         supernet.fingerprint(),
-        str(getattr(model, "dtype", torch.float32)).removeprefix("torch."),
-        device or device_of(supernet),
+        str(supernet.model.dtype).removeprefix("torch.") if isinstance(supernet, SuperNetwork) else "",
+        device or supernet.device,
         job.seconds,
         None if job.optimized is None else tuple(job.optimized),
         threads,
@@ -239,9 +238,9 @@ def _loaded(shipment: Shipment, folder: Path) -> Searchable[Any]:
 
 def _parts(supernet: Searchable[S]) -> dict[str, object]:
     """What workers have of their own, and what is left out of evaluators that refer to it."""
-    parts = {"supernet": supernet, "model": getattr(supernet, "model", None)}
-    parts["tokenizer"] = getattr(supernet, "tokenizer", None)
-    return {name: part for name, part in parts.items() if part is not None}
+    if isinstance(supernet, SuperNetwork):
+        return {"supernet": supernet, "model": supernet.model, "tokenizer": supernet.tokenizer}
+    return {"supernet": supernet}
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

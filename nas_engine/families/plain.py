@@ -22,7 +22,13 @@ _PLAIN = (nn.Linear, Conv1D)
 
 
 class ElasticProjection(nn.Module):
-    """What a super-network puts in a projection's place, under its names: its weight is the base's own."""
+    """What a super-network puts in a projection's place, under its names: its weight is the base's own.
+
+    Attributes:
+        transposed: whether the weight is (inputs, outputs), as Conv1D's.
+    """
+
+    transposed: bool
 
 
 def require_plain(model: nn.Module, elastic: bool = False) -> Family:

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evaluators import Latency, Measurement, sign_of
+from evaluators import Latency, Measurement, ModelEvaluator, sign_of
 from evaluators.classification.labelled import Learnable
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError
-from nas_engine.jobs.worth import ModelEvaluator, lost
+from nas_engine.jobs.worth import lost
 from nas_engine.progress import best_so_far, say
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluators import Evaluator, Measurement, ParameterCount, sign_of
+from evaluators import Evaluator, Measurement, ModelEvaluator, ParameterCount, sign_of
 from evaluators.classification.labelled import Learnable
 from evaluators.text.generation import require_generable
 from evaluators.whole_file import replacing
@@ -51,7 +51,7 @@ from nas_engine.jobs.report import (
     write_figures,
 )
 from nas_engine.jobs.versions import BASE, VERSIONS, with_versions
-from nas_engine.jobs.worth import ModelEvaluator, worth
+from nas_engine.jobs.worth import worth
 from nas_engine.libraries import MESSAGES, libraries_in
 from nas_engine.loop import search
 from nas_engine.named import nearest

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators import Measurement, sign_of
+from evaluators import Measurement, ModelEvaluator, Question, sign_of
 from evaluators.text.generation import Written, written
 from evaluators.whole_file import replacing
 from nas_engine import plots
@@ -21,7 +21,7 @@ from nas_engine.data import DataSplits
 from nas_engine.errors import NasEngineError
 from nas_engine.jobs.finalists import Finalist, table
 from nas_engine.jobs.job_settings import JobSettings
-from nas_engine.jobs.worth import ModelEvaluator, lost
+from nas_engine.jobs.worth import lost
 from nas_engine.page.about import About, tell
 from nas_engine.page.page import REPORT, write_page
 from nas_engine.page.run import TOLD
@@ -147,7 +147,7 @@ def summary_entry(measurement: Measurement) -> dict[str, float]:
 
 def question_of(pair: TextPair) -> str:
     """What was asked, without the words around it."""
-    return str(getattr(pair, "question", pair.prompt))
+    return pair.question if isinstance(pair, Question) else pair.prompt
 
 
 def score_of(teacher: Teacher, asked: ModelEvaluator) -> Measurement:

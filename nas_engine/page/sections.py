@@ -183,7 +183,8 @@ def failures(run: Run) -> tuple[int, list[dict[str, str]]]:
 
 def settings(run: Run) -> list[tuple[str, str]]:
     """By name, as they would be given."""
-    known = run.about.settings if run.about is not None else getattr(run.summary, "settings", {})
+    of_summary = run.summary.settings if isinstance(run.summary, SearchSummary) else {}
+    known = run.about.settings if run.about is not None else of_summary
     return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in known.items()]
 
 

@@ -75,6 +75,7 @@ class ElasticModel:
         database: the versions of each projection that its bits and density choose from; None where they do not vary.
         compression_state: the bits and density of each projection that are active.
         base: name or folder of the original model; None where it was given as an object.
+        target: where its sub-networks will run; None for anywhere.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class ElasticModel:
         base: str | None = None,
         quantization: Quantization | None = None,
         database: LayerDatabase | None = None,
+        target: str | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.space, self.base = model, tokenizer, space, base
+        self.model, self.tokenizer, self.space, self.base, self.target = model, tokenizer, space, base, target
         self.adapter = adapter or AdapterSettings()
         self.family: Family = require_plain(model)
         self._require_known(space)
@@ -114,6 +116,11 @@ class ElasticModel:
         for choice in space.fixed:
             self._apply(choice, choice.values[0])
         self.activate(space.configuration(space.largest))
+
+    @property
+    def device(self) -> str:
+        """Where it computes, such as ``cuda:0``."""
+        return str(self.model.device)
 
     @property
     def adapter_parameters(self) -> list[nn.Parameter]:

@@ -90,7 +90,7 @@ def save_supernetwork(supernet: ElasticModel, folder: Path, include_base: bool) 
         "database": None if supernet.database is None else str(supernet.database.folder.resolve()),
         "space": supernet.space.to_json(),
         "tensors": _digest(tensors),
-        "target": getattr(supernet, "target", None),
+        "target": supernet.target,
     }
     supernet.restore_base()
     with replacing(folder) as unfinished:

@@ -38,12 +38,7 @@ class SuperNetwork(ElasticModel):
     """A model whose linear layers are elastic, with the space of its sub-networks.
 
     Made by `from_pretrained` or `load`. The given model is taken over: its layers become elastic in place.
-
-    Attributes:
-        target: where its sub-networks will run; None for anywhere.
     """
-
-    target: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -110,8 +105,7 @@ class SuperNetwork(ElasticModel):
         settings = AdapterSettings(alpha, dropout, seed, adapter_mode)
         if pack:
             require_on_grids(quantization, adapter_mode)
-        supernet = cls(loaded, tokenizer, bound, settings, base, quantization, database)
-        supernet.target = target
+        supernet = cls(loaded, tokenizer, bound, settings, base, quantization, database, target)
         if pack:
             supernet.pack_base()
         return supernet.to(device)
@@ -173,8 +167,8 @@ class SuperNetwork(ElasticModel):
         adapter = checked(saved.adapter, AdapterSettings, CheckpointError, f"{folder} has other settings of adapters")
         base = saved.base or str(Path(folder) / "base")
         database = None if saved.database is None else LayerDatabase(saved.database)
-        supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, saved.quantization, database)
-        supernet.target = saved.target
+        quantization, target = saved.quantization, saved.target
+        supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, quantization, database, target)
         try:
             supernet.load_state(state)
         except CheckpointError as error:
