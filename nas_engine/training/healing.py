@@ -23,6 +23,7 @@ from nas_engine.errors import CheckpointError, ExportError
 from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.leaving import deployed, renewed, unmerged
 from nas_engine.supernet.saving import Outlines
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.labelled import Learned, tokenize_for
@@ -56,7 +57,7 @@ class Healed:
         self.texts: tuple[str, ...] = ()
         generator = torch.Generator().manual_seed(seed)
         self.model = subnet.extract_with(
-            (lambda linear: linear.renewed(generator)) if adapters == "fresh" else ElasticLinear.unmerged
+            (lambda linear: renewed(linear, generator)) if adapters == "fresh" else unmerged
         )
         self.model.requires_grad_(False)
         for parameter in self.trained.values():
@@ -106,7 +107,7 @@ class Healed:
             ExportError: `merge` is True, and merging would fill zeros or leave a grid.
         """
         return self._deployed(
-            lambda linear: linear.unmerged() if merge is None and not linear.merges else linear.merged(),
+            lambda linear: deployed(linear, merge),
             share_embeddings,
         )
 
