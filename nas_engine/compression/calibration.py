@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import Family, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import Family
 from nas_engine.texts.batches import Batch, readable, token_count
 from search_spaces import ModuleName
 

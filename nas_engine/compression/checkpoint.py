@@ -23,7 +23,7 @@ from evaluators.whole_file import replacing
 from nas_engine.compression.grid import Grid, GridSettings, dequantize, quantize
 from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from nas_engine.families.plain import ElasticProjection
 from nas_engine.models import load_model
 from nas_engine.progress import without_bars

@@ -20,7 +20,7 @@ from nas_engine.compression.observers import Hessians
 from nas_engine.compression.rounding import gptq, output_error, round_to_nearest
 from nas_engine.compression.sparsification import matrix_of
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from nas_engine.families.plain import require_plain
 from nas_engine.texts.batches import Batch
 from search_spaces import ModuleName

@@ -18,7 +18,7 @@ from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.observers import Hessians, InputNorms
 from nas_engine.compression.sparsity import magnitude_mask, pattern_of, wanda_mask
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from nas_engine.families.plain import ElasticProjection, require_plain
 from nas_engine.texts.batches import Batch
 

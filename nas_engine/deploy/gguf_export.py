@@ -18,7 +18,7 @@ from nas_engine.deploy.gguf_file import write_gguf
 from nas_engine.deploy.gguf_tensors import GgufPlan
 from nas_engine.deploy.llama_cpp import require_llama_cpp
 from nas_engine.errors import NasEngineWarning
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 
 
 def export_gguf(

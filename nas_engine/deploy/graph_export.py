@@ -17,7 +17,7 @@ from nas_engine.deploy.graph_runtimes import OPENVINO, GraphRuntime
 from nas_engine.deploy.rounding import Stored, integer_matrices, rounded
 from nas_engine.deploy.traced import Traceable, traceable
 from nas_engine.errors import NasEngineWarning
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 
 Write = Callable[[Path, Mapping[str, Stored], bool], None]  # a folder, integers, and whether floats are fp16
 

@@ -16,7 +16,8 @@ from nas_engine.deploy.traced import require_dense
 from nas_engine.deploy.vllm_form import BACKEND, LIKE_LLAMA, has_window, require_known
 from nas_engine.deploy.vllm_quantization import FUSED
 from nas_engine.errors import ExportError
-from nas_engine.families.family import attention_sizes, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import attention_sizes
 from search_spaces import Limits
 
 TILE_OUTPUTS = 64  # outputs of a tile of vLLM's kernels

@@ -22,7 +22,8 @@ from nas_engine.deploy.vllm_form import ARCHITECTURES, implementation_of
 from nas_engine.deploy.vllm_quantization import require_servable
 from nas_engine.errors import ExportError
 from nas_engine.families import modeling_subnetwork as runtime
-from nas_engine.families.family import attention_sizes, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import attention_sizes
 from nas_engine.progress import without_bars
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

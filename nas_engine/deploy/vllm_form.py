@@ -16,7 +16,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from nas_engine.deploy.extracted_sizes import ExtractedSizes, extracted_sizes
 from nas_engine.errors import ExportError
-from nas_engine.families.family import attention_sizes, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import attention_sizes
 
 Implementation = Literal["native", "transformers", "nemotron_nas"]
 ARCHITECTURES = {"transformers": "TransformersForCausalLM", "nemotron_nas": "DeciLMForCausalLM"}

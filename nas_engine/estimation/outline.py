@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from nas_engine.estimation.tensor_bytes import bytes_of_model
-from nas_engine.families.family import FAMILIES, Family
+from nas_engine.families.descriptions import FAMILIES
+from nas_engine.families.family import Family
 from nas_engine.families.head import classifies
 from nas_engine.supernet.supernetwork import SuperNetwork
 from search_spaces import SpaceTemplate

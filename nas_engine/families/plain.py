@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from nas_engine.errors import FamilyError
-from nas_engine.families.family import FAMILIES, Family, StackedExperts, family_of, is_admitted
+from nas_engine.families.descriptions import FAMILIES, family_of, is_admitted
+from nas_engine.families.family import Family, StackedExperts
 from nas_engine.families.inspection import inspected
 from search_spaces import ModuleName
 

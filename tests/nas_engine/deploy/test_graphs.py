@@ -17,7 +17,7 @@ from nas_engine.compression.grid import GridSettings, find_grid, quantize
 from nas_engine.deploy.graph_runtimes import ONNX, OPENVINO
 from nas_engine.deploy.rounding import Stored, integer_matrices
 from nas_engine.errors import ExportError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 from tests.supernets import DECODERS, FAMILIES, random_adapters, supernetwork
 from tests.tiny import LONG_ROPE, tiny_bert, tiny_llama, tiny_mistral, tiny_phi3, tiny_tokenizer

@@ -18,7 +18,8 @@ from nas_engine.deploy.gguf_architecture import architecture_of, built_as
 from nas_engine.deploy.vllm_form import implementation_of
 from nas_engine.deploy.vllm_quantization import require_servable
 from nas_engine.errors import ExportError, NasEngineError, SearchError
-from nas_engine.families.family import attention_sizes, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import attention_sizes
 from nas_engine.supernet.narrowing import bound_for
 from search_spaces import (
     ModelShape,

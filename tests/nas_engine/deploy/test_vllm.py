@@ -20,7 +20,7 @@ from nas_engine.compression.sparsification import matrix_of
 from nas_engine.deploy.vllm_folder import export_vllm
 from nas_engine.deploy.vllm_form import implementation_of
 from nas_engine.errors import ExportError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 from tests.supernets import CALIBRATION, FAMILIES, logits, random_adapters, supernetwork
 from tests.tiny import (
