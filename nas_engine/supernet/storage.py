@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
-from nas_engine.compression.checkpoint import load_base, load_grids, save_grids, save_on_grids
+from nas_engine.compression.checkpoint import load_base, save_on_grids
+from nas_engine.compression.grid_file import load_grids, save_grids
 from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CheckpointError
 from nas_engine.families.fingerprint import base_fingerprint, tokenizer_fingerprint
