@@ -68,7 +68,7 @@ class CalibratedLayer:
         modules = dict(module.named_modules())
         self.projections = {name: modules[path] for name, path in family.projections.items() if path in modules}
         self.given: list[Tensor] | None = None
-        self._module, self._calls, self._hidden, self._mask = module, calls, hidden, mask
+        self._module, self._calls, self.hidden, self._mask = module, calls, hidden, mask
 
     def name(self, projection: str) -> str:
         """The space's name of a projection, such as ``layers.3.up``."""
@@ -130,7 +130,7 @@ class CalibratedLayer:
 
     def _batches(self) -> Iterator[tuple[_Call, Tensor, Tensor]]:
         """How the layer is called, what it reads and which of the tokens are no padding, where the model is."""
-        for call, hidden, mask in zip(self._calls, self._hidden, self._mask, strict=True):
+        for call, hidden, mask in zip(self._calls, self.hidden, self._mask, strict=True):
             yield call, hidden.to(mask.device), mask
 
 

@@ -59,6 +59,11 @@ class PoolProcess:
             os.close(lifeline)
 
     @property
+    def pid(self) -> int:
+        """Its number among the processes."""
+        return self._process.pid
+
+    @property
     def gone(self) -> bool:
         """Whether it has ended and everything that it said was received."""
         return self._process.poll() is not None and not self.connection.poll()

@@ -158,6 +158,11 @@ class ElasticModel:
         self.compression_state.switch(self.elastic_linears)
         self._genome = wanted
 
+    @property
+    def active_genome(self) -> tuple[int, ...] | None:
+        """The genome of what is active; None where no sub-network of the space is, as after `restore_base`."""
+        return self._genome
+
     def active_parameters(self, adapters: bool = False) -> int:
         """Parameters of the active sub-network once extracted; with `adapters`, the active adapters' besides."""
         absent = [layer.module for layer in absent_layers(self.layers)]

@@ -16,7 +16,9 @@ QUESTIONS = (Question("the cat", ("ate", "ran", "sat on it"), 2), Question("on t
 
 def with_template(single: str):
     tokenizer = tiny_tokenizer()
-    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<eos>", 0)])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("<eos>", 0)]
+    )
     return tokenizer
 
 
@@ -44,7 +46,7 @@ def test_tokenizer_changed_in_place_is_asked_again() -> None:
     tokenizer, model = tiny_tokenizer(), tiny_llama()
     texts, accuracy = Perplexity(["the cat ate", "on the water"]), MultipleChoiceAccuracy(QUESTIONS)
     before = texts.measure(model, tokenizer).value, accuracy.scores(model, tokenizer)
-    tokenizer._tokenizer.post_processor = with_template("<eos> $A")._tokenizer.post_processor
+    tokenizer.backend_tokenizer.post_processor = with_template("<eos> $A").backend_tokenizer.post_processor
     fresh = with_template("<eos> $A")
     assert texts.measure(model, tokenizer).value == texts.measure(model, fresh).value != before[0]
     torch.testing.assert_close(accuracy.scores(model, tokenizer), accuracy.scores(model, fresh))

@@ -354,7 +354,9 @@ def test_exact_match_takes_what_follows_the_mark_the_last_number_or_a_line(tmp_p
 def test_prompts_of_conversations_are_read_as_the_template_begins_them(tmp_path: Path) -> None:
     tokenizer = tiny_chat_tokenizer("{{ bos_token }}" + CHATML)
     tokenizer.bos_token = "<eos>"
-    tokenizer._tokenizer.post_processor = processors.TemplateProcessing("<eos> $A", special_tokens=[("<eos>", 0)])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "<eos> $A", special_tokens=[("<eos>", 0)]
+    )
     data = loaded(written(tmp_path / "all.jsonl", [chat(i) for i in range(50)]), tokenizer)
     messages = chat(data.rows["test"][0])["messages"]
     expected = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
