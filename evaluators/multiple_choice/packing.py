@@ -73,7 +73,7 @@ class PackedBatch:
 
     @property
     def places(self) -> Tensor:
-        """Of tokens in their row, shape (tokens,)."""
+        """The place of each token in its row, shape (tokens,)."""
         return torch.arange(self.ends.shape[1], device=self.ends.device)
 
     @property

@@ -112,7 +112,7 @@ class CalibratedLayer:
 
     @torch.no_grad()
     def inside(self, projection: str) -> list[tuple[Tensor, Tensor]]:
-        """Of every batch, what `projection` reads and what the layer gives, shapes (rows, tokens, …)."""
+        """What `projection` reads and what the layer gives, batch by batch, shapes (rows, tokens, …)."""
         read: list[Tensor] = []
         module = self.projections[projection]
         handle = module.register_forward_pre_hook(lambda module, args: read.append(args[0]))

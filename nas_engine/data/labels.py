@@ -34,7 +34,7 @@ class Labels:
 
     @property
     def kind(self) -> LabelKind:
-        """Of data."""
+        """The kind of data that these labels make."""
         return "classification" if self.classes else "regression"
 
     @classmethod
@@ -107,7 +107,7 @@ def name_of(row: Row, column: str) -> str:
 
 
 def classes_in_words(classes: Sequence[str]) -> str:
-    """Names in a sentence."""
+    """The names of classes, as a sentence lists them."""
     return ", ".join(classes[:_SHOWN]) + (", …" if len(classes) > _SHOWN else "")
 
 

@@ -15,7 +15,7 @@ SHARED = "also in the test set"
 
 @dataclass(frozen=True)
 class PartReport:
-    """Of one of the files that were read, or of all that a task made.
+    """Counts of one of the files that were read, or of all that a task made.
 
     Args:
         read: rows.
@@ -28,7 +28,7 @@ class PartReport:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Of one split.
+    """Counts of one split.
 
     Args:
         kept: examples.

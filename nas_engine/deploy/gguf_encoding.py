@@ -72,7 +72,7 @@ def on_grid(weight: Tensor, grid: Grid, where: str) -> Encoded:
 
 
 def dequantized(stored: Encoded) -> Tensor:
-    """What is stored, in fp32."""
+    """The weight that is stored, in fp32."""
     array, kind = stored
     return torch.from_numpy(np.ascontiguousarray(gguf.quants.dequantize(array, kind), dtype=np.float32))
 

@@ -33,7 +33,7 @@ class Stored:
 
     @property
     def decoded(self) -> Tensor:
-        """What is stored, in fp32."""
+        """The matrix that is stored, in fp32."""
         return dequantize(self.integers, replace(self.grid, scale=self.grid.scale.float()))
 
 

@@ -82,7 +82,7 @@ def _require_trunk(model: PreTrainedModel, config: PreTrainedConfig) -> None:
 
 
 def _log_probabilities(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
-    """Of shape (tokens, vocabulary)."""
+    """Log-probabilities of the next token at every position, shape (tokens, vocabulary)."""
     logits: Tensor = model(torch.tensor([ids], device=model.device)).logits[0]
     return logits.float().log_softmax(-1).cpu()
 

@@ -230,7 +230,7 @@ class Knapsack:
 
 
 def _unbeaten(costs: Array, losses: Array) -> Indices:
-    """Of sums, those that no other beats in loss and all costs; one of equal ones."""
+    """Positions of the sums that no other beats in loss and all costs; one of equal ones."""
     if costs.shape[1] > 1:
         return np.flatnonzero(is_nondominated(np.column_stack([costs, losses]), keep_weakly=False))
     order = np.lexsort((losses, costs[:, 0]))

@@ -26,7 +26,7 @@ class Searchable(Protocol[S]):
 
     @property
     def space(self) -> SearchSpace:
-        """Its genes."""
+        """What may vary."""
         ...
 
     def fingerprint(self) -> str:

@@ -165,7 +165,7 @@ class _Actors(Generic[S]):
 
     @cached_property
     def _arguments(self) -> tuple[Any, ...]:
-        """Of `_Actor.load`; the large ones are kept once in Ray's object store."""
+        """What `_Actor.load` takes; the large ones are kept once in Ray's object store."""
         ray, device = _ray(), self._job.supernet.device.partition(":")[0]
         content = shipment(self._job, max(1, int(self._cluster.cpus)))
         with temporary_folder("nas-engine-workers-") as temporary:

@@ -80,7 +80,7 @@ def calibration_texts(
 
 
 def told_in_words(found: CalibrationTexts) -> str:
-    """A line."""
+    """What a line says of the calibration texts."""
     scripts = ", ".join(f"{100 * share:.3g} % {name}" for name, share in found.scripts.items())
     own, kind = found.texts - found.generated, found.kind.replace("_", " ")
     parts = [f"the first {own} texts that are learned ({kind})"] if own else []

@@ -105,7 +105,7 @@ def choose(
     """
 
     def in_order(finalists: list[Finalist]) -> list[Finalist]:
-        """Those that keep the tolerance from the cheapest on, then the others from the best on."""
+        """First those that keep the tolerance, the cheapest first, then the others, the best first."""
 
         def place(finalist: Finalist) -> tuple[bool, float]:
             loss = lost(selection, reference, finalist.score)

@@ -199,12 +199,12 @@ class JobSettings:
 
     @property
     def lora(self) -> TrainingSettings | None:
-        """Of plain LoRA on the whole model; None where it is given, or is not wanted."""
+        """How plain LoRA is trained on the whole model; None where an adapter is given, or none is wanted."""
         return self._training(self.lora_steps, "largest") if self.adapter is None else None
 
     @property
     def training(self) -> TrainingSettings | None:
-        """In which sub-networks take turns; None where none do."""
+        """How sub-networks take turns in training; None where none do."""
         return self._training(self.steps, self.strategy)
 
     @property

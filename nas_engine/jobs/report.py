@@ -141,7 +141,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 
 def summary_entry(measurement: Measurement) -> dict[str, float]:
-    """As `summary.json` has it."""
+    """A measurement as `summary.json` has it."""
     return {"value": round(measurement.value, 4), "stderr": round(measurement.stderr, 4), "n": measurement.n}
 
 
@@ -151,7 +151,7 @@ def question_of(pair: TextPair) -> str:
 
 
 def score_of(teacher: Teacher, asked: ModelEvaluator) -> Measurement:
-    """The reference's."""
+    """The reference's score."""
     with teacher.taught() as supernet:
         return asked.measure(supernet.model, supernet.tokenizer)
 

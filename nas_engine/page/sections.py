@@ -276,7 +276,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def versions(run: Run) -> Sequence[tuple[str, str]]:
-    """Of the packages that the job ran with."""
+    """Versions of the packages that the job ran with."""
     return list(run.about.versions.items()) if run.about is not None else []
 
 

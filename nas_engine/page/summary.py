@@ -32,7 +32,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class ChosenModel(Measured):
-    """The one that was saved."""
+    """The model that was saved."""
 
     configuration: dict[str, int | float]
     heal_steps: int
@@ -81,7 +81,7 @@ class CalibrationTexts:
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """Of the main job; scores are of its `quality`, such as accuracy."""
+    """What the main job leaves; scores are of its `quality`, such as accuracy."""
 
     reference: Measured
     chosen: ChosenModel
@@ -101,7 +101,7 @@ class SearchSummary:
 
 @dataclass(frozen=True)
 class RecipeSummary:
-    """Of Shears and SQFT."""
+    """What Shears and SQFT leave."""
 
     recipe: str
     sub_adapter: str

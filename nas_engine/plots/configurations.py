@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from nas_engine.plots.layers import kind_of, layers_of
-from search_spaces import Choice, Configuration, SearchSpace, Value
+from search_spaces import Choice, Configuration, ModuleName, SearchSpace, Value
 
 _BLOCKS = {
     "attention": {"attention", "q", "k", "v", "o", "qkv"},
@@ -132,7 +132,7 @@ def _label(choice: Choice, with_modules: bool) -> str:
 
 def _block(choice: Choice) -> str | None:
     """The block that all of a choice's modules are in; None of several."""
-    modules = {module.split(".")[2] for module in choice.modules}
+    modules = {ModuleName.parse(module).name for module in choice.modules}
     return next((block for block, names in _BLOCKS.items() if modules <= names), None)
 
 

@@ -29,7 +29,7 @@ class WithoutSupernet(SearchableDefaults):
     model: str
 
     def fingerprint(self) -> str:
-        """Of the super-network that was searched."""
+        """The fingerprint of the super-network that was searched."""
         return self.model
 
     def subnetwork(self, configuration: Configuration) -> NoReturn:

@@ -142,7 +142,7 @@ class ElasticLinear(FrozenLinear):
     @property
     def merges(self) -> bool:
         """Whether a plain layer, as sparse and on the same grid, computes what this one computes; see
-        `nas_engine.supernet.leaving.merged`.
+        `nas_engine.supernet.leaving.merged_layer`.
         """
         return self.lora_A is None or self.adapter_mode.merges(self.sparsity, self.grid)
 

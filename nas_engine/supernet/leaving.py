@@ -11,7 +11,7 @@ from nas_engine.supernet.elastic import ElasticLinear
 
 
 @torch.no_grad()
-def merged(linear: ElasticLinear) -> nn.Linear | Conv1D:
+def merged_layer(linear: ElasticLinear) -> nn.Linear | Conv1D:
     """A plain layer of the active size and the original's class, its weight the `combined_weight`.
 
     Raises:
@@ -24,7 +24,7 @@ def merged(linear: ElasticLinear) -> nn.Linear | Conv1D:
 
 
 @torch.no_grad()
-def unmerged(linear: ElasticLinear) -> ElasticLinear:
+def unmerged_layer(linear: ElasticLinear) -> ElasticLinear:
     """A layer of the active size, the adapter beside the weight as it is in `linear`.
 
     Raises:
@@ -40,7 +40,7 @@ def unmerged(linear: ElasticLinear) -> ElasticLinear:
 
 
 @torch.no_grad()
-def renewed(linear: ElasticLinear, generator: torch.Generator) -> ElasticLinear:
+def renewed_layer(linear: ElasticLinear, generator: torch.Generator) -> ElasticLinear:
     """A layer of the active size that computes the same, its adapter taken into the frozen weight and begun anew.
 
     The new adapter has the largest rank at the same scale. On a sparse or quantized base the weight keeps its zeros and
@@ -50,7 +50,7 @@ def renewed(linear: ElasticLinear, generator: torch.Generator) -> ElasticLinear:
         ExportError: the adapter cannot become part of the weight (see `AdapterMode.absorbed`), or as `require_finite`.
     """
     if linear.lora_A is None:
-        return unmerged(linear)
+        return unmerged_layer(linear)
     require_finite(linear)
     weight = linear.adapter_mode.absorbed(linear.active_weight, linear.update, linear.active_grid)
     layer = _alone(linear, weight, linear.rank, generator)
@@ -58,13 +58,13 @@ def renewed(linear: ElasticLinear, generator: torch.Generator) -> ElasticLinear:
     return layer
 
 
-def deployed(linear: ElasticLinear, merge: bool | None = None) -> nn.Module:
+def deployed_layer(linear: ElasticLinear, merge: bool | None = None) -> nn.Module:
     """`merged`, or `unmerged` where merging would lose something and `merge` is None.
 
     Raises:
         ExportError: as either.
     """
-    return unmerged(linear) if merge is None and not linear.merges else merged(linear)
+    return unmerged_layer(linear) if merge is None and not linear.merges else merged_layer(linear)
 
 
 def require_finite(linear: ElasticLinear) -> None:

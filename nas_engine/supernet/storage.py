@@ -186,7 +186,7 @@ def _original_weights(supernet: ElasticModel, at_once: bool = False) -> dict[str
 
 
 def _outline(linear: ElasticLinear, tensor: Tensor, kind: str) -> Tensor:
-    """Of the shape and type of what is written, without numbers."""
+    """A tensor of the shape and type of what is written, without numbers."""
     return tensor if kind != "weight" or not linear.packed else linear.outline_of_weight()
 
 

@@ -63,7 +63,7 @@ class Ranks:
 
     @classmethod
     def joined(cls, device: torch.device) -> Ranks:
-        """Those of the process group that there is, or that torchrun or `accelerate launch` started this process for.
+        """The processes of the group that there is, or that torchrun or `accelerate launch` started this process for.
 
         Args:
             device: where the network is.

@@ -23,7 +23,7 @@ from nas_engine.errors import CheckpointError, ExportError
 from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.elastic import ElasticLinear
-from nas_engine.supernet.leaving import deployed, renewed, unmerged
+from nas_engine.supernet.leaving import deployed_layer, renewed_layer, unmerged_layer
 from nas_engine.supernet.saving import Outlines
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.labelled import Learned, tokenize_for
@@ -57,7 +57,7 @@ class Healed:
         self.texts: tuple[str, ...] = ()
         generator = torch.Generator().manual_seed(seed)
         self.model = subnet.extract_with(
-            (lambda linear: renewed(linear, generator)) if adapters == "fresh" else unmerged
+            (lambda linear: renewed_layer(linear, generator)) if adapters == "fresh" else unmerged_layer
         )
         self.model.requires_grad_(False)
         for parameter in self.trained.values():
@@ -107,7 +107,7 @@ class Healed:
             ExportError: `merge` is True, and merging would fill zeros or leave a grid.
         """
         return self._deployed(
-            lambda linear: deployed(linear, merge),
+            lambda linear: deployed_layer(linear, merge),
             share_embeddings,
         )
 

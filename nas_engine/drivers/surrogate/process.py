@@ -98,7 +98,9 @@ class Process:
 
 
 def _nll(factor: Array, values: Array, weights: Array) -> float:
-    """Of values whose covariance has this Cholesky `factor`; `weights` are the covariance's inverse times them."""
+    """The negative log-likelihood of values whose covariance has this Cholesky `factor`; `weights` are the
+    covariance's inverse times the values.
+    """
     return float(0.5 * values @ weights + np.log(factor.diagonal()).sum())
 
 
@@ -116,7 +118,7 @@ def _smooth_parts(left: Features, right: Features) -> Array:
 
 
 def _squared_distances(left: Array, right: Array) -> Array:
-    """Of every two rows, by one matrix product."""
+    """The squared distance of every two rows, by one matrix product."""
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)
     distances: Array = np.maximum(squares - 2 * left @ right.T, 0.0)
     return distances
