@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from nas_engine.compression.grid import Grid
-from nas_engine.deploy.exported import Check, Weights
+from nas_engine.deploy.exported import Check, ExportRequest, Weights
 from nas_engine.deploy.extracted_sizes import extracted_sizes
 from nas_engine.deploy.gguf_architecture import architecture_of, built_as
 from nas_engine.deploy.gguf_check import compared_as_stored, require_exact
@@ -22,31 +21,25 @@ from nas_engine.families.descriptions import family_of
 
 
 def export_gguf(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    written_tokenizer: PreTrainedTokenizerBase | Path,
-    file: Path,
-    title: str,
-    weights: Weights | None,
-    grids: Mapping[str, Grid],
-    texts: Sequence[str],
-    check: bool,
+    asked: ExportRequest, written_tokenizer: PreTrainedTokenizerBase | Path, file: Path
 ) -> tuple[str, Check | None]:
     """Write and check; llama.cpp's name of the architecture, and what the check found.
 
-    With `check`, everything is written in fp32 first: what llama.cpp computes from that must be what transformers does,
-    to the order of sums. What is rounded comes after, for its difference depends on the texts.
+    Where a check is asked for, everything is written in fp32 first: what llama.cpp computes from that must be what
+    transformers does, to the order of sums. What is rounded comes after, for its difference depends on the texts.
 
     Raises:
         ExportError: llama.cpp cannot express the model, is not installed, or computes something else in fp32.
     """
-    if check:
+    if asked.check:
         require_llama_cpp()
+    model, tokenizer, texts = asked.model, asked.tokenizer, asked.texts
+    weights, title = cast("Weights | None", asked.weights), asked.file.stem
     known, family = architecture_of(model.config), family_of(model)
     blocks = extracted_sizes(model, family)
-    plan = GgufPlan(model, family, known, built_as(model, known, blocks), blocks, weights, grids)
+    plan = GgufPlan(model, family, known, built_as(model, known, blocks), blocks, weights, asked.grids)
     found = None
-    if check:
+    if asked.check:
         write_gguf(replace(plan, weights="f32"), written_tokenizer, file, title)
         found = require_exact(plan, tokenizer, file, texts)
         if weights == "f32":

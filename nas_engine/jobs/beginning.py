@@ -8,9 +8,10 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nas_engine.data import DataSplits, labels_of, load_data, source_of
 from nas_engine.data.sources import Source
+from nas_engine.errors import SettingsError
 from nas_engine.families.head import Head, label_names
 from nas_engine.families.plain import require_plain
-from nas_engine.jobs.job_settings import JobSettings
+from nas_engine.jobs.job_settings import TRANSFORMERS, JobSettings
 from nas_engine.jobs.versions import require_versions, without_versions
 from nas_engine.models import load_model
 from nas_engine.supernet import SuperNetwork
@@ -45,13 +46,39 @@ def begin(settings: JobSettings) -> Beginning:
     if labels is None:
         supernet, space = _compressible(settings) if settings.compresses else _elastic(settings)
         return Beginning(supernet, data_of(source, settings, supernet.model.config, supernet.tokenizer), space)
-    settings.require_classifies()
+    _require_classifies(settings)
     model, tokenizer = load_model(settings.model, head=Head(labels.classes))
     supernet = SuperNetwork.from_pretrained(
         model, settings.template, tokenizer, seed=settings.seed, device=settings.device, target=settings.target
     )
     data = data_of(source, settings, model.config, tokenizer, label_names(model.config))
     return Beginning(supernet, data, supernet.space)
+
+
+def _require_classifies(settings: JobSettings) -> None:
+    """Check that nothing is set that classifiers cannot have.
+
+    Raises:
+        SettingsError: a target whose formats hold language models alone, weight bits or zeros.
+    """
+    if settings.generated:
+        raise SettingsError(
+            f"generated is {settings.generated}, and the data are texts with labels: encoders write nothing; leave it "
+            "out.",
+            ("generated",),
+        )
+    if settings.compresses:
+        raise SettingsError(
+            "the data are texts with labels, and weight_bits and sparsity are searched in language models alone "
+            "yet; leave them out.",
+            ("space",),
+        )
+    if settings.target != TRANSFORMERS:
+        raise SettingsError(
+            f"the data are texts with labels, and {settings.target} is a target of language models here; leave target "
+            f"out, or give {TRANSFORMERS}.",
+            ("target",),
+        )
 
 
 def _elastic(settings: JobSettings) -> tuple[SuperNetwork, SearchSpace]:

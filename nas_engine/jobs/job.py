@@ -130,13 +130,9 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
         selection,
         data.train,
         teacher,
-        settings.healing,
-        settings.tolerance,
-        settings.latency,
-        settings.finalists,
+        settings.choosing,
         folder,
         progress,
-        settings.minimize,
     )
     chosen = finalists[0]
     write_figures(result, finalists, reference, folder, held_out.name, settings.minimize)

@@ -13,6 +13,7 @@ from nas_engine.deploy.targets import target_named
 from nas_engine.drivers.registry import HINTED, NEEDY
 from nas_engine.errors import SettingsError
 from nas_engine.execution.executor import Workplace
+from nas_engine.jobs.finalists import FinalistSettings
 from nas_engine.jobs.parts import evaluators_of, space_of, workplace_of
 from nas_engine.jobs.preparations import require_counts
 from nas_engine.loop import SearchSettings
@@ -172,31 +173,6 @@ class JobSettings:
             )
         require_device(self.device)
 
-    def require_classifies(self) -> None:
-        """Check that nothing is set that classifiers cannot have.
-
-        Raises:
-            SettingsError: a target whose formats hold language models alone, weight bits or zeros.
-        """
-        if self.generated:
-            raise SettingsError(
-                f"generated is {self.generated}, and the data are texts with labels: encoders write nothing; leave it "
-                "out.",
-                ("generated",),
-            )
-        if self.compresses:
-            raise SettingsError(
-                "the data are texts with labels, and weight_bits and sparsity are searched in language models alone "
-                "yet; leave them out.",
-                ("space",),
-            )
-        if self.target != TRANSFORMERS:
-            raise SettingsError(
-                f"the data are texts with labels, and {self.target} is a target of language models here; leave target "
-                f"out, or give {TRANSFORMERS}.",
-                ("target",),
-            )
-
     @property
     def lora(self) -> TrainingSettings | None:
         """How plain LoRA is trained on the whole model; None where an adapter is given, or none is wanted."""
@@ -222,6 +198,17 @@ class JobSettings:
             learning_rate=self.learning_rate,
             fit_tokens=_FIT_TOKENS,
             seed=self.seed,
+        )
+
+    @property
+    def choosing(self) -> FinalistSettings:
+        """How the chosen one is found among finalists."""
+        return FinalistSettings(
+            latency=self.latency,
+            healing=self.healing,
+            tolerance=self.tolerance,
+            count=self.finalists,
+            minimize=self.minimize,
         )
 
     @property

@@ -17,6 +17,7 @@ from nas_engine.compression import quantize_model, save_quantized
 from nas_engine.compression.grid import GridSettings, dequantize, find_grid, quantize
 from nas_engine.compression.quantization import Quantization
 from nas_engine.compression.sparsification import matrix_of
+from nas_engine.deploy.exported import ExportRequest
 from nas_engine.deploy.vllm_folder import export_vllm
 from nas_engine.deploy.vllm_form import implementation_of
 from nas_engine.errors import ExportError
@@ -215,7 +216,7 @@ def rounded(model: PreTrainedModel, kinds) -> Quantization:
 def quantized(model: PreTrainedModel, kinds, folder: Path):
     quantization = rounded(model, kinds)
     grids = {family_of(model).path(name): grid for name, grid in quantization.grids.items()}
-    return export_vllm(model, tiny_tokenizer(), folder, None, grids, TEXTS, True)
+    return export_vllm(ExportRequest(model, tiny_tokenizer(), folder, None, grids, TEXTS, check=True))
 
 
 def test_bits_that_differ_by_layer_leave_with_exact_targets(tmp_path) -> None:
