@@ -42,7 +42,7 @@ from nas_engine.data.tasks import task_splits
 from nas_engine.drivers.driver import DriverProblem, Objectives
 from nas_engine.drivers.registry import make_driver
 from nas_engine.execution.executor import InProcess
-from nas_engine.execution.measuring import Job
+from nas_engine.execution.measuring import MeasurementPlan
 from nas_engine.ledger.ledger import Record
 from nas_engine.results.dominance import non_dominated
 from search_spaces import Genome, lonas_space
@@ -149,7 +149,7 @@ class Generation:
 
 def generations(supernet: SuperNetwork, accuracy: MultipleChoiceAccuracy, count: int) -> Iterator[Generation]:
     """The first generations of a search."""
-    executor = InProcess(Job(supernet, [accuracy, ParameterCount()]))
+    executor = InProcess(MeasurementPlan(supernet, [accuracy, ParameterCount()]))
     driver = make_driver("nsga2-layers", DriverProblem(supernet.space, 2, GENERATION, seed=0))
     everything: list[Record] = []
     run = reused = 0

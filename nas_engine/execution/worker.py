@@ -20,7 +20,7 @@ import torch
 from evaluators import Evaluator, Measurement, computing
 from evaluators.latency.machine import cpu_threads
 from nas_engine.errors import SearchError
-from nas_engine.execution.measuring import Began, GenomeBatch, Job, Outcome, S, Searchable
+from nas_engine.execution.measuring import Began, GenomeBatch, MeasurementPlan, Outcome, S, Searchable
 from nas_engine.ledger.ledger import Record
 from nas_engine.supernet import SuperNetwork
 
@@ -130,13 +130,13 @@ class Worker(Generic[S]):
                 f"or differs on this machine (fingerprint {supernet.fingerprint()} there, {shipment.fingerprint} here)."
             )
         evaluators = _unpacked(shipment.evaluators, supernet)
-        self.job: Job[S] = Job(supernet, evaluators, shipment.seconds, shipment.optimized)
+        self.plan: MeasurementPlan[S] = MeasurementPlan(supernet, evaluators, shipment.seconds, shipment.optimized)
         self._batch: GenomeBatch[S] | None = None
         self._batch_threads: int | None = None
 
     def cannot_time(self, settings: Sequence[Mapping[str, Any]]) -> str:
         """Why times taken here would not be those of `settings`, which the search's own process gave; else empty."""
-        for evaluator, wanted in zip(self.job.alone, settings, strict=True):
+        for evaluator, wanted in zip(self.plan.alone, settings, strict=True):
             try:
                 with cpu_threads(self._threads_alone):
                     found = dict(evaluator.settings())
@@ -161,8 +161,8 @@ class Worker(Generic[S]):
 
     def _begin(self, chunk: Chunk) -> None:
         genomes = [np.array(key, dtype=np.int64) for key in chunk.genomes]
-        evaluators = self.job.alone if chunk.alone else self.job.shared
-        self._batch = GenomeBatch(self.job, evaluators, genomes, chunk.front, self._batch)
+        evaluators = self.plan.alone if chunk.alone else self.plan.shared
+        self._batch = GenomeBatch(self.plan, evaluators, genomes, chunk.front, self._batch)
         self._batch_threads = self._threads_alone if chunk.alone else None
 
 
@@ -203,8 +203,8 @@ def packed_evaluators(evaluators: Sequence[Evaluator], supernet: Searchable[S]) 
     return _dumps(list(evaluators), supernet)
 
 
-def shipment(job: Job[S], threads: int, device: str | None = None) -> Shipment:
-    """What a worker needs for `job`, without the super-network's files.
+def shipment(plan: MeasurementPlan[S], threads: int, device: str | None = None) -> Shipment:
+    """What a worker needs for `plan`, without the super-network's files.
 
     Args:
         threads: CPU threads of each worker.
@@ -213,15 +213,15 @@ def shipment(job: Job[S], threads: int, device: str | None = None) -> Shipment:
     Raises:
         SearchError: something cannot be sent.
     """
-    supernet = job.supernet
+    supernet = plan.supernet
     return Shipment(
         packed_supernet(supernet),
-        packed_evaluators(job.evaluators, supernet),
+        packed_evaluators(plan.evaluators, supernet),
         supernet.fingerprint(),
         str(supernet.model.dtype).removeprefix("torch.") if isinstance(supernet, SuperNetwork) else "",
         device or supernet.device,
-        job.seconds,
-        None if job.optimized is None else tuple(job.optimized),
+        plan.seconds,
+        None if plan.optimized is None else tuple(plan.optimized),
         threads,
         torch.get_num_threads(),
     )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from evaluators import Measurement
 from nas_engine.errors import SearchError
 from nas_engine.execution.executor import InProcess
-from nas_engine.execution.measuring import Began, Job
+from nas_engine.execution.measuring import Began, MeasurementPlan
 from nas_engine.execution.work_queue import WorkQueue
 from nas_engine.execution.worker import Arrived, Ready, Refused, Worker, shipment
 from nas_engine.execution.worker_executor import Lost, WorkerExecutor
@@ -61,8 +61,8 @@ def test_shares_of_several_workers_are_neighbours() -> None:
 class Inline:
     """Workers in this process that advance by one event at a time, in random order, and now and then are lost."""
 
-    def __init__(self, job: Job, rng: random.Random, losses: int, places: int) -> None:
-        self.job, self.rng, self.losses, self.places = job, rng, losses, places
+    def __init__(self, plan: MeasurementPlan, rng: random.Random, losses: int, places: int) -> None:
+        self.plan, self.rng, self.losses, self.places = plan, rng, losses, places
         self.handles: list[InlineHandle] = []
 
     def hire(self) -> "InlineHandle":
@@ -99,7 +99,7 @@ class InlineHandle:
 
     def _start(self, backend: Inline) -> Iterator:
         yield Arrived(self.place)
-        self.worker = Worker(shipment(backend.job, threads=1), Path())
+        self.worker = Worker(shipment(backend.plan, threads=1), Path())
         yield Ready()
 
     def send(self, task) -> None:
@@ -117,8 +117,8 @@ class InlineWorkers:
     places: int = 1
 
     @contextmanager
-    def open(self, job):
-        yield WorkerExecutor(job, Inline(job, random.Random(self.seed), self.losses, self.places), self.workers)
+    def open(self, plan):
+        yield WorkerExecutor(plan, Inline(plan, random.Random(self.seed), self.losses, self.places), self.workers)
 
 
 class Alone(Cost):
@@ -286,8 +286,8 @@ class FailuresFirst:
     parallel = 1
 
     @contextmanager
-    def open(self, job):
-        self.here = InProcess(job)
+    def open(self, plan):
+        self.here = InProcess(plan)
         yield self
 
     def evaluate(self, genomes, front):
