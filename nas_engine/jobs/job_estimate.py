@@ -29,7 +29,7 @@ _OF_HIDDEN, _OF_VOCABULARY = 240, 40
 
 
 def estimate_search(settings: JobSettings, timed: bool = True) -> Estimate:
-    """What `nas_engine.run_job` would need of memory and time; no weights are read.
+    """What `nas_engine.jobs.job.run_job` would need of memory and time; no weights are read.
 
     Args:
         settings: of the job.

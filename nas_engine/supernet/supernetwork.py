@@ -73,7 +73,7 @@ class SuperNetwork(ElasticModel):
                 nonzeros (SparsePEFT); ``"quantized"``, on its nonzeros and its grid (QA-SparsePEFT).
             quantization: what `nas_engine.compression.quantize_model` gave for `model`; a folder that
                 `nas_engine.compression.save_quantized` wrote brings its own.
-            database: what `nas_engine.compression.database.build_database` made of `model`, for a space with
+            database: what `nas_engine.build_database` made of `model`, for a space with
                 `weight_bits` or `sparsity`, which needs ``adapter_mode="quantized"``.
             device: where it computes, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
             target: where sub-networks will run: one of `nas_engine.deploy.TARGETS`, such as ``"llama.cpp"``. A template
