@@ -10,7 +10,7 @@ from evaluators import Evaluator, Latency
 from evaluators.latency.machine import require_device
 from nas_engine.deploy import FORMATS
 from nas_engine.deploy.targets import target_named
-from nas_engine.drivers.registry import HINTED, NEEDY
+from nas_engine.drivers.registry import NEEDS_SENSITIVITY, TAKES_SENSITIVITY
 from nas_engine.errors import SettingsError
 from nas_engine.execution.executor import Workplace
 from nas_engine.jobs.finalists import FinalistSettings
@@ -162,12 +162,12 @@ class JobSettings:
         _ = self._training(1, self.strategy), self.lora, self.training, self.healing, self.searching, self.latency
         _ = self.template, self.more_evaluators, self.workplace
         given = self.sensitivity or 0
-        if given < 0 or (given and self.driver not in HINTED):
+        if given < 0 or (given and self.driver not in TAKES_SENSITIVITY):
             raise ValueError(
                 f"sensitivity is {self.sensitivity} with the driver {self.driver!r}; give a number of questions with "
-                f"{' or '.join(HINTED)}, or 0."
+                f"{' or '.join(TAKES_SENSITIVITY)}, or 0."
             )
-        if self.driver in NEEDY and not self.hints:
+        if self.driver in NEEDS_SENSITIVITY and not self.hints:
             raise ValueError(
                 f"sensitivity is 0 with the driver {self.driver!r}, which needs one; give a number of questions."
             )
@@ -282,4 +282,4 @@ class JobSettings:
     @property
     def hints(self) -> int:
         """How many questions say beforehand which genes matter."""
-        return (_HINTS if self.driver in HINTED else 0) if self.sensitivity is None else self.sensitivity
+        return (_HINTS if self.driver in TAKES_SENSITIVITY else 0) if self.sensitivity is None else self.sensitivity
