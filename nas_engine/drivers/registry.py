@@ -83,8 +83,8 @@ def make_driver(driver: str | DriverFactory, problem: DriverProblem) -> Driver:
         return _whole(driver(problem))
     if problem.sensitivity is not None and driver not in TAKES_SENSITIVITY:
         raise SearchError(
-            f"driver is {driver!r}, which makes nothing of a sensitivity; choose {' or '.join(TAKES_SENSITIVITY)}, or do "
-            "without."
+            f"driver is {driver!r}, which makes nothing of a sensitivity; choose {' or '.join(TAKES_SENSITIVITY)}, or "
+            "do without."
         )
     return DRIVERS[driver](problem)
 
