@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from benchmarks._common import load
 from benchmarks.training_quality import questions
 from evaluators import (
     Direction,
-    Evaluator,
     EvaluatorDefaults,
     Measurement,
+    ModelEvaluator,
     MultipleChoiceAccuracy,
     Perplexity,
     Question,
@@ -50,14 +50,6 @@ _OPENING = "Question:"
 Blocks = tuple[tuple[int, int], ...]
 
 
-class Judge(Evaluator, Protocol):
-    """An evaluator that also takes an ordinary model."""
-
-    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Measurement:
-        """Measure `model`."""
-        ...
-
-
 @dataclass(frozen=True)
 class Task:
     """What is learned and how it is judged.
@@ -68,7 +60,7 @@ class Task:
     """
 
     train: Sequence[TextPair]
-    judge: Judge
+    judge: ModelEvaluator
 
 
 def load_task(name: str, data: Path, test: int) -> Task:

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks._common import arguments, load, print_json
 from nas_engine import SuperNetwork
-from search_spaces import attention_heads, layer_skip, lonas
+from search_spaces import attention_heads, layer_skip, lonas_space
 
 
 def seconds_of(action: Callable[[int], object], repeats: int) -> float:
@@ -31,7 +31,7 @@ def main() -> None:
     """Measure, and print one JSON object."""
     model, tokenizer = load(arguments(__doc__).parse_args().quick)
     # LoNAS's space and every other dimension besides: six genes a layer.
-    space = lonas(multiple_of=8) + attention_heads((1.0, 0.67, 0.34)) + layer_skip()
+    space = lonas_space(multiple_of=8) + attention_heads((1.0, 0.67, 0.34)) + layer_skip()
     supernet = SuperNetwork.from_pretrained(model, space, tokenizer)
     genomes = supernet.space.sample(np.random.default_rng(0), 200)
     activation = seconds_of(lambda i: supernet.activate_genome(genomes[i]), 200)

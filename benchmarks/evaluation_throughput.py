@@ -42,10 +42,10 @@ from nas_engine.data.tasks import task_splits
 from nas_engine.drivers.driver import DriverProblem, Objectives
 from nas_engine.drivers.registry import make_driver
 from nas_engine.execution.executor import InProcess
-from nas_engine.execution.measuring import Job
+from nas_engine.execution.measuring import MeasurementPlan
 from nas_engine.ledger.ledger import Record
 from nas_engine.results.dominance import non_dominated
-from search_spaces import Genome, lonas
+from search_spaces import Genome, lonas_space
 
 GENERATION = 20
 ROWS = 16  # of a batch of the plain loop
@@ -123,7 +123,7 @@ def trained(given: argparse.Namespace, learn: Sequence[Question]) -> SuperNetwor
     if folder and (folder / "supernet").is_dir():
         return SuperNetwork.load(folder / "supernet")
     model, tokenizer = load(given.quick)
-    supernet = SuperNetwork.from_pretrained(model, lonas(multiple_of=8), tokenizer)
+    supernet = SuperNetwork.from_pretrained(model, lonas_space(multiple_of=8), tokenizer)
     train(supernet, learn, steps=given.steps or (3 if given.quick else 120), checkpoint=folder and folder / "training")
     if folder:
         supernet.save(folder / "supernet")
@@ -149,7 +149,7 @@ class Generation:
 
 def generations(supernet: SuperNetwork, accuracy: MultipleChoiceAccuracy, count: int) -> Iterator[Generation]:
     """The first generations of a search."""
-    executor = InProcess(Job(supernet, [accuracy, ParameterCount()]))
+    executor = InProcess(MeasurementPlan(supernet, [accuracy, ParameterCount()]))
     driver = make_driver("nsga2-layers", DriverProblem(supernet.space, 2, GENERATION, seed=0))
     everything: list[Record] = []
     run = reused = 0

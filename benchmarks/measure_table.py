@@ -64,6 +64,16 @@ class Reduced:
             first += size
         return SearchSpace.of(choices)
 
+    @property
+    def target(self) -> str | None:
+        """The super-network's."""
+        return self.supernet.target
+
+    @property
+    def device(self) -> str:
+        """The super-network's."""
+        return self.supernet.device
+
     def fingerprint(self) -> str:
         """The super-network's."""
         return self.supernet.fingerprint()

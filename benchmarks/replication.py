@@ -40,8 +40,7 @@ from nas_engine.supernet.stored_form import active_grids
 from nas_engine.texts.calibration import calibration_batches
 from nas_engine.training import TrainingReport
 from nas_engine.training.settings import TrainingSettings
-from search_spaces import lonas, lora_rank, mlp_width
-from search_spaces import shears as shears_space
+from search_spaces import lonas_space, lora_rank, mlp_width, shears_space
 
 TARGETS = ("q", "k", "v", "up", "down")
 METHODS = (
@@ -164,7 +163,7 @@ def made(method: str, work: Work) -> tuple[SuperNetwork, Subnetwork, pd.DataFram
         return supernet, supernet.subnetwork({}), None, None
     if method == "lonas":
         supernet = SuperNetwork.from_pretrained(
-            model, lonas(32 if not work.quick else 8), tokenizer, alpha=64.0, seed=work.seed
+            model, lonas_space(32 if not work.quick else 8), tokenizer, alpha=64.0, seed=work.seed
         )
         plan = work.plan
         training = train(

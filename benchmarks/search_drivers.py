@@ -53,7 +53,7 @@ from benchmarks._syne_tune import INSTALLED, SyneTune
 from benchmarks._table import TABLE, table_problem
 from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.pymoo_driver import PymooDriver
-from nas_engine.drivers.registry import DRIVERS, NEEDY, DriverFactory
+from nas_engine.drivers.registry import DRIVERS, NEEDS_SENSITIVITY, DriverFactory
 from search_spaces import Genome
 
 Array = npt.NDArray[np.float64]
@@ -221,7 +221,7 @@ def main() -> None:
     for title, make in problems(wanted).items():
         problem, traces = make(), {}
         for name in names:
-            maker, hinted = makers[name.removesuffix(HINT)], name.endswith(HINT) or name in NEEDY
+            maker, hinted = makers[name.removesuffix(HINT)], name.endswith(HINT) or name in NEEDS_SENSITIVITY
             if hinted and problem.sensitivity is None:
                 continue
             traces[name] = [run(problem, maker, given.evaluations, seed, hinted) for seed in range(given.seeds)]

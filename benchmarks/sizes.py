@@ -34,7 +34,7 @@ from nas_engine.compression.sparsification import matrix_of
 from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.outline import with_layers
 from nas_engine.estimation.stages import count_stages
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from nas_engine.texts.examples import Example, TextPair
 from search_spaces import ModuleName, SpaceTemplate, attention_heads, layer_skip, lora_rank, mlp_width
 

@@ -139,6 +139,22 @@ class Evaluator(Protocol):
         ...
 
 
+class ModelEvaluator(Evaluator, Protocol):
+    """An evaluator that also measures a model that left its super-network."""
+
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Measurement:
+        """The score of any Hugging Face causal language model."""
+        ...
+
+    def require_readable(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check that `model` can be asked all of it.
+
+        Raises:
+            ValueError: it cannot (what it cannot read is named).
+        """
+        ...
+
+
 class EvaluatorDefaults:
     """What an evaluator says of itself unless it says otherwise, by an attribute or a property of the same name."""
 

@@ -19,7 +19,7 @@ from nas_engine.drivers.driver import Driver, Objectives
 from nas_engine.drivers.registry import DriverFactory, make_driver, require_driver_name
 from nas_engine.errors import SearchError
 from nas_engine.execution.executor import Executor, ThisProcess, Workplace
-from nas_engine.execution.measuring import Job, S, Searchable
+from nas_engine.execution.measuring import MeasurementPlan, S, Searchable
 from nas_engine.goal.goal import Goal
 from nas_engine.keywords import merged, takes
 from nas_engine.ledger.ledger import Ledger, Record
@@ -108,7 +108,7 @@ def search(
     settings = merged(SearchSettings, settings, fields, "driver")
     _check(supernet.space, evaluators)
     goal = Goal.of(evaluators, settings.objectives, settings.constraints)
-    _require_paying(getattr(supernet, "target", None), [evaluators[i] for i in goal.optimized])
+    _require_paying(supernet.target, [evaluators[i] for i in goal.optimized])
     space = supernet.space
 
     def score(evaluator: Evaluator, genome: Genome) -> float:
@@ -119,7 +119,8 @@ def search(
     ledger = Ledger(storage, supernet.space, supernet.fingerprint(), evaluators)
     evaluations = min(settings.evaluations, supernet.space.size())
     idle = 0
-    opened = (executor or ThisProcess()).open(Job(supernet, evaluators, settings.time_limit_seconds, goal.optimized))
+    plan = MeasurementPlan(supernet, evaluators, settings.time_limit_seconds, goal.optimized)
+    opened = (executor or ThisProcess()).open(plan)
     with opened as measuring, progress_bar("Searching", evaluations, enabled=progress) as bar:
         run = _Run(supernet, goal, ledger, measuring)
         while len(run.records) < evaluations and idle < _BATCHES_WITHOUT_NEWS:

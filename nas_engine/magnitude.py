@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from nas_engine.arrays import Array
+
 LARGEST = float(np.finfo(np.float64).max)
 _COMPUTABLE = 1e60  # up to here the squares of a few numbers can be multiplied
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-_SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LINES = 30.0
 
 
 class _Line:
@@ -88,7 +88,7 @@ class ProgressBar:
             if self._terminal.title != self._title:  # another stage was shown meanwhile
                 self._terminal.begin(self._title, self._total, self._done - by)
             self._terminal.count(by, self._figures)
-        elif self._enabled and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+        elif self._enabled and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             _print(Console(stderr=True), self._plain(self._left()))
 

@@ -11,7 +11,7 @@ from search_spaces.dimensions.weight_bits import weight_bits
 from search_spaces.errors import ConfigurationError, NasEngineError, SpaceError
 from search_spaces.limits import Limits
 from search_spaces.module_name import ModuleName
-from search_spaces.presets import lonas, shears, sqft
+from search_spaces.presets import lonas_space, shears_space, sqft_space
 from search_spaces.shape import ModelShape
 from search_spaces.space import Configuration, Genome, SearchSpace
 from search_spaces.template import Dimension, SpaceTemplate
@@ -33,11 +33,11 @@ __all__ = [
     "attention_heads",
     "experts",
     "layer_skip",
-    "lonas",
+    "lonas_space",
     "lora_rank",
     "mlp_width",
-    "shears",
+    "shears_space",
     "sparsity",
-    "sqft",
+    "sqft_space",
     "weight_bits",
 ]

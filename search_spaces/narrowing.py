@@ -75,7 +75,7 @@ def _require_fused(choices: list[Choice], group: tuple[str, ...], shape: ModelSh
             )
 
 
-def differences(wide: Iterable[Choice], narrow: Iterable[Choice]) -> Iterator[str]:
+def changed_choices(wide: Iterable[Choice], narrow: Iterable[Choice]) -> Iterator[str]:
     """What became of the choices of a template, a phrase a dimension."""
     by_dimension: dict[str, tuple[dict[str, Choice], dict[str, Choice]]] = {}
     for side, choices in enumerate((wide, narrow)):

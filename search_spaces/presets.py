@@ -7,7 +7,7 @@ from search_spaces.dimensions.mlp_width import mlp_width
 from search_spaces.template import SpaceTemplate
 
 
-def lonas(multiple_of: int = 1) -> SpaceTemplate:
+def lonas_space(multiple_of: int = 1) -> SpaceTemplate:
     """LoNAS's space for LLaMA-7B (LREC-COLING 2024, appendix): 3 genes a layer, 96 with 32 layers.
 
     Attention rank 32 or 28, MLP rank 32 or 28, and MLP width from 100 to 50 % in steps of 12.5 %. The adapter of
@@ -21,11 +21,11 @@ def lonas(multiple_of: int = 1) -> SpaceTemplate:
     )
 
 
-def shears() -> SpaceTemplate:
+def shears_space() -> SpaceTemplate:
     """Shears' space (arXiv 2404.10934, section 3): ranks 32, 24, 16; q, k and v share one."""
     return lora_rank((32, 24, 16), targets=("q", "k", "v", "up", "down"), share=(("q", "k", "v"), ("up",), ("down",)))
 
 
-def sqft() -> SpaceTemplate:
+def sqft_space() -> SpaceTemplate:
     """SQFT's default space (arXiv 2410.03750, section 4): one rank of 32, 24, 16 a layer, shared by q, k and v."""
     return lora_rank((32, 24, 16), targets=("q", "k", "v"))

@@ -5,7 +5,8 @@ Run as ``python -m tests.family_table`` to write it anew.
 
 from pathlib import Path
 
-from nas_engine.families.family import FAMILIES, Family
+from nas_engine.families.descriptions import FAMILIES
+from nas_engine.families.family import Family
 from tests.supernets import FAMILIES as DENSE
 from tests.supernets import HYBRIDS, MIXTURES
 

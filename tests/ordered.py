@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluators import EvaluatorDefaults, Measurement
+from nas_engine.execution.measuring import SearchableDefaults
 from search_spaces import Choice, Configuration, SearchSpace
 
 
@@ -23,7 +24,7 @@ class Configured:
 
 
 @dataclass(frozen=True)
-class Ordered:
+class Ordered(SearchableDefaults):
     """Larger values cost more and are worth more, some layers more than others."""
 
     space: SearchSpace

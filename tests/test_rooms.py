@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -60,6 +61,25 @@ def in_order(arrows: dict[str, set[str]]) -> list[str]:
 def test_no_room_imports_one_that_imports_it() -> None:
     doors = {room: {target for target in targets if target not in PACKAGES} for room, targets in arrows().items()}
     assert len(in_order(doors)) == len(doors)
+
+
+def told() -> list[tuple[list[str], str]]:
+    """The rows of `docs/architecture.md` on `nas_engine`: rooms, and what is said that they import."""
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("| `nas_engine/` |")[2]
+    rows = [line.split("|") for line in table.partition("\n\n")[0].splitlines()[2:]]
+    return [(re.findall(r"`(\w+)(?:\.py|/)`", cells[1]), cells[3].strip()) for cells in rows]
+
+
+def test_the_architecture_says_which_rooms_import_which() -> None:
+    rows = told()
+    ground = {room for rooms, _ in rows[:2] for room in rooms}  # whose arrows are not told
+    said = {room: imported for rooms, imported in rows for room in rooms}
+    found = {room.removeprefix("nas_engine."): targets for room, targets in arrows().items() if "nas_engine" in room}
+    assert set(found) == set(said)
+    for room in found.keys() - ground:
+        named = {target.removeprefix("nas_engine.") for target in found[room] if target.startswith("nas_engine.")}
+        if said[room] != "all of the above":
+            assert named - ground == set(filter(None, said[room].split(", "))), room
 
 
 def test_no_file_imports_one_that_imports_it() -> None:

@@ -119,7 +119,7 @@ class Repetition(_AnswerEvaluator):
         return {**super().settings(), "words": self.words}
 
     def scores(self, texts: Sequence[Written]) -> list[float]:
-        """From 0 to 1."""
+        """How much of each text repeats itself, from 0 to 1."""
         return [self._repeated(text.text.split()) for text in texts]
 
     def _repeated(self, said: list[str]) -> float:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluators.behaviour.writing import Prompts
 from evaluators.checks import require_at_least
 from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
-from evaluators.text.encoding import encoded
+from evaluators.text.encoding import token_ids
 
 _TOP = 256  # tokens of a distribution that are told apart; the others count as one
 
@@ -52,7 +52,7 @@ class Divergence(EvaluatorDefaults):
         self.prompts, self.name = Prompts.of(prompts, max_new_tokens, chat), name
         require_at_least(1, max_new_tokens=max_new_tokens)
         said = self.prompts.written_by(base, tokenizer)
-        asked = encoded(tokenizer, self.prompts.asked(tokenizer))
+        asked = token_ids(tokenizer, self.prompts.asked(tokenizer))
         self._rows = [(tuple(prompt), text.tokens) for prompt, text in zip(asked, said, strict=True)]
         for i, (_, tokens) in enumerate(self._rows, start=1):
             if not tokens:

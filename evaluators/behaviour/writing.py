@@ -36,7 +36,7 @@ class Prompts:
 
     @classmethod
     def of(cls, texts: Iterable[str], max_new_tokens: int, chat: bool) -> Prompts:
-        """As the evaluators take them."""
+        """Prompts as the evaluators take them."""
         if isinstance(texts, str):
             raise ValueError("prompts is a single text; give a list of them.")
         return cls(tuple(texts), max_new_tokens, chat)

@@ -39,7 +39,7 @@ class Runtime(Protocol):
         ...
 
     def fingerprint(self, deployed: Any) -> str:
-        """Of the sizes of what `deployed` gave."""
+        """A fingerprint of the sizes of what `deployed` gave."""
         ...
 
     def settings(self) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """In seconds."""
+        """The median, in seconds."""
         return statistics.median(self.seconds)
 
     @property

@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 from evaluators.operators.decoder import LayerSizes
 from search_spaces import NasEngineError
 
-Row = npt.NDArray[np.float64]
+Coefficients = npt.NDArray[np.float64]
 
 
 class UnknownSizeError(NasEngineError, ValueError):
@@ -35,7 +35,7 @@ class BlockKnots:
     sizes: tuple[int, ...]
     can_be_skipped: bool
 
-    def weights(self, size: int) -> Row:
+    def weights(self, size: int) -> Coefficients:
         """How much each knot counts at `size`: shape (1 + sizes,), the first for a block that is left out.
 
         Raises:
@@ -122,7 +122,7 @@ class DecoderCosts:
         return cls(float(data["whole"]), *block(data["attention"]), *block(data["mlp"]), float(data["absent"]))
 
 
-def terms(layers: Sequence[LayerSizes], attention: BlockKnots, mlp: BlockKnots) -> Row:
+def terms(layers: Sequence[LayerSizes], attention: BlockKnots, mlp: BlockKnots) -> Coefficients:
     """How often a decoder has each thing that costs: the whole once, attention's knots, the MLP's, absent layers.
 
     Raises:
@@ -172,7 +172,7 @@ def fit_costs(
     return DecoderCosts(whole, attention, tuple(of_attention), mlp, tuple(of_mlp), absent)
 
 
-def _of_positive_parts(depth: int, attention: BlockKnots, mlp: BlockKnots) -> Row:
+def _of_positive_parts(depth: int, attention: BlockKnots, mlp: BlockKnots) -> Coefficients:
     """What gives a decoder's terms from costs that are never negative, each in the place of its term: of what no block
     has, of attention and MLP left out and at each size, and of a layer without both; shape (terms, terms).
     """
@@ -186,5 +186,5 @@ def _of_positive_parts(depth: int, attention: BlockKnots, mlp: BlockKnots) -> Ro
     possible = np.ones(len(change))
     possible[without_attention], possible[without_mlp] = attention.can_be_skipped, mlp.can_be_skipped
     possible[neither] = attention.can_be_skipped and mlp.can_be_skipped
-    changed: Row = change * possible * possible[:, None]
+    changed: Coefficients = change * possible * possible[:, None]
     return changed

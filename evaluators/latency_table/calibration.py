@@ -14,7 +14,7 @@ from evaluators.latency.exclusive import alone
 from evaluators.latency_table.block_costs import BlockKnots, DecoderCosts, fit_costs
 from evaluators.operators.decoder import LayerSizes
 from evaluators.protocol import Subnetwork
-from search_spaces import Choice, Configuration, Genome, SearchSpace
+from search_spaces import Choice, Configuration, Genome, ModuleName, SearchSpace
 
 Progress = Callable[[int, int], object]
 """Called with how many sub-networks are timed, and of how many."""
@@ -27,7 +27,7 @@ class Calibratable(Protocol):
 
     @property
     def space(self) -> SearchSpace:
-        """Its genes."""
+        """What may vary."""
         ...
 
     def subnetwork(self, configuration: Configuration) -> Subnetwork:
@@ -97,7 +97,7 @@ def reports_in_turns(
 
 
 def _blocks(gene: Choice) -> frozenset[str]:
-    return frozenset(module.rpartition(".")[2] for module in gene.modules)
+    return frozenset(ModuleName.parse(module).name for module in gene.modules)
 
 
 def _of_different_sizes(subnets: Sequence[Subnetwork]) -> list[Subnetwork]:

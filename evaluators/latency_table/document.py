@@ -26,7 +26,7 @@ class _Costs:
 
 
 @dataclass(frozen=True)
-class Document:
+class TableDocument:
     """What a file of `LatencyTable.save` holds."""
 
     format: Literal[1]

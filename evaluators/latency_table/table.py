@@ -23,7 +23,7 @@ from evaluators.latency.machine import device_name, require_device
 from evaluators.latency.workload import Workload
 from evaluators.latency_table.block_costs import DecoderCosts, UnknownSizeError
 from evaluators.latency_table.calibration import Calibratable, Progress, calibrated_costs, reports_in_turns
-from evaluators.latency_table.document import Document
+from evaluators.latency_table.document import TableDocument
 from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.whole_file import replacing
 from search_spaces import NasEngineError
@@ -224,7 +224,7 @@ class LatencyTable(EvaluatorDefaults):
             LatencyTableError: the file is missing or no latency table, or was made on another device.
         """
         try:
-            saved = read_document(path, Document, LatencyTableError, f"{path} is no latency table of this version")
+            saved = read_document(path, TableDocument, LatencyTableError, f"{path} is no latency table of this version")
             table = cls.from_json(asdict(saved), name)
         except LatencyTableError:
             raise

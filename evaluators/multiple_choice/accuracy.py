@@ -20,9 +20,9 @@ from evaluators.multiple_choice.likelihoods import (
     Around,
     log_likelihoods,
     nothing_around,
-    require_readable,
+    require_scorable_questions,
 )
-from evaluators.multiple_choice.packing import tokenized
+from evaluators.multiple_choice.packing import tokenized_questions
 from evaluators.multiple_choice.prefix_reuse import PrefixReuse, free_memory_share
 from evaluators.multiple_choice.questions import Question
 from evaluators.multiple_choice.racing import Racing, dropped, packed_outcomes, verdict
@@ -122,7 +122,7 @@ class MultipleChoiceAccuracy(EvaluatorDefaults):
         Raises:
             ValueError: as `log_likelihoods`.
         """
-        require_readable(model, self.questions, tokenized(self.questions, tokenizer))
+        require_scorable_questions(model, self.questions, tokenized_questions(self.questions, tokenizer))
 
     @property
     def parts(self) -> tuple[tuple[int, ...], ...]:

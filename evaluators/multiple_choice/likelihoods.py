@@ -16,9 +16,9 @@ from evaluators.multiple_choice.packing import (
     PackedBatch,
     TokenizedQuestion,
     batches,
-    by_regime,
     one_option_a_row,
-    tokenized,
+    questions_by_regime,
+    tokenized_questions,
     tree_mask,
 )
 from evaluators.multiple_choice.questions import Question
@@ -62,15 +62,15 @@ def log_likelihoods(
         ValueError: the model is in training mode, its attention takes no mask of ours or its rotary embedding is of an
             unknown kind, or a question is longer than the model can read or tokenizes to nothing (it is named).
     """
-    tokens = tokenized(tuple(questions), tokenizer)
-    require_readable(model, questions, tokens)
+    tokens = tokenized_questions(tuple(questions), tokenizer)
+    require_scorable_questions(model, questions, tokens)
     counts = [len(question.choices) for question in questions]
     row_tokens = ROW_TOKENS
     if _reads_rows(model):
         tokens, row_tokens = one_option_a_row(tokens), 0
     totals = torch.zeros(sum(counts))  # (options of all questions,)
     numbers = count()
-    for together, options in by_regime(tokens, switching_lengths(model)):
+    for together, options in questions_by_regime(tokens, switching_lengths(model)):
         sums = torch.zeros(len(options), device=model.device)
         for batch in batches(together, token_budget, row_tokens):
             batch = batch.to(model.device)
@@ -113,7 +113,7 @@ def _token_log_likelihoods(model: PreTrainedModel, batch: PackedBatch, hidden: T
     return result
 
 
-def require_readable(
+def require_scorable_questions(
     model: PreTrainedModel, questions: Sequence[Question], tokens: Sequence[TokenizedQuestion]
 ) -> None:
     """Check that `model` can score `questions`.

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluators.multiple_choice.questions import Question
 from evaluators.multiple_choice.token_tree import TokenTree
-from evaluators.text.encoding import encoded, encoding_state, shared_start
+from evaluators.text.encoding import encoding_state, shared_start, token_ids
 from evaluators.text.positions import regime
 
 ROW_TOKENS = 128  # of a row that holds several questions: longer rows leave less over, but attend to more
@@ -73,7 +73,7 @@ class PackedBatch:
 
     @property
     def places(self) -> Tensor:
-        """Of tokens in their row, shape (tokens,)."""
+        """The place of each token in its row, shape (tokens,)."""
         return torch.arange(self.ends.shape[1], device=self.ends.device)
 
     @property
@@ -82,7 +82,9 @@ class PackedBatch:
         return self.ends > self.places
 
 
-def tokenized(questions: tuple[Question, ...], tokenizer: PreTrainedTokenizerBase) -> tuple[TokenizedQuestion, ...]:
+def tokenized_questions(
+    questions: tuple[Question, ...], tokenizer: PreTrainedTokenizerBase
+) -> tuple[TokenizedQuestion, ...]:
     """Token ids of every question, split as the lm-evaluation-harness does: an option's tokens are those of prompt and
     option together from the prompt's own on. Where a token spans the boundary, from the first that differs from the
     prompt's, for all options of the question. Computed once for a tokenizer.
@@ -97,9 +99,9 @@ def tokenized(questions: tuple[Question, ...], tokenizer: PreTrainedTokenizerBas
 def _tokenized(
     questions: tuple[Question, ...], tokenizer: PreTrainedTokenizerBase, state: Hashable
 ) -> tuple[TokenizedQuestion, ...]:
-    prompts = encoded(tokenizer, [q.prompt for q in questions])
+    prompts = token_ids(tokenizer, [q.prompt for q in questions])
     texts = [q.prompt + continuation for q in questions for continuation in q.continuations]
-    wholes = iter(encoded(tokenizer, texts))
+    wholes = iter(token_ids(tokenizer, texts))
     result = []
     for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True), start=1):
         of_question = [next(wholes) for _ in question.choices]
@@ -126,7 +128,7 @@ def one_option_a_row(questions: tuple[TokenizedQuestion, ...]) -> tuple[Tokenize
 
 
 @lru_cache(maxsize=8)
-def by_regime(
+def questions_by_regime(
     questions: tuple[TokenizedQuestion, ...], lengths: tuple[int, ...]
 ) -> tuple[tuple[tuple[TokenizedQuestion, ...], tuple[int, ...]], ...]:
     """Questions whose options are read in the same way, each time with the indices of those among all options.

@@ -64,7 +64,7 @@ class PrefixReuse:
             signatures: of every sub-network, in the order of their turns; see `depth_first`.
         """
         self._paths = [self._path(signature) for signature in signatures]
-        self._branches = _branches(signatures)
+        self._branches = branches_of(signatures)
         self._last = {node: turn for turn, path in enumerate(self._paths) for node in path}
         for key in [key for key in self._kept if key[1] in self._last]:
             self._kept.move_to_end(key)  # what is of use again is not stale
@@ -96,9 +96,14 @@ class PrefixReuse:
                 stack.enter_context(_forward_replaced(layer, partial(forward, index)))
             yield
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the outputs that are kept."""
+        return sum(map(_bytes, self._kept.values()))
+
     def clear(self) -> None:
         """Forget all outputs."""
-        self._room += sum(map(_bytes, self._kept.values()))
+        self._room += self.kept_bytes
         self._kept.clear()
 
     def _path(self, signature: Signature) -> tuple[int, ...]:
@@ -140,7 +145,7 @@ def _forward_replaced(module: nn.Module, forward: Any) -> Iterator[None]:
             module.__dict__["forward"] = own
 
 
-def _branches(signatures: Sequence[Signature]) -> list[set[int]]:
+def branches_of(signatures: Sequence[Signature]) -> list[set[int]]:
     """For each turn, how many layers it has run where a later turn leaves its path."""
     shared = [_common(a, b) for a, b in pairwise(signatures)]  # with the turn before
     result = []

@@ -79,7 +79,7 @@ class Screening:
 
 
 def _errors(screened: Scores, exact: Scores) -> npt.NDArray[np.float64]:
-    """Of the differences between each option and the best one, over all questions, shape (differences,)."""
+    """Errors of the differences between each option and the best one, over all questions, shape (differences,)."""
     counted = np.isfinite(screened[:, : exact.shape[1]])
     errors = np.subtract(screened[:, : exact.shape[1]], exact, where=counted, out=np.zeros(exact.shape))
     best = screened.argmax(axis=1)[:, None]

@@ -37,7 +37,7 @@ class Operator:
 
     @property
     def elements(self) -> int:
-        """Of all operands, zeros included."""
+        """Elements of all operands, zeros included."""
         return self.count * self.k * self.n
 
     @property

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 _PROBES = ("The quick brown fox", " jumps over 13 lazy dogs.\n")
 
 
-def encoded(
+def token_ids(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int | None = None
 ) -> list[tuple[int, ...]]:
     """Token ids of each text, with what the tokenizer puts before it and without what it puts after it.

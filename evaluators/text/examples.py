@@ -8,7 +8,7 @@ from typing import Protocol
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from evaluators.text.encoding import encoded, shared_start
+from evaluators.text.encoding import shared_start, token_ids
 
 Span = tuple[int, int]
 """From a first position to the one after the last."""
@@ -107,8 +107,8 @@ def tokenized(examples: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase) 
 def _of_pairs(pairs: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase) -> list[TokenizedExample]:
     if not pairs:
         return []
-    prompts = encoded(tokenizer, [pair.prompt for pair in pairs])
-    wholes = encoded(tokenizer, [pair.prompt + pair.completion for pair in pairs])
+    prompts = token_ids(tokenizer, [pair.prompt for pair in pairs])
+    wholes = token_ids(tokenizer, [pair.prompt + pair.completion for pair in pairs])
     return [_of_pair(prompt, whole, tokenizer.eos_token_id) for prompt, whole in zip(prompts, wholes, strict=True)]
 
 

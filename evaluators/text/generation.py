@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.text.encoding import encoded
+from evaluators.text.encoding import token_ids
 from evaluators.text.halving import Halving
 from evaluators.text.positions import most_positions, regime, switching_lengths
 
@@ -101,7 +101,7 @@ def written(
 
 def longest_row(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int) -> int:
     """Tokens of the longest prompt with what is added to it: the least that a batch takes."""
-    return max(map(len, encoded(tokenizer, prompts))) + max_new_tokens
+    return max(map(len, token_ids(tokenizer, prompts))) + max_new_tokens
 
 
 def _generate(
@@ -184,7 +184,7 @@ def require_generable(
     Raises:
         ValueError: a prompt is empty or too long (it is named).
     """
-    rows = [list(row) for row in encoded(tokenizer, prompts)]
+    rows = [list(row) for row in token_ids(tokenizer, prompts)]
     most = most_positions(model)
     for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
         if not row:

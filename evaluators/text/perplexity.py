@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least
 from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
-from evaluators.text.encoding import encoded, encoding_state
+from evaluators.text.encoding import encoding_state, token_ids
 from evaluators.text.examples import TokenizedExample
 from evaluators.text.halving import Halving
 from evaluators.text.token_losses import batch_budget, perplexity_of, require_scorable
@@ -93,7 +93,7 @@ class Perplexity(EvaluatorDefaults):
 def _tokenized(
     texts: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, max_tokens: int, state: Hashable
 ) -> tuple[TokenizedExample, ...]:
-    rows = encoded(tokenizer, texts, max_tokens)
+    rows = token_ids(tokenizer, texts, max_tokens)
     for i, (text, row) in enumerate(zip(texts, rows, strict=True), start=1):
         if len(row) < 2:
             raise ValueError(f"text {i} ({text[:60]!r}) has {len(row)} token, so nothing to predict; leave it out.")

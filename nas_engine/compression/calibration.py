@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import Family, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import Family
 from nas_engine.texts.batches import Batch, readable, token_count
 from search_spaces import ModuleName
 
@@ -67,7 +68,7 @@ class CalibratedLayer:
         modules = dict(module.named_modules())
         self.projections = {name: modules[path] for name, path in family.projections.items() if path in modules}
         self.given: list[Tensor] | None = None
-        self._module, self._calls, self._hidden, self._mask = module, calls, hidden, mask
+        self._module, self._calls, self.hidden, self._mask = module, calls, hidden, mask
 
     def name(self, projection: str) -> str:
         """The space's name of a projection, such as ``layers.3.up``."""
@@ -111,7 +112,7 @@ class CalibratedLayer:
 
     @torch.no_grad()
     def inside(self, projection: str) -> list[tuple[Tensor, Tensor]]:
-        """Of every batch, what `projection` reads and what the layer gives, shapes (rows, tokens, …)."""
+        """What `projection` reads and what the layer gives, batch by batch, shapes (rows, tokens, …)."""
         read: list[Tensor] = []
         module = self.projections[projection]
         handle = module.register_forward_pre_hook(lambda module, args: read.append(args[0]))
@@ -129,7 +130,7 @@ class CalibratedLayer:
 
     def _batches(self) -> Iterator[tuple[_Call, Tensor, Tensor]]:
         """How the layer is called, what it reads and which of the tokens are no padding, where the model is."""
-        for call, hidden, mask in zip(self._calls, self._hidden, self._mask, strict=True):
+        for call, hidden, mask in zip(self._calls, self.hidden, self._mask, strict=True):
             yield call, hidden.to(mask.device), mask
 
 

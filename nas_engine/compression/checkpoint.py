@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.documents import decoded, parsed, read_document
+from evaluators.documents import decoded, read_document
 from evaluators.whole_file import replacing
 from nas_engine.compression.grid import Grid, GridSettings, dequantize, quantize
 from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.plain import ElasticProjection
 from nas_engine.models import load_model
 from nas_engine.progress import without_bars
 from search_spaces import ModuleName
@@ -228,33 +229,6 @@ def _says_quantized(config_file: Path) -> bool:
     return isinstance(quantized, dict) and quantized.get("quant_method") == _METHOD
 
 
-def save_grids(grids: Mapping[str, Grid], path: Path) -> None:
-    """Write grids by name as safetensors, their settings in its header."""
-    tensors = {f"{name}.scale": grid.scale.contiguous() for name, grid in grids.items()}
-    tensors |= {f"{name}.zero_point": grid.zero_point.contiguous() for name, grid in grids.items()}
-    settings = {name: asdict(grid.settings) for name, grid in grids.items()}
-    save_file(tensors, path, metadata={"settings": json.dumps(settings)})
-
-
-def load_grids(path: Path) -> dict[str, Grid]:
-    """The grids that `save_grids` wrote.
-
-    Raises:
-        CompressionError: the file is damaged.
-    """
-    refusal = f"{path} holds no grids"
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = (file.metadata() or {}).get("settings", "")
-            settings = parsed(about, dict[str, GridSettings], CompressionError, refusal)
-            return {
-                name: Grid(s, file.get_tensor(f"{name}.scale"), file.get_tensor(f"{name}.zero_point"))
-                for name, s in settings.items()
-            }
-    except (OSError, SafetensorError) as error:
-        raise CompressionError(f"{refusal}: {error}.") from error
-
-
 @dataclass(frozen=True)
 class _Weights:
     num_bits: int
@@ -315,8 +289,8 @@ def _quantized_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, dict[
 
 
 def _require_linear(module: nn.Module, path: str) -> None:
-    elastic = getattr(module, "transposed", None)  # None where the layer is not elastic
-    if not isinstance(module, nn.Linear) and elastic is not False:
+    elastic = isinstance(module, ElasticProjection) and not module.transposed
+    if not elastic and not isinstance(module, nn.Linear):
         raise CompressionError(
             f"{path} is a {type(module).__name__}, and the {FORMAT} format holds linear layers alone; "
             "save this model unquantized."

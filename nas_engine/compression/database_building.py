@@ -34,7 +34,7 @@ from nas_engine.compression.rounding import gptq
 from nas_engine.compression.sparsification import matrix_of
 from nas_engine.compression.sparsity import Unstructured, wanda_mask
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from nas_engine.families.fingerprint import base_fingerprint
 from nas_engine.families.plain import require_plain
 from nas_engine.progress import progress_bar

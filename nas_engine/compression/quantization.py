@@ -20,12 +20,12 @@ from nas_engine.compression.observers import Hessians
 from nas_engine.compression.rounding import gptq, output_error, round_to_nearest
 from nas_engine.compression.sparsification import matrix_of
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from nas_engine.families.plain import require_plain
 from nas_engine.texts.batches import Batch
 from search_spaces import ModuleName
 
-Method = Literal["gptq", "rtn"]
+QuantizationMethod = Literal["gptq", "rtn"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def quantize_model(
     bits: int = 4,
     group_size: int = 128,
     symmetric: bool = True,
-    method: Method = "gptq",
+    method: QuantizationMethod = "gptq",
     act_order: bool = False,
 ) -> Quantization:
     """Put the weight of every projection of `model` on a grid; embeddings and the output head stay as they are.
@@ -88,8 +88,8 @@ def quantize_model(
             is quantized already.
         FamilyError: the model's family is not supported.
     """
-    if method not in get_args(Method):
-        raise CompressionError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
+    if method not in get_args(QuantizationMethod):
+        raise CompressionError(f"method is {method!r}; choose one of {', '.join(get_args(QuantizationMethod))}.")
     settings = GridSettings(bits, group_size, symmetric)
     require_unquantized(model)
     require_plain(model, elastic=True)

@@ -18,18 +18,18 @@ from nas_engine.compression.kept_weights import refitted
 from nas_engine.compression.observers import Hessians, InputNorms
 from nas_engine.compression.sparsity import magnitude_mask, pattern_of, wanda_mask
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import family_of
-from nas_engine.families.plain import require_plain
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.plain import ElasticProjection, require_plain
 from nas_engine.texts.batches import Batch
 
-Method = Literal["wanda", "magnitude"]
+PruningMethod = Literal["wanda", "magnitude"]
 
 
 def sparsify(
     model: PreTrainedModel,
     batches: Iterable[Batch],
     sparsity: float | str = 0.5,
-    method: Method = "wanda",
+    method: PruningMethod = "wanda",
     refit: bool = False,
 ) -> pd.DataFrame:
     """Set weights of every projection of `model` to zero; embeddings and the output head stay dense.
@@ -51,8 +51,8 @@ def sparsify(
         CompressionError: the calibration data is empty, or the pattern does not fit a layer.
         FamilyError: the model's family is not supported.
     """
-    if method not in get_args(Method):
-        raise CompressionError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
+    if method not in get_args(PruningMethod):
+        raise CompressionError(f"method is {method!r}; choose one of {', '.join(get_args(PruningMethod))}.")
     pattern = pattern_of(sparsity)
     require_plain(model, elastic=True)
     require_complete(model)
@@ -98,4 +98,5 @@ def projections_of(model: PreTrainedModel) -> Iterator[tuple[int, str, Tensor]]:
 def matrix_of(linear: nn.Module) -> Tensor:
     """The weight of a linear layer, elastic or not, as (outputs, inputs): a view without gradient, to be written to."""
     weight: Tensor = linear.weight.detach()  # type: ignore[operator]
-    return weight.T if isinstance(linear, Conv1D) or getattr(linear, "transposed", False) else weight
+    transposed = linear.transposed if isinstance(linear, ElasticProjection) else isinstance(linear, Conv1D)
+    return weight.T if transposed else weight

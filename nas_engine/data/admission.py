@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from evaluators import Labelled
 from evaluators.classification.labelled import Learnable, encoded_pairs
 from evaluators.multiple_choice.questions import Question
-from evaluators.text.encoding import encoded
+from evaluators.text.encoding import token_ids
 from evaluators.text.examples import Example, ScoredText, TextPair, tokenized
-from nas_engine.data.chat import UnwritableConversationError, written
+from nas_engine.data.chat import UnwritableConversationError, templated
 from nas_engine.data.contents import Conversation, Document, Item
 from nas_engine.data.report import EMPTY, TOO_LONG, UNWRITABLE
 
@@ -116,7 +116,7 @@ class Admission:
             return [content]
         assert isinstance(content, Conversation)
         try:
-            return [written(content, self.tokenizer)]
+            return [templated(content, self.tokenizer)]
         except UnwritableConversationError as error:
             verdict.left_out[UNWRITABLE] += 1
             verdict.said = str(error)
@@ -134,7 +134,7 @@ class Admission:
             for content in (item.content for item in items)
         ]
         flat = [text for of_item in texts for text in of_item]
-        lengths = iter([len(row) + 1 for row in encoded(self.tokenizer, flat)] if flat else [])
+        lengths = iter([len(row) + 1 for row in token_ids(self.tokenizer, flat)] if flat else [])
         return [max((next(lengths) for _ in of_item), default=0) for of_item in texts]
 
     def _pieces(self, text: str) -> list[str]:

@@ -36,7 +36,7 @@ def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def written(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> ScoredText:
+def templated(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> ScoredText:
     """`conversation` by the chat template, its answers scored, each with what ends its turn.
 
     A template that marks answers (``{% generation %}``) is taken at its word. Of others an answer is what a turn adds

@@ -13,7 +13,7 @@ from evaluators.multiple_choice.questions import Question, prompt_of
 from evaluators.text.examples import Example
 from nas_engine.data.contents import Content, Document, Item
 from nas_engine.data.conversations import from_messages, from_pair, from_prompt_and_completion
-from nas_engine.data.labels import COLUMNS, TEXTS, Labels
+from nas_engine.data.labels import LABEL_COLUMNS, TEXT_COLUMNS, Labels
 from nas_engine.data.sources import Row, Source
 from nas_engine.errors import TaskError
 
@@ -98,8 +98,8 @@ def _forms(source: Source, kind: str, order: Sequence[str]) -> list[Form]:
 
 def _with_labels(source: Source, kind: str, order: Sequence[str]) -> list[Form]:
     found = []
-    for column in COLUMNS:
-        for texts in (texts for texts in TEXTS if {*texts, column} <= set(source.columns)):
+    for column in LABEL_COLUMNS:
+        for texts in (texts for texts in TEXT_COLUMNS if {*texts, column} <= set(source.columns)):
             labels = Labels.of(source, column, kind, order)
             read = partial(labels.read, texts=texts, column=column)
             found.append(Form(labels.kind, (*texts, column), read, labels=labels))
@@ -141,7 +141,7 @@ def _nearest(names: Sequence[str], kind: str) -> str:
 def _columns() -> Iterator[tuple[str, tuple[str, ...]]]:
     """The columns of every form, with its kind."""
     yield from ((form.kind, form.columns) for form in _FORMS)
-    yield from (("classification or regression", (*texts, "label")) for texts in TEXTS)
+    yield from (("classification or regression", (*texts, "label")) for texts in TEXT_COLUMNS)
 
 
 def _allowed() -> str:

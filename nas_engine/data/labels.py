@@ -12,8 +12,8 @@ from nas_engine.data.sources import Row, Source
 from nas_engine.errors import TaskError
 
 LabelKind = Literal["classification", "regression"]
-COLUMNS = ("label", "labels")
-TEXTS = (  # those of GLUE's tasks among them
+LABEL_COLUMNS = ("label", "labels")
+TEXT_COLUMNS = (  # those of GLUE's tasks among them
     *(("text",), ("sentence",)),
     *(("text", "text_pair"), ("sentence1", "sentence2"), ("question1", "question2")),
     *(("question", "sentence"), ("premise", "hypothesis")),
@@ -34,7 +34,7 @@ class Labels:
 
     @property
     def kind(self) -> LabelKind:
-        """Of data."""
+        """The kind of data that these labels make."""
         return "classification" if self.classes else "regression"
 
     @classmethod
@@ -106,8 +106,8 @@ def name_of(row: Row, column: str) -> str:
     return str(int(number)) if number is not None and number.is_integer() else str(value).strip()
 
 
-def in_words(classes: Sequence[str]) -> str:
-    """Names in a sentence."""
+def classes_in_words(classes: Sequence[str]) -> str:
+    """The names of classes, as a sentence lists them."""
     return ", ".join(classes[:_SHOWN]) + (", …" if len(classes) > _SHOWN else "")
 
 

@@ -10,11 +10,11 @@ from typing import get_args
 from transformers import PreTrainedTokenizerBase
 
 from evaluators import Labelled
-from evaluators.text.encoding import encoded
+from evaluators.text.encoding import token_ids
 from nas_engine.data.admission import Admission
 from nas_engine.data.cutting import Cut, cut
 from nas_engine.data.forms import Kind
-from nas_engine.data.labels import LabelKind, in_words
+from nas_engine.data.labels import LabelKind, classes_in_words
 from nas_engine.data.quality import Answers, Metric, answers_of, metric_of
 from nas_engine.data.report import DataReport, SplitReport
 from nas_engine.data.sources import Source
@@ -105,7 +105,7 @@ def _require_classes(made: Cut, metric: Metric) -> None:
     if metric == "f1" and len(made.classes) != 2:
         raise TaskError(
             f"metric is 'f1', which is of two classes, and the data have {len(made.classes)} "
-            f"({in_words(made.classes)}); choose accuracy or matthews."
+            f"({classes_in_words(made.classes)}); choose accuracy or matthews."
         )
     learned = _by_class(made.taken["train"], made)
     if missing := [name for name in made.classes if name not in learned]:
@@ -140,5 +140,5 @@ def _report(taken: Taken, made: Cut) -> SplitReport:
 
 def _opening(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the tokenizer puts before every text, as chat templates write it."""
-    begun = encoded(tokenizer, ["x"])[0][:1]
+    begun = token_ids(tokenizer, ["x"])[0][:1]
     return str(tokenizer.bos_token) if tokenizer.bos_token and begun == (tokenizer.bos_token_id,) else ""

@@ -15,7 +15,7 @@ SHARED = "also in the test set"
 
 @dataclass(frozen=True)
 class PartReport:
-    """Of one of the files that were read, or of all that a task made.
+    """Counts of one of the files that were read, or of all that a task made.
 
     Args:
         read: rows.
@@ -28,7 +28,7 @@ class PartReport:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Of one split.
+    """Counts of one split.
 
     Args:
         kept: examples.
@@ -82,15 +82,15 @@ class DataReport:
 
 def _learned(split: SplitReport) -> str:
     if split.labels:
-        return f": {in_words(dict(sorted(split.labels.items(), key=lambda item: -item[1])))}"
+        return f": {counts_in_words(dict(sorted(split.labels.items(), key=lambda item: -item[1])))}"
     return f", {split.scored} of them scored" if split.scored else ""
 
 
 def _but(left_out: Mapping[str, int]) -> str:
-    said = in_words(left_out)
+    said = counts_in_words(left_out)
     return f"; left out: {said}" if said else ""
 
 
-def in_words(left_out: Mapping[str, int]) -> str:
+def counts_in_words(left_out: Mapping[str, int]) -> str:
     """Counts by reason, such as ``3 too long, 1 empty``."""
     return ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)

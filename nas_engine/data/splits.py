@@ -19,7 +19,7 @@ from nas_engine.data.report import DataReport
 from nas_engine.errors import TaskError
 
 FILE = "data.json"
-Part = Literal["validation", "selection", "test"]
+Split = Literal["validation", "selection", "test"]
 _FORMAT = 1
 
 
@@ -61,7 +61,7 @@ class DataSplits:
     opening: str = ""
     classes: tuple[str, ...] = ()
 
-    def quality(self, part: Part) -> Quality:
+    def quality(self, split: Split) -> Quality:
         """The evaluator of a split: `name`, `direction`, `unit`, `settings()`, a sub-network's score, any model's.
 
         On ``validation``, an accuracy drops sub-networks early that cannot enter the front (`evaluators.Racing`).
@@ -69,20 +69,20 @@ class DataSplits:
         Raises:
             TaskError: the split has fewer than two examples.
         """
-        examples = self._part(part)
+        examples = self._examples(split)
         if len(examples) < 2:
             raise TaskError(
-                f"{part} has {len(examples)} examples; ask for two or more, so that errors can be estimated."
+                f"{split} has {len(examples)} examples; ask for two or more, so that errors can be estimated."
             )
-        return quality_of(self.kind, self.metric, examples, self.max_tokens, self.answers, part == "validation")
+        return quality_of(self.kind, self.metric, examples, self.max_tokens, self.answers, split == "validation")
 
-    def prompts(self, part: Part, count: int) -> tuple[TextPair, ...]:
+    def prompts(self, split: Split, count: int) -> tuple[TextPair, ...]:
         """The first prompts of a split, at most `count`, each with its right completion, to be answered in own words.
 
         Of a conversation the last answer is asked for; of a plain text the second half. Of texts with labels there is
         none.
         """
-        examples = (example for example in self._part(part)[:count] if not isinstance(example, Labelled))
+        examples = (example for example in self._examples(split)[:count] if not isinstance(example, Labelled))
         return tuple(self._asked(example) for example in examples)
 
     def write(self, folder: str | Path) -> None:
@@ -132,11 +132,11 @@ class DataSplits:
                 "examples as then, of the same length and with the same model, or give another folder."
             )
 
-    def _part(self, part: Part) -> tuple[Learnable, ...]:
-        parts = {"validation": self.validation, "selection": self.selection, "test": self.test}
-        if part not in parts:
-            raise TaskError(f"part is {part!r}; choose one of {', '.join(parts)}.")
-        return parts[part]
+    def _examples(self, split: Split) -> tuple[Learnable, ...]:
+        examples = {"validation": self.validation, "selection": self.selection, "test": self.test}
+        if split not in examples:
+            raise TaskError(f"split is {split!r}; choose one of {', '.join(examples)}.")
+        return examples[split]
 
     def _asked(self, example: TextPair) -> TextPair:
         if self.kind == "multiple_choice":

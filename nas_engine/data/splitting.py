@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from evaluators import Labelled
 from nas_engine.data.admission import Admit, Admitted
 from nas_engine.data.contents import Item
-from nas_engine.data.report import in_words
+from nas_engine.data.report import counts_in_words
 from nas_engine.errors import TaskError
 
 _LEAST, _MOST = 64, 1024  # groups of items looked at together
@@ -124,7 +124,7 @@ def _cut_off(taken: Mapping[str, Taken], sizes: Sizes, name: str) -> Mapping[str
 
 def _require(taken: Taken, least: int, split: str, name: str) -> None:
     if len(taken.admitted) < least:
-        left_out = in_words(taken.left_out)
+        left_out = counts_in_words(taken.left_out)
         raise TaskError(
             f"{name} has {len(taken.admitted)} usable examples for {split}, and {least} are needed"
             f"{f'; left out were: {left_out}' if left_out else ''}{f' ({taken.said})' if taken.said else ''}. Give "

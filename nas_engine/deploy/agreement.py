@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 NEW_TOKENS = 12  # of each text's continuation
 LIKELIEST = 10  # tokens of which log-probabilities are compared, at each position
+FP32_TOLERANCE = 0.01  # nats, of what is written in fp32
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,43 @@
-"""What left for a runtime, and how far the runtime is from transformers."""
+"""What is to leave for a runtime, what left, and how far the runtime is from transformers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from nas_engine.compression.grid import Grid
 
 Weights = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]  # of GGUF
 OpenVinoWeights = Literal["f32", "f16", "int8", "int4"]
 OnnxWeights = Literal["f32", "int8", "int4"]
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What `nas_engine.export` is asked for, which says more.
+
+    Args:
+        model: an extracted sub-network, or any of a known family.
+        tokenizer: its own.
+        file: to write, or folder.
+        weights: what matrices are stored as; None keeps the integers of quantized ones.
+        grids: of quantized matrices, by path in `model`.
+        texts: on which the runtime is compared with transformers.
+        check: whether it is.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    file: Path
+    weights: str | None
+    grids: Mapping[str, Grid]
+    texts: Sequence[str]
+    check: bool
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from nas_engine.compression.checkpoint import load_base
 from nas_engine.compression.grid import Grid
 from nas_engine.errors import ModelError
 from nas_engine.families import modeling_subnetwork as runtime
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from nas_engine.models import load_model
 
 

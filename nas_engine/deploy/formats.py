@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.documents import read_document
 from evaluators.multiple_choice.questions import prompt_of
 from evaluators.whole_file import replacing
-from nas_engine.deploy.exported import Export, Weights
+from nas_engine.deploy.exported import Export, ExportRequest, Weights
 from nas_engine.deploy.graph_export import export_graph
 from nas_engine.deploy.graph_runtimes import ONNX, OPENVINO
 from nas_engine.errors import ExportError
@@ -27,7 +27,7 @@ GRAPHS = {"openvino": OPENVINO, "onnx": ONNX}
 FORMATS: Mapping[str, tuple[str, ...]] = {"gguf": get_args(Weights), "vllm": ("f32", "f16", "bf16")} | {
     name: runtime.weights for name, runtime in GRAPHS.items()
 }
-TEXTS = (
+CHECKED_TEXTS = (
     "The capital of France is Paris, and the river that runs through it is the",
     "In 2024, 3 x 17 = 51 and 1234567 + 89 =",
     "def area(width, height):\n    return width *",
@@ -44,7 +44,7 @@ def export(
     weights: str | None = None,
     grids: Mapping[str, Grid] | None = None,
     tokenizer_file: str | Path | None = None,
-    texts: Sequence[str] = TEXTS,
+    texts: Sequence[str] = CHECKED_TEXTS,
     check: bool = True,
 ) -> Export:
     """Write `model` for a runtime, and compare what that computes with what transformers does.
@@ -82,18 +82,19 @@ def export(
         raise ExportError(f"weights is {weights!r}; {format} stores {', '.join(FORMATS[format])}.")
     if check and not any(text.strip() for text in texts):
         raise ExportError("texts is empty; give at least one, or check=False.")
+    file = Path(file)
+    asked = ExportRequest(model, tokenizer, file, weights, grids or {}, texts, check)
     if format == "vllm":
         from nas_engine.deploy.vllm_folder import export_vllm  # it needs all of compression
 
-        return export_vllm(model, tokenizer, Path(file), cast("Weights | None", weights), grids or {}, texts, check)
-    file = Path(file)
+        return export_vllm(asked)
     with replacing(file) as unfinished:
         if format == "gguf":
-            result = _gguf(model, tokenizer, file, unfinished, weights, grids or {}, tokenizer_file, texts, check)
+            result = _gguf(asked, unfinished, tokenizer_file)
         else:
             if tokenizer_file is not None:
                 raise ExportError(f"tokenizer_file is of GGUF; for {format} the tokenizer is saved as it is.")
-            size, found = export_graph(GRAPHS[format], model, tokenizer, unfinished, weights, grids or {}, texts, check)
+            size, found = export_graph(GRAPHS[format], asked, unfinished)
             result = Export(file, model.config.model_type, weights, size, found)
     about = json.dumps(asdict(result) | {"file": file.name}, indent=2)
     with replacing(file.with_name(f"{file.name}.json")) as unfinished:
@@ -101,24 +102,13 @@ def export(
     return result
 
 
-def _gguf(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    file: Path,
-    unfinished: Path,
-    weights: Any,
-    grids: Mapping[str, Grid],
-    tokenizer_file: str | Path | None,
-    texts: Sequence[str],
-    check: bool,
-) -> Export:
+def _gguf(asked: ExportRequest, unfinished: Path, tokenizer_file: str | Path | None) -> Export:
     if find_spec("gguf") is None:
         raise ExportError("the package gguf is not installed; install it with: pip install 'nas-engine[llamacpp]'.")
     from nas_engine.deploy.gguf_export import export_gguf  # the package is an extra
 
-    source = Path(tokenizer_file) if tokenizer_file else tokenizer
-    architecture, found = export_gguf(model, tokenizer, source, unfinished, file.stem, weights, grids, texts, check)
-    return Export(file, architecture, weights, unfinished.stat().st_size, found)
+    architecture, found = export_gguf(asked, Path(tokenizer_file) if tokenizer_file else asked.tokenizer, unfinished)
+    return Export(asked.file, architecture, asked.weights, unfinished.stat().st_size, found)
 
 
 @dataclass(frozen=True)
@@ -148,7 +138,7 @@ def export_folder(folder: str | Path, file: str | Path, **settings: Any) -> Expo
         answers = read_document(
             summary, _Summary, ExportError, f"{summary} is damaged; export {folder / 'compressed'} instead"
         ).answers
-        settings = {"texts": [prompt_of(answer.question) for answer in answers] or TEXTS} | settings
+        settings = {"texts": [prompt_of(answer.question) for answer in answers] or CHECKED_TEXTS} | settings
         folder = folder / "compressed"
     from nas_engine.deploy.folder import load_compressed  # it needs all of compression
 

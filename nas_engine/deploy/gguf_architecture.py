@@ -12,11 +12,12 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from nas_engine.deploy.blocks import Block
+from nas_engine.deploy.extracted_sizes import ExtractedSizes
 from nas_engine.errors import ExportError
 from nas_engine.families.family import attention_sizes
 
 Metadata = dict[str, Any]  # values by the part of their key behind the architecture's name
+GGUF_BLOCK = 32  # weights along the inputs that share a scale
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     return known
 
 
-def built_as(model: PreTrainedModel, known: Architecture, blocks: Sequence[Block]) -> str:
+def built_as(model: PreTrainedModel, known: Architecture, blocks: Sequence[ExtractedSizes]) -> str:
     """The architecture that llama.cpp can build with layers of these sizes.
 
     Raises:
@@ -205,7 +206,7 @@ def context_length(config: PreTrainedConfig) -> int:
     return min(positions, window or positions)
 
 
-def sizes(config: PreTrainedConfig, blocks: Sequence[Block], per_layer: bool) -> Metadata:
+def sizes(config: PreTrainedConfig, blocks: Sequence[ExtractedSizes], per_layer: bool) -> Metadata:
     """What every architecture is told of its sizes."""
     size = attention_sizes(config)[2]
     of_blocks = {

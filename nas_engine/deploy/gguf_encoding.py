@@ -9,9 +9,9 @@ from torch import Tensor
 
 from nas_engine.compression.grid import Grid, quantize
 from nas_engine.deploy.exported import Weights
+from nas_engine.deploy.gguf_architecture import GGUF_BLOCK
 from nas_engine.errors import ExportError
 
-BLOCK = 32  # weights that share a scale
 _TYPES = {
     "f32": gguf.GGMLQuantizationType.F32,
     "f16": gguf.GGMLQuantizationType.F16,
@@ -28,10 +28,10 @@ def require_blocks(inputs: int, weights: str, where: str) -> None:
     Raises:
         ExportError: it is not.
     """
-    if weights.startswith("q") and inputs % BLOCK:
+    if weights.startswith("q") and inputs % GGUF_BLOCK:
         raise ExportError(
-            f"{where} has {inputs} inputs, and {weights} stores blocks of {BLOCK}; "
-            f"choose sizes in multiples of {BLOCK}, or weights='f16'."
+            f"{where} has {inputs} inputs, and {weights} stores blocks of {GGUF_BLOCK}; "
+            f"choose sizes in multiples of {GGUF_BLOCK}, or weights='f16'."
         )
 
 
@@ -49,20 +49,20 @@ def on_grid(weight: Tensor, grid: Grid, where: str) -> Encoded:
         ExportError: GGUF has no blocks of this kind.
     """
     s = grid.settings
-    if s.group_size % BLOCK or (s.bits == 8 and not s.symmetric):
+    if s.group_size % GGUF_BLOCK or (s.bits == 8 and not s.symmetric):
         kind = f"{s.bits} bits in {'' if s.symmetric else 'a'}symmetric groups of {s.group_size}"
         raise ExportError(
-            f"{where} has {kind}; GGUF's blocks hold {BLOCK} weights, of 8 bits symmetric ones alone. "
+            f"{where} has {kind}; GGUF's blocks hold {GGUF_BLOCK} weights, of 8 bits symmetric ones alone. "
             "Choose weights='f16', or quantize in groups of 32."
         )
     outputs = weight.shape[0]
-    integers = quantize(weight.detach(), grid).cpu().numpy().reshape(outputs, -1, BLOCK)  # (outputs, blocks, BLOCK)
-    repeats = s.group_size // BLOCK
+    integers = quantize(weight.detach(), grid).cpu().numpy().reshape(outputs, -1, GGUF_BLOCK)  # (outputs, blocks, 32)
+    repeats = s.group_size // GGUF_BLOCK
     scale = grid.scale.float().cpu().numpy().repeat(repeats, 1)[..., None]  # (outputs, blocks, 1)
     if s.bits == 8:
         return _joined(scale.astype(np.float16), integers), gguf.GGMLQuantizationType.Q8_0
     nibbles = (integers + 8).astype(np.uint8)
-    packed = nibbles[..., : BLOCK // 2] | nibbles[..., BLOCK // 2 :] << 4
+    packed = nibbles[..., : GGUF_BLOCK // 2] | nibbles[..., GGUF_BLOCK // 2 :] << 4
     if s.symmetric:
         return _joined(scale.astype(np.float16), packed), gguf.GGMLQuantizationType.Q4_0
     zero_point = grid.zero_point.float().cpu().numpy().repeat(repeats, 1)[..., None]
@@ -71,8 +71,8 @@ def on_grid(weight: Tensor, grid: Grid, where: str) -> Encoded:
     return _joined(header, packed), gguf.GGMLQuantizationType.Q4_1
 
 
-def decoded(stored: Encoded) -> Tensor:
-    """What is stored, in fp32."""
+def dequantized(stored: Encoded) -> Tensor:
+    """The weight that is stored, in fp32."""
     array, kind = stored
     return torch.from_numpy(np.ascontiguousarray(gguf.quants.dequantize(array, kind), dtype=np.float32))
 

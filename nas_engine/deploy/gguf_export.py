@@ -3,58 +3,51 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from nas_engine.compression.grid import Grid
-from nas_engine.deploy.blocks import blocks_of
-from nas_engine.deploy.exported import Check, Weights
+from nas_engine.deploy.exported import Check, ExportRequest, Weights
+from nas_engine.deploy.extracted_sizes import extracted_sizes
 from nas_engine.deploy.gguf_architecture import architecture_of, built_as
-from nas_engine.deploy.gguf_check import as_stored, require_exact
+from nas_engine.deploy.gguf_check import compared_as_stored, require_exact
 from nas_engine.deploy.gguf_file import write_gguf
-from nas_engine.deploy.gguf_tensors import Source
+from nas_engine.deploy.gguf_tensors import GgufPlan
 from nas_engine.deploy.llama_cpp import require_llama_cpp
 from nas_engine.errors import NasEngineWarning
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 
 
 def export_gguf(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    written_tokenizer: PreTrainedTokenizerBase | Path,
-    file: Path,
-    title: str,
-    weights: Weights | None,
-    grids: Mapping[str, Grid],
-    texts: Sequence[str],
-    check: bool,
+    asked: ExportRequest, written_tokenizer: PreTrainedTokenizerBase | Path, file: Path
 ) -> tuple[str, Check | None]:
     """Write and check; llama.cpp's name of the architecture, and what the check found.
 
-    With `check`, everything is written in fp32 first: what llama.cpp computes from that must be what transformers does,
-    to the order of sums. What is rounded comes after, for its difference depends on the texts.
+    Where a check is asked for, everything is written in fp32 first: what llama.cpp computes from that must be what
+    transformers does, to the order of sums. What is rounded comes after, for its difference depends on the texts.
 
     Raises:
         ExportError: llama.cpp cannot express the model, is not installed, or computes something else in fp32.
     """
-    if check:
+    if asked.check:
         require_llama_cpp()
+    model, tokenizer, texts = asked.model, asked.tokenizer, asked.texts
+    weights, title = cast("Weights | None", asked.weights), asked.file.stem
     known, family = architecture_of(model.config), family_of(model)
-    blocks = blocks_of(model, family)
-    source = Source(model, family, known, built_as(model, known, blocks), blocks, weights, grids)
+    blocks = extracted_sizes(model, family)
+    plan = GgufPlan(model, family, known, built_as(model, known, blocks), blocks, weights, asked.grids)
     found = None
-    if check:
-        write_gguf(replace(source, weights="f32"), written_tokenizer, file, title)
-        found = require_exact(source, tokenizer, file, texts)
+    if asked.check:
+        write_gguf(replace(plan, weights="f32"), written_tokenizer, file, title)
+        found = require_exact(plan, tokenizer, file, texts)
         if weights == "f32":
-            return source.built, found
-    write_gguf(source, written_tokenizer, file, title)
+            return plan.built, found
+    write_gguf(plan, written_tokenizer, file, title)
     if found is None:
-        return source.built, None
-    found = as_stored(source, tokenizer, file, texts, found.exact)
+        return plan.built, None
+    found = compared_as_stored(plan, tokenizer, file, texts, found.exact)
     if found.difference > found.tolerance:
         warnings.warn(
             f"the file is right, to {found.exact:.2g} nats in fp32; but as it is stored, llama.cpp rounds activations "
@@ -63,4 +56,4 @@ def export_gguf(
             NasEngineWarning,
             stacklevel=4,
         )
-    return source.built, found
+    return plan.built, found

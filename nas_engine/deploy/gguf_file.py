@@ -9,7 +9,7 @@ import gguf
 from transformers import PreTrainedTokenizerBase
 
 from nas_engine.deploy.gguf_architecture import sizes
-from nas_engine.deploy.gguf_tensors import Source, tensors_of
+from nas_engine.deploy.gguf_tensors import GgufPlan, tensors_of
 from nas_engine.deploy.gguf_tokenizer import copy_tokenizer, write_tokenizer
 
 _FILE_TYPES = {
@@ -22,8 +22,8 @@ _FILE_TYPES = {
 }
 
 
-def write_gguf(source: Source, tokenizer: PreTrainedTokenizerBase | Path, file: Path, title: str) -> None:
-    """Write `source` to `file`.
+def write_gguf(plan: GgufPlan, tokenizer: PreTrainedTokenizerBase | Path, file: Path, title: str) -> None:
+    """Write `plan` to `file`.
 
     Args:
         tokenizer: a BPE of transformers, or the GGUF file that has the model's.
@@ -32,20 +32,20 @@ def write_gguf(source: Source, tokenizer: PreTrainedTokenizerBase | Path, file: 
     Raises:
         ExportError: a tensor or the tokenizer cannot be expressed.
     """
-    config = source.model.config
-    writer = gguf.GGUFWriter(file, source.built)
+    config = plan.model.config
+    writer = gguf.GGUFWriter(file, plan.built)
     try:
         writer.add_name(title)
-        writer.add_file_type(_FILE_TYPES[source.weights])
-        per_layer = source.built != source.architecture.name
-        metadata = sizes(config, source.written_blocks, per_layer) | source.architecture.metadata(config)
+        writer.add_file_type(_FILE_TYPES[plan.weights])
+        per_layer = plan.built != plan.architecture.name
+        metadata = sizes(config, plan.written_blocks, per_layer) | plan.architecture.metadata(config)
         for key, value in metadata.items():
-            _add(writer, f"{source.built}.{key}", value)
+            _add(writer, f"{plan.built}.{key}", value)
         if isinstance(tokenizer, Path):
             copy_tokenizer(tokenizer, writer, config.vocab_size)
         else:
             write_tokenizer(tokenizer, writer, config.vocab_size)
-        for name, (array, kind) in tensors_of(source):
+        for name, (array, kind) in tensors_of(plan):
             writer.add_tensor(name, array, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -8,12 +8,10 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from evaluators.text.positions import most_positions
-from nas_engine.deploy.agreement import LIKELIEST, NEW_TOKENS, Position, compared
+from nas_engine.deploy.agreement import FP32_TOLERANCE, LIKELIEST, NEW_TOKENS, Position, compared
 from nas_engine.deploy.exported import Check
 from nas_engine.deploy.graph_runtimes import GraphRuntime
 from nas_engine.errors import ExportError
-
-EXACT = 0.01  # nats, of what is written in fp32
 
 
 def prompts_of(encoded: Sequence[list[int]], model: PreTrainedModel) -> list[list[int]]:
@@ -29,17 +27,17 @@ def require_exact(runtime: GraphRuntime, model: PreTrainedModel, folder: Path, p
     Raises:
         ExportError: it does not load, or computes something else, with its cache or without.
     """
-    exact, same_text, positions = _measured(runtime, model, folder, prompts, EXACT, exact=True)
-    if not exact <= EXACT or not same_text:
+    exact, same_text, positions = _measured(runtime, model, folder, prompts, FP32_TOLERANCE, exact=True)
+    if not exact <= FP32_TOLERANCE or not same_text:
         raise ExportError(
             f"{runtime.title} computes log-probabilities that differ by up to {exact:.3g} nats from transformers in "
-            f"fp32, where at most {EXACT:g} is expected, and {'the same' if same_text else 'another'} text. "
+            f"fp32, where at most {FP32_TOLERANCE:g} is expected, and {'the same' if same_text else 'another'} text. "
             "Nothing was kept."
         )
-    return Check(exact, exact, exact, same_text, EXACT, positions)
+    return Check(exact, exact, exact, same_text, FP32_TOLERANCE, positions)
 
 
-def as_stored(
+def compared_as_stored(
     runtime: GraphRuntime,
     model: PreTrainedModel,
     stored: PreTrainedModel,

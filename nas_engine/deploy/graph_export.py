@@ -4,56 +4,47 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nas_engine.compression.grid import Grid
-from nas_engine.deploy.exported import Check
-from nas_engine.deploy.graph_check import as_stored, prompts_of, require_exact
+from nas_engine.deploy.exported import Check, ExportRequest
+from nas_engine.deploy.graph_check import compared_as_stored, prompts_of, require_exact
 from nas_engine.deploy.graph_runtimes import OPENVINO, GraphRuntime
-from nas_engine.deploy.rounding import Stored, rounded, stored_matrices
+from nas_engine.deploy.rounding import Stored, integer_matrices, rounded
 from nas_engine.deploy.traced import Traceable, traceable
 from nas_engine.errors import NasEngineWarning
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 
 Write = Callable[[Path, Mapping[str, Stored], bool], None]  # a folder, integers, and whether floats are fp16
 
 
-def export_graph(
-    runtime: GraphRuntime,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    weights: str | None,
-    grids: Mapping[str, Grid],
-    texts: Sequence[str],
-    check: bool,
-) -> tuple[int, Check | None]:
+def export_graph(runtime: GraphRuntime, asked: ExportRequest, folder: Path) -> tuple[int, Check | None]:
     """Write and check; the bytes of the graph and its weights, and what the check found.
 
-    With `check`, everything is written in fp32 first: what the runtime computes from that must be what transformers
-    does, to the order of sums. What is rounded comes after, for its difference depends on the texts.
+    Where a check is asked for, everything is written in fp32 first: what the runtime computes from that must be what
+    transformers does, to the order of sums. What is rounded comes after, for its difference depends on the texts.
 
     Raises:
         ExportError: the runtime is not installed, the model cannot be traced or stored so, or it computes something
             else in fp32.
     """
     runtime.require_writers()
-    if check:
+    if asked.check:
         runtime.require()
+    model, weights = asked.model, asked.weights
     family = family_of(model)
     module = traceable(model)
     scales = torch.float16 if runtime is OPENVINO else torch.float32
-    stored = stored_matrices(model, family, weights, grids, scales)
+    stored = integer_matrices(model, family, weights, asked.grids, scales)
     half = (weights or runtime.floats) == "f16"
     write = _openvino(module) if runtime is OPENVINO else _onnx(module)
     folder.mkdir()
     found = None
-    if check:
-        prompts = prompts_of([tokenizer(text)["input_ids"] for text in texts], model)
+    if asked.check:
+        prompts = prompts_of([asked.tokenizer(text)["input_ids"] for text in asked.texts], model)
         write(folder, {}, False)
         found = require_exact(runtime, module.model, folder, prompts)
     if found is None or weights != "f32":
@@ -63,9 +54,9 @@ def export_graph(
     size = sum(file.stat().st_size for file in folder.iterdir())
     if found is not None and (stored or runtime.rounds):
         as_written = rounded(module.model, stored, half) if stored or half else module.model
-        found = as_stored(runtime, module.model, as_written, weights, folder, prompts, found.exact)
+        found = compared_as_stored(runtime, module.model, as_written, weights, folder, prompts, found.exact)
         _warn(runtime, found)
-    _describe(model, tokenizer, folder)
+    _describe(model, asked.tokenizer, folder)
     return size, found
 
 

@@ -136,7 +136,7 @@ RUNTIMES = {"openvino": OpenVinoModel, "onnxruntime": OnnxModel}
 
 
 def main() -> None:
-    """Answer all calls."""
+    """Answer all calls that standard input holds, into the file that the first argument names."""
     given = json.load(sys.stdin)
     runtime = RUNTIMES[given["runtime"]]
     models = [runtime(file, given["threads"], given["exact"]) for file in given["files"]]

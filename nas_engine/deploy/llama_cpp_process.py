@@ -39,7 +39,7 @@ class LlamaServer:
         self._server = xllamacpp.Server(params)
 
     def tokens(self, text: str) -> Any:
-        """How a text is read."""
+        """The tokens that a text is read as."""
         return self._post("tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
 
     def greedy(self, prompt: list[int], new_tokens: int, top: int) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ class LlamaServer:
 
 
 def main() -> None:
-    """Answer all calls."""
+    """Answer all calls that standard input holds, into the file that the first argument names."""
     given = json.load(sys.stdin)
     files, calls = given.pop("files"), given.pop("calls")
     runtimes = [LlamaServer(file, **given) for file in files]

@@ -20,7 +20,7 @@ from nas_engine.errors import ExportError
 FILE = "model.onnx"
 _OPSET = 20
 _CONTRIBUTED = "com.microsoft"  # operators that ONNX Runtime adds
-_IN_ONE_FILE = 1 << 30  # bytes of weights; more go beside it, for protobuf ends at 2 GiB
+IN_ONE_FILE = 1 << 30  # bytes of weights; more go beside it, for protobuf ends at 2 GiB
 _BLOCKS = (128, 64, 32, 16)  # weights that ONNX Runtime lets share a scale
 # Activations are rounded to 8 bits, block by block, for products with integers:
 # in fp32 a token takes ten times as long.
@@ -88,7 +88,7 @@ def with_weights(graph: ModelProto, module: Traceable, stored: Mapping[str, Stor
 
 def write(model: ModelProto, folder: Path) -> None:
     """Write a graph and its weights."""
-    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _IN_ONE_FILE
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > IN_ONE_FILE
     beside: dict[str, Any] = {"save_as_external_data": True, "location": f"{FILE}_data"} if large else {}
     onnx.save_model(model, str(folder / FILE), **beside)
 
@@ -104,7 +104,7 @@ def _put_integers(
     if rows and inputs % block:
         rows = []  # the embeddings keep their floats
     bits = matrix.grid.settings.bits
-    packed, scales, zero_points = _packed(matrix, block)
+    packed, scales, zero_points = nbits_tensors(matrix, block)
     _add(model, f"{name}.scales", scales)
     shared = [f"{name}.scales"]
     if zero_points is not None:
@@ -175,7 +175,7 @@ def _block_of(matrix: Stored, name: str) -> int:
     return fitting[0]
 
 
-def _packed(matrix: Stored, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def nbits_tensors(matrix: Stored, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Integers from 0, shape (outputs, blocks, bytes), their scales, (outputs, blocks), and zero points."""
     settings, grid = matrix.grid.settings, matrix.grid
     outputs, inputs = matrix.integers.shape

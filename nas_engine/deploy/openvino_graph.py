@@ -49,7 +49,7 @@ def store(model: ov.Model, stored: Mapping[str, Stored]) -> None:
     constants = {node.get_friendly_name(): node for node in model.get_ops() if node.get_type_name() == "Constant"}
     for path, matrix in stored.items():
         constant = constants[f"self.model.{path}.weight"]
-        compressed = _compressed(matrix)
+        compressed = compressed_constant(matrix)
         for reader in constant.output(0).get_target_inputs():
             reader.replace_source_output(compressed.output(0))
         compressed.set_friendly_name(constant.get_friendly_name())
@@ -92,7 +92,7 @@ def _make_stateful(model: ov.Model, cached: Sequence[CachedLayer]) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _compressed(matrix: Stored) -> ov.Node:
+def compressed_constant(matrix: Stored) -> ov.Node:
     """Integers, and what makes them numbers again: the pattern by which OpenVINO multiplies by them as they are."""
     settings, grid = matrix.grid.settings, matrix.grid
     outputs, inputs = matrix.integers.shape

@@ -16,7 +16,7 @@ from nas_engine.compression.sparsification import matrix_of
 from nas_engine.errors import ExportError
 from nas_engine.families.family import Family
 
-GROUP = 32  # inputs that share a scale of 4 bits
+_GROUP = 32  # inputs that share a scale of 4 bits
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Stored:
 
     @property
     def decoded(self) -> Tensor:
-        """What is stored, in fp32."""
+        """The matrix that is stored, in fp32."""
         return dequantize(self.integers, replace(self.grid, scale=self.grid.scale.float()))
 
 
-def stored_matrices(
+def integer_matrices(
     model: PreTrainedModel, family: Family, weights: str | None, grids: Mapping[str, Grid], scales: torch.dtype
 ) -> dict[str, Stored]:
     """Matrices that leave as integers, by the path of their module; tied ones once.
@@ -65,11 +65,11 @@ def stored_matrices(
                 found[path] = Stored(quantize(matrix, grids[path]).cpu(), _with_scales(grids[path], scales))
             continue
         inside = path.startswith(f"{family.layers}.")
-        settings = GridSettings(4, GROUP) if weights == "int4" and inside else GridSettings(8, matrix.shape[1])
+        settings = GridSettings(4, _GROUP) if weights == "int4" and inside else GridSettings(8, matrix.shape[1])
         if matrix.shape[1] % settings.group_size:
             raise ExportError(
-                f"{path} has {matrix.shape[1]} inputs, and int4 stores groups of {GROUP}; choose sizes in multiples of "
-                f"{GROUP}, or weights='int8'."
+                f"{path} has {matrix.shape[1]} inputs, and int4 stores groups of {_GROUP}; choose sizes in multiples "
+                f"of {_GROUP}, or weights='int8'."
             )
         grid = find_grid(matrix.float(), settings, scales)
         found[path] = Stored(quantize(matrix, grid), grid)

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from nas_engine.deploy.gguf_architecture import architecture_of, builds_uneven
+from nas_engine.deploy.gguf_architecture import GGUF_BLOCK, architecture_of, builds_uneven
 from nas_engine.deploy.traced import require_dense
 from nas_engine.deploy.vllm_form import BACKEND, LIKE_LLAMA, has_window, require_known
 from nas_engine.deploy.vllm_quantization import FUSED
 from nas_engine.errors import ExportError
-from nas_engine.families.family import attention_sizes, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import attention_sizes
 from search_spaces import Limits
 
-BLOCK = 32  # weights along the inputs that GGUF stores with one scale
-COLUMNS = 64  # outputs of a tile of vLLM's kernels
+TILE_OUTPUTS = 64  # outputs of a tile of vLLM's kernels
 _NO_ZEROS = "multiplies by zeros as by any number; leave sparsity() out"
 
 
@@ -58,10 +58,10 @@ def llama_cpp_limits(model: PreTrainedModel) -> Limits:
     known.metadata(config)  # refuses what it cannot say
     group = heads // kv_heads
     uneven = builds_uneven(model, known)
-    possible = [n for n in range(group, heads + 1, group) if n * size % BLOCK == 0 or n == heads]
+    possible = [n for n in range(group, heads + 1, group) if n * size % GGUF_BLOCK == 0 or n == heads]
     return Limits(
         "llama.cpp",
-        multiple_of=BLOCK,
+        multiple_of=GGUF_BLOCK,
         heads=tuple(possible) if uneven or not known.square else (heads,),
         alike=frozenset() if uneven else frozenset({"mlp_width", "attention_heads"}),
         whole={"density": _NO_ZEROS}
@@ -89,7 +89,7 @@ def vllm_limits(model: PreTrainedModel) -> Limits:
     skips = config.model_type in LIKE_LLAMA and not has_window(config)
     return Limits(
         "vllm",
-        multiple_of=COLUMNS,
+        multiple_of=TILE_OUTPUTS,
         heads=tuple(divisors) if family.stock_heads else (heads,),
         alike=frozenset({"attention_heads"}),
         whole=whole,

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from evaluators.text.positions import switching_lengths
 from nas_engine.errors import ExportError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 
 # Those that trace; the others call kernels that no other runtime has.
 _ATTENTION = ("eager", "sdpa")

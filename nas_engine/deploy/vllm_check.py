@@ -15,16 +15,16 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.text.positions import most_positions
+from nas_engine.deploy.agreement import LIKELIEST
 from nas_engine.deploy.exported import Check
 from nas_engine.errors import ExportError
 from nas_engine.families import modeling_subnetwork as runtime
 
 TOLERANCE = 1e-3  # nats; the arithmetic is the same
-LIKELIEST = 10  # tokens that are compared at a position
 
 
 @torch.no_grad()
-def checked(
+def checked_folder(
     model: PreTrainedModel,
     folder: Path,
     architecture: type[PreTrainedModel],
@@ -82,7 +82,7 @@ def _require_trunk(model: PreTrainedModel, config: PreTrainedConfig) -> None:
 
 
 def _log_probabilities(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
-    """Of shape (tokens, vocabulary)."""
+    """Log-probabilities of the next token at every position, shape (tokens, vocabulary)."""
     logits: Tensor = model(torch.tensor([ids], device=model.device)).logits[0]
     return logits.float().log_softmax(-1).cpu()
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from evaluators.whole_file import replacing
 from nas_engine.compression.checkpoint import save_on_grids
 from nas_engine.compression.grid import Grid
-from nas_engine.deploy.blocks import Block, blocks_of
-from nas_engine.deploy.exported import Export, Weights
-from nas_engine.deploy.vllm_check import checked
-from nas_engine.deploy.vllm_form import ARCHITECTURES, form_of
+from nas_engine.deploy.exported import Export, ExportRequest
+from nas_engine.deploy.extracted_sizes import ExtractedSizes, extracted_sizes
+from nas_engine.deploy.vllm_check import checked_folder
+from nas_engine.deploy.vllm_form import ARCHITECTURES, implementation_of
 from nas_engine.deploy.vllm_quantization import require_servable
 from nas_engine.errors import ExportError
 from nas_engine.families import modeling_subnetwork as runtime
-from nas_engine.families.family import attention_sizes, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import attention_sizes
 from nas_engine.progress import without_bars
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -32,28 +33,21 @@ _SHARED = ("vocab_size", "hidden_size", "num_hidden_layers", "hidden_act", "max_
            "eos_token_id", "tie_word_embeddings")  # fmt: skip
 
 
-def export_vllm(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    weights: Weights | None,
-    grids: Mapping[str, Grid],
-    texts: Sequence[str],
-    check: bool,
-) -> Export:
-    """Write `model` in the form that vLLM builds it from; see `nas_engine.export`.
+def export_vllm(asked: ExportRequest) -> Export:
+    """Write the model in the form that vLLM builds it from; see `nas_engine.export`.
 
     Raises:
         ExportError: vLLM cannot build it, or what was written computes something else; no folder is left.
         CompressionError: a quantized layer is no linear layer, or compressed-tensors is not installed.
     """
+    model, tokenizer, folder, weights = asked.model, asked.tokenizer, asked.file, asked.weights
     if weights is not None and weights not in DTYPES:
         raise ExportError(
             f"weights is {weights!r}, which is GGUF's; choose one of {', '.join(DTYPES)}, or none to keep what there "
             "is: integers of a model that quantize_model made are written as such."
         )
-    kept = grids if weights is None else {}
-    form = form_of(model)
+    kept = asked.grids if weights is None else {}
+    form = implementation_of(model)
     require_servable(model, family_of(model), kept)
     dtype = DTYPES[weights] if weights else model.dtype
     written = as_nemotron(model) if form == "nemotron_nas" else model
@@ -61,7 +55,7 @@ def export_vllm(
     with replacing(folder) as unfinished:
         _write(written, unfinished, dtype, kept)
         tokenizer.save_pretrained(unfinished)
-        found = checked(model, unfinished, type(written), tokenizer, dtype, texts) if check else None
+        found = checked_folder(model, unfinished, type(written), tokenizer, dtype, asked.texts) if asked.check else None
         size = sum(file.stat().st_size for file in unfinished.rglob("*.safetensors"))
         result = Export(folder, architecture, weights, size, found)
         about = json.dumps(asdict(result) | {"file": folder.name}, indent=2)
@@ -76,7 +70,7 @@ def as_nemotron(model: PreTrainedModel) -> runtime.DeciLMForCausalLM:
     values.
     """
     config, family = model.config, family_of(model)
-    blocks = blocks_of(model, family)
+    blocks = extracted_sizes(model, family)
     _, _, size = attention_sizes(config)
     heads, kv_heads = next((block.heads, block.kv_heads) for block in blocks if block.heads)
     state = model.state_dict()
@@ -103,7 +97,7 @@ def as_nemotron(model: PreTrainedModel) -> runtime.DeciLMForCausalLM:
     return made
 
 
-def _block_config(block: Block) -> dict[str, dict[str, Any]]:
+def _block_config(block: ExtractedSizes) -> dict[str, dict[str, Any]]:
     group = block.heads // block.kv_heads if block.heads else None
     attention = {"no_op": not block.heads, "replace_with_linear": False, "n_heads_in_group": group}
     ffn: dict[str, Any] = {"no_op": not block.width, "replace_with_linear": False}

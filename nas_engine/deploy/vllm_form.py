@@ -14,11 +14,12 @@ from typing import Literal
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from nas_engine.deploy.blocks import Block, blocks_of
+from nas_engine.deploy.extracted_sizes import ExtractedSizes, extracted_sizes
 from nas_engine.errors import ExportError
-from nas_engine.families.family import attention_sizes, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import attention_sizes
 
-Form = Literal["native", "transformers", "nemotron_nas"]
+Implementation = Literal["native", "transformers", "nemotron_nas"]
 ARCHITECTURES = {"transformers": "TransformersForCausalLM", "nemotron_nas": "DeciLMForCausalLM"}
 NATIVE = ("bloom", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3")
 BACKEND = tuple(name for name in NATIVE if name != "bloom")  # its attention passes by transformers' interface
@@ -27,7 +28,7 @@ LIKE_LLAMA = ("llama", "mistral", "qwen2")
 _SILU = ("llama", "mistral", "phi3", "qwen2", "qwen3")
 
 
-def form_of(model: PreTrainedModel) -> Form:
+def implementation_of(model: PreTrainedModel) -> Implementation:
     """The form that `model` leaves in: vLLM's own class where it can, ``nemotron_nas`` for blocks that are left out.
 
     Raises:
@@ -35,12 +36,14 @@ def form_of(model: PreTrainedModel) -> Form:
     """
     config = model.config
     require_known(config)
-    blocks = blocks_of(model, family_of(model))
+    blocks = extracted_sizes(model, family_of(model))
     if getattr(config, "subnetwork", None) is None and _head_sizes_fit(config):
         return "native"
     without = {"transformers": _not_by_transformers(config, blocks), "nemotron_nas": _not_by_nemotron(config, blocks)}
     skipped = not all(block.heads and block.width for block in blocks)
-    order: tuple[Form, Form] = ("nemotron_nas", "transformers") if skipped else ("transformers", "nemotron_nas")
+    order: tuple[Implementation, Implementation] = (
+        ("nemotron_nas", "transformers") if skipped else ("transformers", "nemotron_nas")
+    )
     for form in order:
         if without[form] is None:
             return form
@@ -68,7 +71,7 @@ def _head_sizes_fit(config: PreTrainedConfig) -> bool:
     return config.model_type != "qwen2" or heads * size == config.hidden_size
 
 
-def _not_by_transformers(config: PreTrainedConfig, blocks: Sequence[Block]) -> str | None:
+def _not_by_transformers(config: PreTrainedConfig, blocks: Sequence[ExtractedSizes]) -> str | None:
     if config.model_type not in BACKEND:
         return f"it knows no {config.model_type}; give all layers the whole sizes"
     missing = next((i for i, block in enumerate(blocks) if not block.heads), None)
@@ -77,7 +80,7 @@ def _not_by_transformers(config: PreTrainedConfig, blocks: Sequence[Block]) -> s
     return _heads_differ(config, blocks) or _fewer_heads(config, blocks)
 
 
-def _not_by_nemotron(config: PreTrainedConfig, blocks: Sequence[Block]) -> str | None:
+def _not_by_nemotron(config: PreTrainedConfig, blocks: Sequence[ExtractedSizes]) -> str | None:
     if config.model_type not in LIKE_LLAMA:
         return f"it is made like Llama, and {config.model_type} is not"
     if has_window(config):
@@ -95,7 +98,7 @@ def has_window(config: PreTrainedConfig) -> bool:
     return bool(getattr(config, "use_sliding_window", True)) and getattr(config, "sliding_window", None) is not None
 
 
-def _heads_differ(config: PreTrainedConfig, blocks: Sequence[Block]) -> str | None:
+def _heads_differ(config: PreTrainedConfig, blocks: Sequence[ExtractedSizes]) -> str | None:
     heads = sorted({block.heads for block in blocks if block.heads})
     if len(heads) < 2:
         return None
@@ -105,9 +108,9 @@ def _heads_differ(config: PreTrainedConfig, blocks: Sequence[Block]) -> str | No
     )
 
 
-def _fewer_heads(config: PreTrainedConfig, blocks: Sequence[Block]) -> str | None:
+def _fewer_heads(config: PreTrainedConfig, blocks: Sequence[ExtractedSizes]) -> str | None:
     heads, kv_heads, _ = attention_sizes(config)
-    if blocks[0] == Block(heads, kv_heads, blocks[0].width):
+    if blocks[0] == ExtractedSizes(heads, kv_heads, blocks[0].width):
         return None
     return (
         f"layers have {blocks[0].heads} query heads, where a configuration of {config.model_type} cannot say so; "

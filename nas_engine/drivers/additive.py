@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from moocore import is_nondominated
 
-from nas_engine.drivers.interactions import blocks_of
+from nas_engine.arrays import Array
+from nas_engine.drivers.interactions import interacting_genes
 from search_spaces import Genome, SearchSpace
 
-Array = npt.NDArray[np.float64]
 KEPT = 200  # joint choices of a block at most, after dominated ones are dropped
 _COMBINATIONS = 4096  # of a block's values at most
 _CHECKED = 12  # random genomes on which the sum has to agree
@@ -68,7 +68,7 @@ class Additive:
         def costs_at(genomes: Genome) -> Array:
             return cost(genomes).reshape(len(genomes), -1)
 
-        groups, largest = blocks_of(space, costs_at, _COMBINATIONS), space.largest
+        groups, largest = interacting_genes(space, costs_at, _COMBINATIONS), space.largest
         if groups is None:
             return None
         values = tuple(np.array(list(product(*(range(len(space.genes[i])) for i in g)))) for g in groups)

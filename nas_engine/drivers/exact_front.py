@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.additive import Additive
 from nas_engine.drivers.effort import EXACT, Effort
 from nas_engine.drivers.knapsack import Knapsack
 from search_spaces import Genome
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

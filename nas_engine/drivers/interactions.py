@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from search_spaces import Genome, SearchSpace
 
-Scores = Callable[[Genome], npt.NDArray[np.float64]]
+BatchScoreFunction = Callable[[Genome], npt.NDArray[np.float64]]
 _PAIRS = 4000  # of genes that are tried at most
 _TOLERANCE = 1e-9  # relative to the largest genome's score
 
 
-def blocks_of(space: SearchSpace, scores: Scores, combinations_at_most: int) -> tuple[list[int], ...] | None:
+def interacting_genes(
+    space: SearchSpace, scores: BatchScoreFunction, combinations_at_most: int
+) -> tuple[list[int], ...] | None:
     """Positions of genes by block: those that move a layer in common, and where that makes more joint choices than
     `combinations_at_most`, those among them that interact in a score.
 
@@ -39,7 +41,7 @@ def blocks_of(space: SearchSpace, scores: Scores, combinations_at_most: int) -> 
     return tuple(blocks) if all(_size(space, b) <= combinations_at_most for b in blocks) else None
 
 
-def _split(space: SearchSpace, scores: Scores, group: list[int]) -> list[list[int]]:
+def _split(space: SearchSpace, scores: BatchScoreFunction, group: list[int]) -> list[list[int]]:
     pairs = list(combinations(range(len(group)), 2))
     changed = [(), *((i,) for i in range(len(group))), *pairs]  # genes at their smallest
     genomes = np.repeat(space.largest[None], len(changed), axis=0)

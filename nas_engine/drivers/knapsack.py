@@ -15,10 +15,10 @@ import numpy.typing as npt
 from moocore import is_nondominated
 from scipy.sparse import csr_array, vstack
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.effort import Effort
 
-Array = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 _RANGE = 1e4  # of losses as solvers see them: an absolute gap of 1e-6 is nothing beside it
 _ROUNDING = 1e-10  # of a budget, relative to what its cost can change; as little as tells equal sums from others
 _SOLVER = 1e-6  # by how much HiGHS may miss a budget, likewise
@@ -49,7 +49,7 @@ class Knapsack:
         variables = np.arange(len(self.block))
         self.one_each = csr_array((np.ones(len(variables)), (self.block, variables)))
 
-    def solved(self, budgets: Array, effort: Effort) -> tuple[Rows, float] | None:
+    def solved(self, budgets: Array, effort: Effort) -> tuple[Indices, float] | None:
         """Each block's choice, and by how much of its loss, counted from each block's least, it is worse than the best
         at most; None where none keeps the budgets.
 
@@ -74,7 +74,7 @@ class Knapsack:
             return None
         return known - self.first, (best - bound) / best if best - bound > 10 * _SLACK else 0.0
 
-    def _relaxed(self, room: Array) -> tuple[float, Array, Rows] | None:
+    def _relaxed(self, room: Array) -> tuple[float, Array, Indices] | None:
         """Of fractions of choices: a bound of the loss, by how much each choice's loss and price exceed its block's
         least, and the cheapest of the choices that each block uses; None where not even these keep the budgets.
         """
@@ -89,7 +89,7 @@ class Knapsack:
                 return bound, excess, near
         return self._relaxed_by_highs(room, binding)
 
-    def _relaxed_under(self, costs: Array, room: float) -> tuple[float, Array, Rows]:
+    def _relaxed_under(self, costs: Array, room: float) -> tuple[float, Array, Indices]:
         """The same of one budget, by its price."""
         low, high = 0.0, 0.0
         while self._at_price(high, costs)[1] > room and high < _DEAREST:
@@ -101,7 +101,7 @@ class Knapsack:
         least = np.minimum.reduceat(priced, self.first)
         return float(least.sum() - high * room), priced - least[self.block], near
 
-    def _at_price(self, price: float, costs: Array) -> tuple[Array, float, Rows]:
+    def _at_price(self, price: float, costs: Array) -> tuple[Array, float, Indices]:
         """Losses and priced costs, and what the least of each block cost, the cheapest of equal ones, and which."""
         priced = self.losses + price * costs
         least = np.minimum.reduceat(priced, self.first)[self.block]
@@ -111,7 +111,7 @@ class Knapsack:
         near = found[np.searchsorted(found, self.first)]  # the first of each block
         return priced, float(cheapest.sum()), near
 
-    def _relaxed_by_highs(self, room: Array, bounded: Rows) -> tuple[float, Array, Rows] | None:
+    def _relaxed_by_highs(self, room: Array, bounded: Indices) -> tuple[float, Array, Indices] | None:
         from scipy.optimize import linprog  # takes a second to import
 
         found = linprog(
@@ -132,7 +132,7 @@ class Knapsack:
         near = self._least_of_each(used)
         return float(least.sum() - prices @ room[bounded]), priced - least[self.block], near
 
-    def _improved(self, chosen: Rows, room: Array) -> Rows:
+    def _improved(self, chosen: Indices, room: Array) -> Indices:
         """`chosen`, a variable a block, with other ones as the budgets allow, the greatest relief first."""
         while True:
             left = room - self.costs[chosen].sum(axis=0)
@@ -145,8 +145,8 @@ class Knapsack:
             chosen[self.block[best]] = best
 
     def _summed(
-        self, kept: Rows, excess: Array, hope: float, room: Array, at_most: int
-    ) -> tuple[Rows | None, float] | None:
+        self, kept: Indices, excess: Array, hope: float, room: Array, at_most: int
+    ) -> tuple[Indices | None, float] | None:
         """The best choices among the variables `kept`, if any, and their loss; None where there are too many sums.
 
         Args:
@@ -164,7 +164,7 @@ class Knapsack:
         rest = sum((self.costs[blocks[i]].min(axis=0) for i in order), np.zeros(len(room)))  # least of what is to come
         costs, losses = self.costs[alone].sum(axis=0)[None], self.losses[alone].sum()[None]
         over = excess[alone].sum()[None]
-        steps: list[tuple[Rows, Rows]] = []  # of each block: from which sum each comes, and by which variable
+        steps: list[tuple[Indices, Indices]] = []  # of each block: from which sum each comes, and by which variable
         for i in order:
             block = blocks[i]
             if len(costs) * len(block) > at_most:
@@ -185,7 +185,7 @@ class Knapsack:
             chosen[i], at = variable[at], before[at]
         return chosen, self._loss(chosen)
 
-    def _programmed(self, kept: Rows, room: Array, effort: Effort) -> tuple[Rows | None, float]:
+    def _programmed(self, kept: Indices, room: Array, effort: Effort) -> tuple[Indices | None, float]:
         """The best choices among the variables `kept`, if any, and a bound of the least loss, by HiGHS."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -217,20 +217,20 @@ class Knapsack:
             cuts.append(np.isin(np.arange(len(self.block)), chosen).astype(float))
         return None, bound
 
-    def _loss(self, chosen: Rows | None) -> float:
+    def _loss(self, chosen: Indices | None) -> float:
         return np.inf if chosen is None else float(self.losses[chosen].sum())
 
-    def _keeps(self, chosen: Rows, room: Array) -> bool:
+    def _keeps(self, chosen: Indices, room: Array) -> bool:
         return bool((self.costs[chosen].sum(axis=0) <= room).all())
 
-    def _least_of_each(self, values: Array) -> Rows:
+    def _least_of_each(self, values: Array) -> Indices:
         """The variable of each block whose value is the least."""
         parts = np.split(values, self.first[1:])
         return np.array([first + part.argmin() for first, part in zip(self.first, parts, strict=True)])
 
 
-def _unbeaten(costs: Array, losses: Array) -> Rows:
-    """Of sums, those that no other beats in loss and all costs; one of equal ones."""
+def _unbeaten(costs: Array, losses: Array) -> Indices:
+    """Positions of the sums that no other beats in loss and all costs; one of equal ones."""
     if costs.shape[1] > 1:
         return np.flatnonzero(is_nondominated(np.column_stack([costs, losses]), keep_weakly=False))
     order = np.lexsort((losses, costs[:, 0]))

@@ -50,7 +50,7 @@ def neighbours(genome: Genome, top: Genome) -> Genome:
     return moved
 
 
-def layers_of(space: SearchSpace) -> Genome:
+def first_layers(space: SearchSpace) -> Genome:
     """The first layer that each gene moves, shape (genes,)."""
     return np.array([gene.layer for gene in space.genes], dtype=np.int64)
 

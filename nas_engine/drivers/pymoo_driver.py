@@ -24,7 +24,7 @@ from pymoo.util.ref_dirs import get_reference_directions
 
 from nas_engine.drivers.driver import DriverProblem, Objectives, Violations
 from nas_engine.drivers.initial import first_generation, unseen
-from nas_engine.drivers.operators import LayerCrossover, OrderedMutation, later_rates, layers_of
+from nas_engine.drivers.operators import LayerCrossover, OrderedMutation, first_layers, later_rates
 from nas_engine.errors import SearchError
 from nas_engine.magnitude import bounded
 from search_spaces import Genome
@@ -41,7 +41,7 @@ def nsga2(problem: DriverProblem, common: dict[str, Any]) -> Algorithm:
 
 def nsga2_layers(problem: DriverProblem, common: dict[str, Any]) -> Algorithm:
     """NSGA-II whose crossover cuts between layers and whose mutation prefers late ones: children share first layers."""
-    layers = layers_of(problem.space)
+    layers = first_layers(problem.space)
     operators = {"crossover": LayerCrossover(layers), "mutation": OrderedMutation(rates=later_rates(layers))}
     return NSGA2(**common | operators)
 

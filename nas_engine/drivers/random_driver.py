@@ -35,4 +35,4 @@ class RandomDriver:
         return fresh
 
     def tell(self, genomes: Genome, objectives: Objectives, violations: Violations | None = None) -> None:
-        """Nothing to learn."""
+        """Ignore what is told: a random driver learns nothing."""

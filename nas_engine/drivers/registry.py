@@ -18,8 +18,8 @@ from nas_engine.errors import SearchError
 
 DriverFactory = Callable[[DriverProblem], Driver]
 
-HINTED = ("auto", "milp", "surrogate")  # drivers that make something of a sensitivity
-NEEDY = ("milp",)  # those that cannot do without
+TAKES_SENSITIVITY = ("auto", "milp", "surrogate")  # drivers that make something of a sensitivity
+NEEDS_SENSITIVITY = ("milp",)  # those that cannot do without
 _MANY = 1000  # evaluations beyond which predictions take longer than they save
 
 
@@ -81,9 +81,10 @@ def make_driver(driver: str | DriverFactory, problem: DriverProblem) -> Driver:
     require_driver_name(driver)
     if not isinstance(driver, str):
         return _whole(driver(problem))
-    if problem.sensitivity is not None and driver not in HINTED:
+    if problem.sensitivity is not None and driver not in TAKES_SENSITIVITY:
         raise SearchError(
-            f"driver is {driver!r}, which makes nothing of a sensitivity; choose {' or '.join(HINTED)}, or do without."
+            f"driver is {driver!r}, which makes nothing of a sensitivity; choose {' or '.join(TAKES_SENSITIVITY)}, or "
+            "do without."
         )
     return DRIVERS[driver](problem)
 

@@ -39,7 +39,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether every stage does."""
+        """Whether every stage fits into the memory that is free."""
         return self.worst.bytes <= self.free
 
     @property
@@ -72,7 +72,7 @@ class Estimate:
         )  # fmt: skip
 
     def seconds(self, stage: Stage) -> float | None:
-        """Of a stage, about."""
+        """About how long a stage takes."""
         return None if self.speed is None else stage.operations / self.speed
 
     def table(self) -> Table:

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from nas_engine.estimation.outlined_versions import OutlinedVersions
 from nas_engine.estimation.tensor_bytes import bytes_of_model
-from nas_engine.families.family import FAMILIES, Family
+from nas_engine.families.descriptions import FAMILIES
+from nas_engine.families.family import Family
 from nas_engine.families.head import classifies
 from nas_engine.families.plain import require_plain
 from nas_engine.supernet.narrowing import bound_for

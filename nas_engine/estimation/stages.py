@@ -63,7 +63,7 @@ class Stage:
 
     @property
     def bytes(self) -> int:
-        """At its peak."""
+        """What the stage needs at its peak."""
         return round(self.held + self.passing)
 
 
@@ -316,6 +316,6 @@ def _versions_of(outline: Outline, work: JobSize) -> VersionsSize:
 
 
 def _embeddings(outline: Outline) -> int:
-    """Of those that a sub-network shares with its super-network while it is saved."""
+    """Bytes of the embeddings that a sub-network shares with its super-network while it is saved."""
     modules = (outline.model.get_input_embeddings(), outline.model.get_output_embeddings())
     return bytes_of([p for module in modules if module is not None for p in module.parameters()])

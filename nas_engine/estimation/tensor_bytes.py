@@ -60,11 +60,11 @@ def _tensors(found: object) -> Iterator[Tensor]:
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
-    """Of the storages of `tensors`, each counted once: views and tied weights share one."""
+    """Bytes of the storages of `tensors`, each counted once: views and tied weights share one."""
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
 def bytes_of_model(model: torch.nn.Module) -> int:
-    """Of its parameters and buffers."""
+    """Bytes of a model's parameters and buffers."""
     return bytes_of([*model.parameters(), *model.buffers()])

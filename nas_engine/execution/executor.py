@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, Protocol
 
-from nas_engine.execution.measuring import GenomeBatch, Job, Outcome, S
+from nas_engine.execution.measuring import GenomeBatch, MeasurementPlan, Outcome, S
 from nas_engine.ledger.ledger import Record
 from search_spaces import Genome
 
@@ -33,11 +33,11 @@ class Executor(Protocol):
 class Workplace(Protocol):
     """What a user passes as ``search(..., executor=)``: says where to measure, and holds nothing before the search."""
 
-    def open(self, job: Job[S]) -> AbstractContextManager[Executor]:
+    def open(self, plan: MeasurementPlan[S]) -> AbstractContextManager[Executor]:
         """The executor of one search; leaving the context ends whatever it started, however the search ends.
 
         Raises:
-            SearchError: it cannot measure this job.
+            SearchError: it cannot measure this plan.
         """
         ...
 
@@ -46,9 +46,9 @@ class Workplace(Protocol):
 class ThisProcess:
     """Measures here, one sub-network after another."""
 
-    def open(self, job: Job[S]) -> AbstractContextManager[Executor]:
+    def open(self, plan: MeasurementPlan[S]) -> AbstractContextManager[Executor]:
         """As `Workplace` says; there is nothing to end."""
-        return nullcontext(InProcess(job))
+        return nullcontext(InProcess(plan))
 
 
 class InProcess(Generic[S]):
@@ -60,15 +60,17 @@ class InProcess(Generic[S]):
 
     parallel = 1
 
-    def __init__(self, job: Job[S]) -> None:
-        self._job = job
+    def __init__(self, plan: MeasurementPlan[S]) -> None:
+        self._plan = plan
         self.batch: GenomeBatch[S] | None = None
 
     def evaluate(self, genomes: Sequence[Genome], front: Sequence[Record]) -> Iterator[Record]:
         """As `Executor` says; an evaluator that fails on a sub-network concerns that one alone."""
-        ordered = self._job.depth_first(genomes)
-        self.batch = batch = GenomeBatch(self._job, [*self._job.alone, *self._job.shared], ordered, front, self.batch)
+        ordered = self._plan.depth_first(genomes)
+        self.batch = batch = GenomeBatch(
+            self._plan, [*self._plan.alone, *self._plan.shared], ordered, front, self.batch
+        )
         for position, genome in enumerate(ordered):
             *_, outcome = batch.measure(position, {})
             assert isinstance(outcome, Outcome)
-            yield self._job.record(genome, outcome)
+            yield self._plan.record(genome, outcome)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evaluators import Evaluator
 from nas_engine.execution.executor import InProcess
-from nas_engine.execution.measuring import Job, S, Searchable
+from nas_engine.execution.measuring import MeasurementPlan, S, Searchable
 from nas_engine.ledger.identity import identity_of
 from nas_engine.ledger.ledger import Ledger, Record
 from nas_engine.ledger.storage import Storage
@@ -47,7 +47,7 @@ def measured(
     missing = [genome for genome in different if ledger.get(genome) is None]
     done = len(different) - len(missing)
     with progress_bar(title, len(different), enabled=progress, completed=done) as bar:
-        for record in InProcess(Job(supernet, evaluators)).evaluate(missing, ()) if missing else ():
+        for record in InProcess(MeasurementPlan(supernet, evaluators)).evaluate(missing, ()) if missing else ():
             ledger.append(record)
             bar.advance()
     records = [ledger.get(genome) for genome in genomes]

@@ -22,11 +22,11 @@ S = TypeVar("S", bound=SubnetworkProtocol, covariant=True)
 
 
 class Searchable(Protocol[S]):
-    """What a search needs of a super-network."""
+    """What a search needs of a super-network. A class of your own inherits the last two from `SearchableDefaults`."""
 
     @property
     def space(self) -> SearchSpace:
-        """Its genes."""
+        """What may vary."""
         ...
 
     def fingerprint(self) -> str:
@@ -36,6 +36,30 @@ class Searchable(Protocol[S]):
     def subnetwork(self, configuration: Configuration) -> S:
         """The sub-network to evaluate."""
         ...
+
+    @property
+    def target(self) -> str | None:
+        """Where its sub-networks will run, one of `nas_engine.deploy.TARGETS`; None for anywhere."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where its sub-networks compute, such as ``cuda:0``."""
+        ...
+
+
+class SearchableDefaults:
+    """What something that is searched says of itself unless it says otherwise."""
+
+    @property
+    def target(self) -> str | None:
+        """None: anywhere."""
+        return None
+
+    @property
+    def device(self) -> str:
+        """The CPU."""
+        return "cpu"
 
 
 @dataclass(frozen=True)
@@ -59,8 +83,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Job(Generic[S]):
-    """What a search has measured.
+class MeasurementPlan(Generic[S]):
+    """What a search has measured, and by what.
 
     Args:
         supernet: gives the sub-networks.
@@ -104,23 +128,23 @@ class GenomeBatch(Generic[S]):
     """Sub-networks measured one after another in one process, which share what they can.
 
     Args:
-        job: what they belong to.
-        evaluators: those of the job that measure them here, in this order.
+        plan: what they belong to.
+        evaluators: those of the plan that measure them here, in this order.
         genomes: in the order in which they share the most.
         front: the records that no other dominates, for evaluators that race.
-        before: an earlier batch of this job in this process, whose work may be of use.
+        before: an earlier batch of this plan in this process, whose work may be of use.
     """
 
     def __init__(
         self,
-        job: Job[S],
+        plan: MeasurementPlan[S],
         evaluators: Sequence[Evaluator],
         genomes: Sequence[Genome],
         front: Sequence[Record],
         before: GenomeBatch[S] | None = None,
     ) -> None:
-        self._job, self._evaluators, self._front = job, evaluators, front
-        self._subnets = job.subnetworks(genomes)
+        self._plan, self._evaluators, self._front = plan, evaluators, front
+        self._subnets = plan.subnetworks(genomes)
         earlier = {} if before is None else before.sessions
         # By evaluator; those of an evaluator that does not measure here wait for a batch in which it does.
         self.sessions: dict[str, Session] = earlier | {
@@ -144,7 +168,7 @@ class GenomeBatch(Generic[S]):
             try:
                 with self._shared_device(evaluator):
                     yield Began(evaluator.name)
-                    with time_limit(self._job.seconds):
+                    with time_limit(self._plan.seconds):
                         measurement = self._measurement(evaluator, position, measured)
                 measured[evaluator.name] = _checked(measurement)
             except BusyError as error:
@@ -158,17 +182,12 @@ class GenomeBatch(Generic[S]):
     def _measurement(self, evaluator: Evaluator, position: int, measured: Mapping[str, Measurement]) -> Measurement:
         if not isinstance(evaluator, BatchEvaluator):
             return evaluator(self._subnets[position])
-        rival = best_rival(self._job.evaluators, evaluator, measured, self._front, self._job.optimized)
+        rival = best_rival(self._plan.evaluators, evaluator, measured, self._front, self._plan.optimized)
         return self.sessions[evaluator.name].measure(position, rival)
 
     def _shared_device(self, evaluator: Evaluator) -> AbstractContextManager[None]:
         """Whoever times waits until this is over; an evaluator that times sees to it itself."""
-        return nullcontext() if evaluator.alone else computing(device_of(self._job.supernet))
-
-
-def device_of(supernet: object) -> str:
-    """Where sub-networks compute, such as ``cuda:0``."""
-    return str(getattr(getattr(supernet, "model", None), "device", "cpu"))
+        return nullcontext() if evaluator.alone else computing(self._plan.supernet.device)
 
 
 def best_rival(

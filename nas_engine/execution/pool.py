@@ -18,7 +18,7 @@ from typing import Generic
 from evaluators.checks import require_at_least
 from evaluators.whole_file import temporary_folder
 from nas_engine.execution.executor import Executor
-from nas_engine.execution.measuring import Job, S
+from nas_engine.execution.measuring import MeasurementPlan, S
 from nas_engine.execution.pool_process import PoolProcess
 from nas_engine.execution.worker import Arrived, Event, Shipment, save_supernet, shipment
 from nas_engine.execution.worker_executor import Lost, WorkerExecutor, WorkerHandle
@@ -50,12 +50,12 @@ class WorkerPool:
         require_at_least(1, workers=self.workers, threads=self.threads)
 
     @contextmanager
-    def open(self, job: Job[S]) -> Iterator[Executor]:
+    def open(self, plan: MeasurementPlan[S]) -> Iterator[Executor]:
         """As `Workplace` says; workers start with the first sub-network that is to be measured."""
         with temporary_folder("nas-engine-workers-") as folder:
-            processes = _Processes(job, self.threads, folder / "supernet")
+            processes = _Processes(plan, self.threads, folder / "supernet")
             try:
-                yield WorkerExecutor(job, processes, self.workers)
+                yield WorkerExecutor(plan, processes, self.workers)
             finally:
                 processes.close()
 
@@ -63,15 +63,15 @@ class WorkerPool:
 class _Processes(Generic[S]):
     """The worker processes of one search."""
 
-    def __init__(self, job: Job[S], threads: int, folder: Path) -> None:
-        self._job, self._threads, self._folder = job, threads, folder
+    def __init__(self, plan: MeasurementPlan[S], threads: int, folder: Path) -> None:
+        self._plan, self._threads, self._folder = plan, threads, folder
         self._alive: list[PoolProcess] = []
         self._new: list[PoolProcess] = []
 
     @cached_property
     def _shipment(self) -> Shipment:
-        save_supernet(self._job.supernet, self._folder)
-        return shipment(self._job, self._threads)
+        save_supernet(self._plan.supernet, self._folder)
+        return shipment(self._plan, self._threads)
 
     def hire(self) -> WorkerHandle:
         """As `WorkerBackend` says.

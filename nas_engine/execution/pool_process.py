@@ -28,8 +28,8 @@ def end_with(lifeline):
 
 threading.Thread(target=end_with, args=(int(sys.argv[3]),), daemon=True).start()
 sys.path[:] = json.loads(sys.argv[1])
-from nas_engine.execution.pool_process import serve
-serve(int(sys.argv[2]), int(sys.argv[3]))
+from nas_engine.execution.pool_process import run_worker
+run_worker(int(sys.argv[2]), int(sys.argv[3]))
 """
 
 
@@ -57,6 +57,11 @@ class PoolProcess:
         finally:
             theirs.close()
             os.close(lifeline)
+
+    @property
+    def pid(self) -> int:
+        """Its number among the processes."""
+        return self._process.pid
 
     @property
     def gone(self) -> bool:
@@ -111,7 +116,7 @@ class PoolProcess:
             self.connection.send(message)
 
 
-def serve(descriptor: int, lifeline: int) -> None:
+def run_worker(descriptor: int, lifeline: int) -> None:
     """What a worker process runs, until the other end of its pipe is closed.
 
     Args:

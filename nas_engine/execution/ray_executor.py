@@ -20,7 +20,7 @@ from evaluators.checks import require_at_least
 from evaluators.whole_file import temporary_folder
 from nas_engine.errors import NasEngineWarning, SearchError
 from nas_engine.execution.executor import Executor
-from nas_engine.execution.measuring import Job, S, device_of
+from nas_engine.execution.measuring import MeasurementPlan, S
 from nas_engine.execution.worker import Arrived, Event, Ready, Refused, Shipment, Task, Worker, save_supernet, shipment
 from nas_engine.execution.worker_executor import Lost, WorkerExecutor, WorkerHandle
 
@@ -60,19 +60,19 @@ class RayCluster:
             raise ValueError(f"cpus is {self.cpus} and gpus is {self.gpus}; give more than no CPU, and 0 GPUs or more.")
 
     @contextmanager
-    def open(self, job: Job[S]) -> Iterator[Executor]:
+    def open(self, plan: MeasurementPlan[S]) -> Iterator[Executor]:
         """As `Workplace` says; workers start with the first sub-network that is to be measured.
 
         Raises:
             SearchError: ray is not installed, the cluster cannot be reached, or workers without a GPU would have to
                 load a super-network that is on one.
         """
-        if device_of(job.supernet).startswith("cuda") and not self.gpus:
+        if plan.supernet.device.startswith("cuda") and not self.gpus:
             raise SearchError("the super-network is on a GPU, and workers are given none; set gpus=, such as 0.5 or 1.")
         with self._connection():
-            actors = _Actors(job, self)
+            actors = _Actors(plan, self)
             try:
-                yield WorkerExecutor(job, actors, self.workers)
+                yield WorkerExecutor(plan, actors, self.workers)
             finally:
                 actors.close()
 
@@ -159,21 +159,21 @@ class _RayHandle:
 class _Actors(Generic[S]):
     """The actors of one search."""
 
-    def __init__(self, job: Job[S], cluster: RayCluster) -> None:
-        self._job, self._cluster = job, cluster
+    def __init__(self, plan: MeasurementPlan[S], cluster: RayCluster) -> None:
+        self._plan, self._cluster = plan, cluster
         self._alive: list[_RayHandle] = []
 
     @cached_property
     def _arguments(self) -> tuple[Any, ...]:
-        """Of `_Actor.load`; the large ones are kept once in Ray's object store."""
-        ray, device = _ray(), device_of(self._job.supernet).partition(":")[0]
-        content = shipment(self._job, max(1, int(self._cluster.cpus)))
+        """What `_Actor.load` takes; the large ones are kept once in Ray's object store."""
+        ray, device = _ray(), self._plan.supernet.device.partition(":")[0]
+        content = shipment(self._plan, max(1, int(self._cluster.cpus)))
         with temporary_folder("nas-engine-workers-") as temporary:
             folder = temporary / "supernet"
-            save_supernet(self._job.supernet, folder)
+            save_supernet(self._plan.supernet, folder)
             paths = [path for path in folder.rglob("*") if path.is_file()]
             files = {str(path.relative_to(folder)): np.fromfile(path, dtype=np.uint8) for path in paths}
-        settings = [dict(evaluator.settings()) for evaluator in self._job.alone]
+        settings = [dict(evaluator.settings()) for evaluator in self._plan.alone]
         home = ray.get_runtime_context().get_node_id()
         return ray.put(replace(content, device=device)), ray.put(files), settings, home
 

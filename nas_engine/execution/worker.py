@@ -20,7 +20,7 @@ import torch
 from evaluators import Evaluator, Measurement, computing
 from evaluators.latency.machine import cpu_threads
 from nas_engine.errors import SearchError
-from nas_engine.execution.measuring import Began, GenomeBatch, Job, Outcome, S, Searchable, device_of
+from nas_engine.execution.measuring import Began, GenomeBatch, MeasurementPlan, Outcome, S, Searchable
 from nas_engine.ledger.ledger import Record
 from nas_engine.supernet import SuperNetwork
 
@@ -35,7 +35,7 @@ class Shipment:
         supernet: the object, packed, where it is none of ours that is saved as files; else None.
         evaluators: packed, without the super-network that they may refer to.
         fingerprint: the super-network's.
-        dtype: to load it in, such as ``float32``.
+        dtype: to load its files in, such as ``float32``; empty where it is packed.
         device: to load it on.
         seconds: the time limit of an evaluator.
         optimized: positions of the evaluators that the front is about; None for all of them.
@@ -55,7 +55,7 @@ class Shipment:
 
 
 @dataclass(frozen=True)
-class Share:
+class Chunk:
     """Neighbours that one worker is to measure.
 
     Args:
@@ -74,14 +74,14 @@ class Task:
     """Measure one genome.
 
     Args:
-        position: in the share.
+        position: in the chunk.
         known: what is measured already of the genome.
-        share: a new one that the worker begins; None goes on with the one before.
+        chunk: a new one that the worker begins; None goes on with the one before.
     """
 
     position: int
     known: Mapping[str, Measurement]
-    share: Share | None = None
+    chunk: Chunk | None = None
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,13 @@ class Worker(Generic[S]):
                 f"or differs on this machine (fingerprint {supernet.fingerprint()} there, {shipment.fingerprint} here)."
             )
         evaluators = _unpacked(shipment.evaluators, supernet)
-        self.job: Job[S] = Job(supernet, evaluators, shipment.seconds, shipment.optimized)
-        self._lot: GenomeBatch[S] | None = None
-        self._lot_threads: int | None = None
+        self.plan: MeasurementPlan[S] = MeasurementPlan(supernet, evaluators, shipment.seconds, shipment.optimized)
+        self._batch: GenomeBatch[S] | None = None
+        self._batch_threads: int | None = None
 
     def cannot_time(self, settings: Sequence[Mapping[str, Any]]) -> str:
         """Why times taken here would not be those of `settings`, which the search's own process gave; else empty."""
-        for evaluator, wanted in zip(self.job.alone, settings, strict=True):
+        for evaluator, wanted in zip(self.plan.alone, settings, strict=True):
             try:
                 with cpu_threads(self._threads_alone):
                     found = dict(evaluator.settings())
@@ -149,21 +149,21 @@ class Worker(Generic[S]):
     def measure(self, task: Task) -> Iterator[Event]:
         """Each evaluator as it begins, and at last the outcome; or why the search cannot go on."""
         try:
-            if task.share is not None:
-                self._begin(task.share)
-            assert self._lot is not None, "the first task of a worker begins a share"
-            with cpu_threads(self._lot_threads):
-                yield from self._lot.measure(task.position, task.known)
+            if task.chunk is not None:
+                self._begin(task.chunk)
+            assert self._batch is not None, "the first task of a worker begins a chunk"
+            with cpu_threads(self._batch_threads):
+                yield from self._batch.measure(task.position, task.known)
         except SearchError as error:
             yield Refused(str(error))
         except Exception as error:  # what evaluators raise outside of measuring, the search has to say
             yield Refused(f"a worker failed: {_reason(error)}")
 
-    def _begin(self, share: Share) -> None:
-        genomes = [np.array(key, dtype=np.int64) for key in share.genomes]
-        evaluators = self.job.alone if share.alone else self.job.shared
-        self._lot = GenomeBatch(self.job, evaluators, genomes, share.front, self._lot)
-        self._lot_threads = self._threads_alone if share.alone else None
+    def _begin(self, chunk: Chunk) -> None:
+        genomes = [np.array(key, dtype=np.int64) for key in chunk.genomes]
+        evaluators = self.plan.alone if chunk.alone else self.plan.shared
+        self._batch = GenomeBatch(self.plan, evaluators, genomes, chunk.front, self._batch)
+        self._batch_threads = self._threads_alone if chunk.alone else None
 
 
 def save_supernet(supernet: Searchable[S], folder: Path) -> None:
@@ -203,8 +203,8 @@ def packed_evaluators(evaluators: Sequence[Evaluator], supernet: Searchable[S]) 
     return _dumps(list(evaluators), supernet)
 
 
-def shipment(job: Job[S], threads: int, device: str | None = None) -> Shipment:
-    """What a worker needs for `job`, without the super-network's files.
+def shipment(plan: MeasurementPlan[S], threads: int, device: str | None = None) -> Shipment:
+    """What a worker needs for `plan`, without the super-network's files.
 
     Args:
         threads: CPU threads of each worker.
@@ -213,16 +213,15 @@ def shipment(job: Job[S], threads: int, device: str | None = None) -> Shipment:
     Raises:
         SearchError: something cannot be sent.
     """
-    supernet = job.supernet
-    model = getattr(supernet, "model", None)
+    supernet = plan.supernet
     return Shipment(
         packed_supernet(supernet),
-        packed_evaluators(job.evaluators, supernet),
+        packed_evaluators(plan.evaluators, supernet),
         supernet.fingerprint(),
-        str(getattr(model, "dtype", torch.float32)).removeprefix("torch."),
-        device or device_of(supernet),
-        job.seconds,
-        None if job.optimized is None else tuple(job.optimized),
+        str(supernet.model.dtype).removeprefix("torch.") if isinstance(supernet, SuperNetwork) else "",
+        device or supernet.device,
+        plan.seconds,
+        None if plan.optimized is None else tuple(plan.optimized),
         threads,
         torch.get_num_threads(),
     )
@@ -239,9 +238,9 @@ def _loaded(shipment: Shipment, folder: Path) -> Searchable[Any]:
 
 def _parts(supernet: Searchable[S]) -> dict[str, object]:
     """What workers have of their own, and what is left out of evaluators that refer to it."""
-    parts = {"supernet": supernet, "model": getattr(supernet, "model", None)}
-    parts["tokenizer"] = getattr(supernet, "tokenizer", None)
-    return {name: part for name, part in parts.items() if part is not None}
+    if isinstance(supernet, SuperNetwork):
+        return {"supernet": supernet, "model": supernet.model, "tokenizer": supernet.tokenizer}
+    return {"supernet": supernet}
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

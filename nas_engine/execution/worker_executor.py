@@ -9,9 +9,9 @@ from typing import Generic, Protocol
 
 from evaluators import Measurement
 from nas_engine.errors import SearchError
-from nas_engine.execution.measuring import Began, Job, Outcome, S
-from nas_engine.execution.shares import Shares
-from nas_engine.execution.worker import Arrived, Event, Ready, Refused, Share, Task
+from nas_engine.execution.measuring import Began, MeasurementPlan, Outcome, S
+from nas_engine.execution.work_queue import WorkQueue
+from nas_engine.execution.worker import Arrived, Chunk, Event, Ready, Refused, Task
 from nas_engine.ledger.ledger import Record
 from search_spaces import Genome
 
@@ -61,7 +61,7 @@ class _Worker:
     cannot_time: str = ""
     position: int | None = None  # what it measures
     timing: bool = False  # by the evaluators that run alone
-    share: tuple[int, ...] = ()
+    chunk: tuple[int, ...] = ()
     doing: str = ""  # the evaluator
     deadline: float | None = None  # on the monotonic clock
 
@@ -76,8 +76,8 @@ class _Batch:
 
     genomes: Sequence[Genome]
     front: tuple[Record, ...]
-    timings: Shares = field(default_factory=Shares)  # positions that wait for the evaluators that run alone
-    rest: Shares = field(default_factory=Shares)  # those that wait for the others
+    timings: WorkQueue = field(default_factory=WorkQueue)  # positions that wait for the evaluators that run alone
+    rest: WorkQueue = field(default_factory=WorkQueue)  # those that wait for the others
     known: dict[int, Mapping[str, Measurement]] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)  # workers lost
     open: set[int] = field(default_factory=set)  # positions without a record
@@ -90,13 +90,13 @@ class WorkerExecutor(Generic[S]):
     does anything. A sub-network whose worker is lost goes to another, three times at most.
 
     Args:
-        job: what is measured.
+        plan: what is measured.
         backend: gives the workers. They are started when there is something to measure, no more than there is.
         workers: how many.
     """
 
-    def __init__(self, job: Job[S], backend: WorkerBackend, workers: int) -> None:
-        self._job, self._backend, self.parallel = job, backend, workers
+    def __init__(self, plan: MeasurementPlan[S], backend: WorkerBackend, workers: int) -> None:
+        self._plan, self._backend, self.parallel = plan, backend, workers
         self._workers: list[_Worker] = []
         self._failed_starts = 0
 
@@ -116,8 +116,8 @@ class WorkerExecutor(Generic[S]):
                 self._dismiss(worker)  # only where the search stops within the batch
 
     def _begun(self, genomes: Sequence[Genome], front: Sequence[Record]) -> _Batch:
-        batch = _Batch(self._job.depth_first(genomes), tuple(front))
-        waiting = batch.timings if self._job.alone else batch.rest
+        batch = _Batch(self._plan.depth_first(genomes), tuple(front))
+        waiting = batch.timings if self._plan.alone else batch.rest
         for position in range(len(genomes)):
             waiting.offer(position)
             batch.known[position] = {}
@@ -157,18 +157,18 @@ class WorkerExecutor(Generic[S]):
         return able[0] if able else None
 
     def _send(self, batch: _Batch, worker: _Worker, timing: bool) -> None:
-        shares, others = (batch.timings, batch.rest) if timing else (batch.rest, batch.timings)
-        others.leave(id(worker))  # a worker holds one share at a time
-        taken = shares.take(id(worker))
+        queue, others = (batch.timings, batch.rest) if timing else (batch.rest, batch.timings)
+        others.leave(id(worker))  # a worker holds one chunk at a time
+        taken = queue.take(id(worker))
         if taken is None:
             return
-        position, share = taken
-        if share:
-            worker.share = share
-        genomes = tuple(tuple(batch.genomes[i].tolist()) for i in share)
-        begun = Share(genomes, batch.front, alone=timing) if share else None
+        position, chunk = taken
+        if chunk:
+            worker.chunk = chunk
+        genomes = tuple(tuple(batch.genomes[i].tolist()) for i in chunk)
+        begun = Chunk(genomes, batch.front, alone=timing) if chunk else None
         worker.position, worker.timing, worker.doing = position, timing, ""
-        worker.handle.send(Task(worker.share.index(position), batch.known[position], begun))
+        worker.handle.send(Task(worker.chunk.index(position), batch.known[position], begun))
 
     def _events(self) -> list[tuple[_Worker, Event | Lost]]:
         deadlines = [w.deadline for w in self._workers if w.deadline is not None]
@@ -184,8 +184,8 @@ class WorkerExecutor(Generic[S]):
             worker.ready, worker.cannot_time, self._failed_starts = True, event.cannot_time, 0
         elif isinstance(event, Began):
             worker.doing = event.evaluator
-            if self._job.seconds is not None:
-                worker.deadline = time.monotonic() + self._job.seconds + GRACE_SECONDS
+            if self._plan.seconds is not None:
+                worker.deadline = time.monotonic() + self._plan.seconds + GRACE_SECONDS
         elif isinstance(event, Outcome):
             yield from self._measured(batch, worker, event)
         elif isinstance(event, Refused):
@@ -198,7 +198,7 @@ class WorkerExecutor(Generic[S]):
         timing, worker.timing = worker.timing, False
         assert position is not None, "an outcome comes after a task"
         batch.known[position] = outcome.measured
-        if timing and not outcome.error and self._job.shared:
+        if timing and not outcome.error and self._plan.shared:
             batch.rest.offer(position)
         else:
             yield self._closed(batch, position, outcome)
@@ -229,12 +229,12 @@ class WorkerExecutor(Generic[S]):
             position = worker.position
             assert position is not None, "only who measures has a deadline"
             self._leave(batch, worker)
-            error = f"took longer than the {self._job.seconds:g} s allowed, and could only be ended with its worker"
+            error = f"took longer than the {self._plan.seconds:g} s allowed, and could only be ended with its worker"
             yield self._closed(batch, position, Outcome(error=f"{worker.doing}: TimeLimitError: {error}"))
 
     def _closed(self, batch: _Batch, position: int, outcome: Outcome) -> Record:
         batch.open.remove(position)
-        return self._job.record(batch.genomes[position], outcome)
+        return self._plan.record(batch.genomes[position], outcome)
 
     def _leave(self, batch: _Batch, worker: _Worker) -> None:
         batch.timings.leave(id(worker))

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from nas_engine.errors import FamilyError
-from nas_engine.families.family import FAMILIES
+from nas_engine.families.descriptions import FAMILIES
 
 _OTHERS = ("cls.", "classifier.")  # of what an encoder was trained for before
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nas_engine.errors import FamilyError, NasEngineWarning
-from nas_engine.families.family import FAMILIES, Family, admit, attention_sizes, is_admitted
+from nas_engine.families.descriptions import FAMILIES, admit, is_admitted
+from nas_engine.families.family import Family, attention_sizes
 
 _PROJECTIONS = {"self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
 _NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -47,7 +48,7 @@ def inspected(model: PreTrainedModel) -> Family:
         raise FamilyError(
             f"models of type {model_type!r} are not supported; supported are {', '.join(sorted(FAMILIES))}, and those "
             f"that inspection finds to be like Llama, which this one is not: {reason}. A new family is one description "
-            "in nas_engine/families/family.py."
+            "in nas_engine/families/descriptions.py."
         ) from reason
     if not is_admitted(model_type):
         _warn(model_type)

@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 _PREFIX = "Subnetwork"
 
 
-class Bypass(nn.Module):
+class BypassModule(nn.Module):
     """Stands in for a module of a block that is left out. See `nas_engine.families.family.Bypass` for `gives`.
 
     Attention gives its `layer_idx`: the key-value cache counts positions by its layers, so a skipped one stores a key
@@ -46,7 +46,7 @@ class Bypass(nn.Module):
         return (given, None) if self.pair else given
 
 
-class HeadBias:
+class HeadBiasHook:
     """A forward pre-hook that gives attention the bias of the heads in `keep`, original indices in their order."""
 
     def __init__(self, argument: str, heads: int, keep: list[int]) -> None:
@@ -107,9 +107,9 @@ class _Changed:
         for path, value in changes["attributes"].items():
             set_attribute(self, path, value)
         for path, arguments in changes["bypasses"].items():
-            _replace(self, path, Bypass(**arguments))
+            _replace(self, path, BypassModule(**arguments))
         for path, arguments in changes["head_biases"].items():
-            self.get_submodule(path).register_forward_pre_hook(HeadBias(**arguments), with_kwargs=True)
+            self.get_submodule(path).register_forward_pre_hook(HeadBiasHook(**arguments), with_kwargs=True)
 
 
 def _auto_class(name):
@@ -119,7 +119,7 @@ def _auto_class(name):
     return "AutoModelForCausalLM" if name.endswith(("ForCausalLM", "LMHeadModel")) else "AutoModel"
 
 
-class Part(dict):
+class BlockConfig(dict):
     """A part of a configuration: JSON that is read by attributes, as vLLM reads it. What is not there has none."""
 
     def __getattr__(self, name):
@@ -137,7 +137,9 @@ class DeciLMConfig(transformers.LlamaConfig):
 
     def __init__(self, block_configs=(), **kwargs):
         super().__init__(**kwargs)
-        self.block_configs = [Part({name: Part(part) for name, part in block.items()}) for block in block_configs]
+        self.block_configs = [
+            BlockConfig({name: BlockConfig(part) for name, part in block.items()}) for block in block_configs
+        ]
 
     @property
     def subnetwork(self):

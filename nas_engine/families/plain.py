@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from nas_engine.errors import FamilyError
-from nas_engine.families.family import FAMILIES, Experts, Family, family_of, is_admitted
+from nas_engine.families.descriptions import FAMILIES, family_of, is_admitted
+from nas_engine.families.family import Family, StackedExperts
 from nas_engine.families.inspection import inspected
 from search_spaces import ModuleName
 
@@ -22,7 +23,13 @@ _PLAIN = (nn.Linear, Conv1D)
 
 
 class ElasticProjection(nn.Module):
-    """What a super-network puts in a projection's place, under its names: its weight is the base's own."""
+    """What a super-network puts in a projection's place, under its names: its weight is the base's own.
+
+    Attributes:
+        transposed: whether the weight is (inputs, outputs), as Conv1D's.
+    """
+
+    transposed: bool
 
 
 def require_plain(model: nn.Module, elastic: bool = False) -> Family:
@@ -72,7 +79,7 @@ def require_plain(model: nn.Module, elastic: bool = False) -> Family:
     return family
 
 
-def _require_stacked(modules: Mapping[str, nn.Module], described: Experts, index: int) -> None:
+def _require_stacked(modules: Mapping[str, nn.Module], described: StackedExperts, index: int) -> None:
     """Experts and router have the weights that are known, of sizes that agree, and nothing else."""
     where = f"layers.{index}.experts"
     experts, router = (modules.get(f"{described.block}.{path}") for path in (described.experts, described.router))

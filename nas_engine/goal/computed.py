@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from nas_engine.drivers.interactions import blocks_of
+from nas_engine.arrays import Array
+from nas_engine.drivers.interactions import interacting_genes
 from search_spaces import Genome, SearchSpace
 
-Array = npt.NDArray[np.float64]
-Score = Callable[[Genome], float]
+ScoreFunction = Callable[[Genome], float]
 _ENTRIES = 4000  # of all tables together, each one call of the score
 _CHECKED = 12  # random genomes on which the sum has to agree
 _TOLERANCE = 1e-9  # relative
@@ -51,7 +50,7 @@ class LayerTables:
         return total
 
 
-def tabulate(score: Score, space: SearchSpace) -> LayerTables | None:
+def tabulate(score: ScoreFunction, space: SearchSpace) -> LayerTables | None:
     """`score` as a sum over layers; None where it is none, fails, or would need too many calls.
 
     Args:
@@ -76,7 +75,7 @@ def tabulate(score: Score, space: SearchSpace) -> LayerTables | None:
     return found if np.allclose(found(checked), expected, rtol=_TOLERANCE, atol=0.0) else None
 
 
-def _groups(score: Score, space: SearchSpace) -> tuple[tuple[int, ...], ...] | None:
+def _groups(score: ScoreFunction, space: SearchSpace) -> tuple[tuple[int, ...], ...] | None:
     """Genes whose joint choices are tabulated: a layer's; those of it that interact, where a layer has too many."""
 
     def scores(genomes: Genome) -> Array:
@@ -85,7 +84,7 @@ def _groups(score: Score, space: SearchSpace) -> tuple[tuple[int, ...], ...] | N
     layers = space.layer_groups
     if _entries(space, layers) <= _ENTRIES:
         return layers
-    blocks = blocks_of(space, scores, _ENTRIES // len(layers))
+    blocks = interacting_genes(space, scores, _ENTRIES // len(layers))
     return None if blocks is None or _entries(space, blocks) > _ENTRIES else tuple(tuple(b) for b in blocks)
 
 
@@ -93,7 +92,7 @@ def _entries(space: SearchSpace, groups: Sequence[Sequence[int]]) -> int:
     return sum(math.prod(space.cardinalities[list(group)].tolist()) for group in groups)
 
 
-def _table(score: Score, space: SearchSpace, group: Sequence[int]) -> Array:
+def _table(score: ScoreFunction, space: SearchSpace, group: Sequence[int]) -> Array:
     columns = list(group)
     shape = tuple(space.cardinalities[columns])
     values = np.empty(int(np.prod(shape)))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from evaluators import Evaluator, sign_of
 from nas_engine.drivers.driver import DriverProblem, Objectives, Violations
 from nas_engine.errors import SearchError
-from nas_engine.goal.computed import LayerTables, Score, tabulate
+from nas_engine.goal.computed import LayerTables, ScoreFunction, tabulate
 from nas_engine.goal.constraints import Constraint, parse_constraints, violations
 from nas_engine.magnitude import bounded
 from search_spaces import Genome, SearchSpace
@@ -163,7 +163,7 @@ class Goal:
 class _Computed:
     """Objectives and violations that follow from sizes, tabulated when a driver first asks for them."""
 
-    def __init__(self, goal: Goal, space: SearchSpace, scores: dict[int, Score]) -> None:
+    def __init__(self, goal: Goal, space: SearchSpace, scores: dict[int, ScoreFunction]) -> None:
         self._goal, self._space, self._scores = goal, space, scores
         self._tables: dict[int, LayerTables] | None = None
 
@@ -184,5 +184,5 @@ class _Computed:
         return rows
 
 
-def _scored(score: Callable[[Evaluator, Genome], float], evaluator: Evaluator) -> Score:
+def _scored(score: Callable[[Evaluator, Genome], float], evaluator: Evaluator) -> ScoreFunction:
     return lambda genome: score(evaluator, genome)

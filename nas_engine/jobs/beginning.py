@@ -12,7 +12,7 @@ from nas_engine.data.sources import Source
 from nas_engine.errors import SettingsError
 from nas_engine.families.head import Head, label_names
 from nas_engine.families.plain import require_plain
-from nas_engine.jobs.job_settings import JobSettings
+from nas_engine.jobs.job_settings import TRANSFORMERS, JobSettings
 from nas_engine.jobs.versions import require_versions, without_versions
 from nas_engine.models import load_model
 from nas_engine.supernet import SuperNetwork
@@ -45,7 +45,7 @@ def begin(settings: JobSettings) -> Beginning:
     source = source_of(settings.task)
     labels = labels_of(source, settings.kind)
     if labels is not None:
-        settings.require_classifies()
+        _require_classifies(settings)
     try:
         supernet, space = _compressible(settings) if settings.compresses else _elastic(settings, labels)
     except SpaceError as error:
@@ -58,6 +58,32 @@ def begin(settings: JobSettings) -> Beginning:
     config = supernet.model.config
     names = () if labels is None else label_names(config)
     return Beginning(supernet, data_of(source, settings, config, supernet.tokenizer, names), space)
+
+
+def _require_classifies(settings: JobSettings) -> None:
+    """Check that nothing is set that classifiers cannot have.
+
+    Raises:
+        SettingsError: a target whose formats hold language models alone, weight bits or zeros.
+    """
+    if settings.generated:
+        raise SettingsError(
+            f"generated is {settings.generated}, and the data are texts with labels: encoders write nothing; leave it "
+            "out.",
+            ("generated",),
+        )
+    if settings.compresses:
+        raise SettingsError(
+            "the data are texts with labels, and weight_bits and sparsity are searched in language models alone "
+            "yet; leave them out.",
+            ("space",),
+        )
+    if settings.target != TRANSFORMERS:
+        raise SettingsError(
+            f"the data are texts with labels, and {settings.target} is a target of language models here; leave target "
+            f"out, or give {TRANSFORMERS}.",
+            ("target",),
+        )
 
 
 def _elastic(settings: JobSettings, labels: Labels | None) -> tuple[SuperNetwork, SearchSpace]:

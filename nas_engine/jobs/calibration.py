@@ -29,7 +29,7 @@ from nas_engine.texts.scripts import scripts_of
 from nas_engine.training.settings import TrainingSettings
 from nas_engine.training.trainer import calibration_tokens
 
-TEXTS = 512  # where no sub-networks take turns
+TEXT_COUNT = 512  # where no sub-networks take turns
 GENERATED = "generated.json"
 NEW_TOKENS = 64  # of a text that the model writes
 
@@ -57,7 +57,7 @@ def calibration_texts(
     Raises:
         LedgerError: what is kept there is damaged.
     """
-    own = list(data.train[:TEXTS])
+    own = list(data.train[:TEXT_COUNT])
     count = round(settings.generated_share * len(own))
     writes = not any(isinstance(example, Labelled) for example in own)
     if not count or not writes or not (supernet.units or settings.compresses):
@@ -86,7 +86,7 @@ def calibration_texts(
 
 
 def told_in_words(found: CalibrationTexts) -> str:
-    """A line."""
+    """What a line says of the calibration texts."""
     scripts = ", ".join(f"{100 * share:.3g} % {name}" for name, share in found.scripts.items())
     own, kind = found.texts - found.generated, found.kind.replace("_", " ")
     parts = [f"the first {own} texts that are learned ({kind})"] if own else []
@@ -113,7 +113,7 @@ def calibration_of(
     if not (supernet.units or settings.compresses):
         return None
     lengths = [len(example.tokens) for example in learned]
-    count = min(TEXTS, len(lengths))
+    count = min(TEXT_COUNT, len(lengths))
     if written:
         count -= round(settings.generated_share * count)
     elif settings.training is not None and not settings.compresses:

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evaluators import Latency, Measurement, sign_of
+from evaluators import Latency, Measurement, ModelEvaluator, sign_of
 from evaluators.classification.labelled import Learnable
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError
-from nas_engine.jobs.worth import ModelEvaluator, lost
+from nas_engine.jobs.worth import lost
 from nas_engine.progress import best_so_far, say
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork
@@ -40,6 +40,25 @@ def rungs(steps: int, finalists: int) -> list[int]:
     """
     parts = _RUNGS if finalists > _LAST else _RUNGS[-1:]
     return sorted({max(1, round(part * steps)) for part in parts}) if steps else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalistSettings:
+    """How finalists are drawn from a front, healed and put in order.
+
+    Args:
+        latency: how their speed is measured.
+        healing: how those that go all the way are healed; None compares them as the super-network left them.
+        tolerance: what may be lost; see `nas_engine.jobs.worth.lost`.
+        count: how many begin.
+        minimize: the column of the result that takes the place of being slow; latencies are timed anew.
+    """
+
+    latency: Latency
+    healing: HealingSettings | None
+    tolerance: float
+    count: int = 4
+    minimize: str = "latency"
 
 
 @dataclass(frozen=True)
@@ -77,16 +96,12 @@ def choose(
     selection: ModelEvaluator,
     train_set: Sequence[Learnable],
     teacher: Teacher | None,
-    healing: HealingSettings | None,
-    tolerance: float,
-    latency: Latency,
-    count: int = 4,
+    settings: FinalistSettings,
     folder: Path | None = None,
     progress: bool = True,
-    minimize: str = "latency",
 ) -> list[Finalist]:
-    """The finalists of a front, the best first: the fastest that loses no more than `tolerance` against the reference,
-    and where none does, the one that loses least.
+    """The finalists of a front, the best first: the fastest that loses no more than the tolerance against the
+    reference, and where none does, the one that loses least.
 
     Args:
         result: with the objective `latency`, and one of the name of `selection`.
@@ -95,27 +110,24 @@ def choose(
         selection: scores models on data that the search did not use.
         train_set: what healing learns from.
         teacher: see `nas_engine.heal`.
-        healing: how those that go all the way are healed; None compares them as the super-network left them.
-        tolerance: what may be lost; see `nas_engine.jobs.worth.lost`.
-        latency: how their speed is measured.
-        count: how many begin.
+        settings: how all of it is done.
         folder: for checkpoints and answers, so that a killed call goes on where it was.
         progress: show bars.
-        minimize: the column of `result` that takes the place of being slow; latencies are timed anew.
     """
+    healing, minimize = settings.healing, settings.minimize
 
     def in_order(finalists: list[Finalist]) -> list[Finalist]:
-        """Those that keep the tolerance from the cheapest on, then the others from the best on."""
+        """First those that keep the tolerance, the cheapest first, then the others, the best first."""
 
         def place(finalist: Finalist) -> tuple[bool, float]:
             loss = lost(selection, reference, finalist.score)
-            if loss > tolerance:
+            if loss > settings.tolerance:
                 return True, loss
             return False, -finalist.speedup if minimize == "latency" else float(finalist.row[minimize])
 
         return sorted(finalists, key=place)
 
-    going = in_order(_listed(result, whole, selection, count, latency, minimize, folder))
+    going = in_order(_listed(result, whole, selection, settings, folder))
     out: list[Finalist] = []
     if healing is None:
         return going
@@ -168,12 +180,11 @@ def _listed(
     result: SearchResult[Subnetwork],
     whole: Subnetwork,
     selection: ModelEvaluator,
-    count: int,
-    latency: Latency,
-    minimize: str,
+    settings: FinalistSettings,
     folder: Path | None,
 ) -> list[Finalist]:
     """Finalists of the front, spread over its costs."""
+    count, latency, minimize = settings.count, settings.latency, settings.minimize
     rows = result.front.sort_values(minimize)
     subnets = [result.subnetwork(row) for _, row in rows.iterrows()]
     smaller = rows[[s.configuration != whole.configuration and s.trains for s in subnets]]

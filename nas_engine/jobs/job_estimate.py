@@ -16,7 +16,7 @@ from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.outline import base_bytes
 from nas_engine.estimation.tensor_bytes import bytes_of_model
 from nas_engine.jobs.beginning import data_of
-from nas_engine.jobs.calibration import NEW_TOKENS, TEXTS
+from nas_engine.jobs.calibration import NEW_TOKENS, TEXT_COUNT
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.models import read_config
 from nas_engine.supernet import SuperNetwork
@@ -31,7 +31,7 @@ _OF_HIDDEN, _OF_VOCABULARY = 240, 40
 
 
 def estimate_search(settings: JobSettings, timed: bool = True) -> Estimate:
-    """What `nas_engine.run_job` would need of memory and time; no weights are read.
+    """What `nas_engine.jobs.job.run_job` would need of memory and time; no weights are read.
 
     Args:
         settings: of the job.
@@ -61,9 +61,9 @@ def size_of(settings: JobSettings, read: Sequence[TokenizedExample]) -> JobSize:
     lengths = [len(example.tokens) for example in read]
     mean = sum(lengths) / len(lengths)
     calibration = min(sum(lengths), calibration_tokens(refit=True))
-    generated = round(settings.generated_share * min(TEXTS, len(lengths)))
+    generated = round(settings.generated_share * min(TEXT_COUNT, len(lengths)))
     if settings.compresses or generated:
-        calibration = sum(lengths[:TEXTS]) + generated * NEW_TOKENS
+        calibration = sum(lengths[:TEXT_COUNT]) + generated * NEW_TOKENS
     return JobSize(
         batch_size=settings.batch_size,
         longest=max(lengths),

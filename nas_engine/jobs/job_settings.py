@@ -14,9 +14,10 @@ from nas_engine.data.forms import Kind
 from nas_engine.data.quality import Metric
 from nas_engine.deploy import FORMATS
 from nas_engine.deploy.targets import TARGETS, target_named
-from nas_engine.drivers.registry import DRIVERS, HINTED, NEEDY
+from nas_engine.drivers.registry import DRIVERS, NEEDS_SENSITIVITY, TAKES_SENSITIVITY
 from nas_engine.errors import SettingsError
 from nas_engine.execution.executor import Workplace
+from nas_engine.jobs.finalists import FinalistSettings
 from nas_engine.jobs.parts import DIMENSIONS, WORKPLACES, evaluators_of, space_of, workplace_of
 from nas_engine.jobs.preparations import require_counts
 from nas_engine.loop import SearchSettings
@@ -171,50 +172,25 @@ class JobSettings:
         _ = self._training(1, self.strategy), self.lora, self.training, self.healing, self.searching, self.latency
         _ = self.template, self.more_evaluators, self.workplace
         given = self.sensitivity or 0
-        if given < 0 or (given and self.driver not in HINTED):
+        if given < 0 or (given and self.driver not in TAKES_SENSITIVITY):
             raise ValueError(
                 f"sensitivity is {self.sensitivity} with the driver {self.driver!r}; give a number of questions with "
-                f"{' or '.join(HINTED)}, or 0."
+                f"{' or '.join(TAKES_SENSITIVITY)}, or 0."
             )
-        if self.driver in NEEDY and not self.hints:
+        if self.driver in NEEDS_SENSITIVITY and not self.hints:
             raise ValueError(
                 f"sensitivity is 0 with the driver {self.driver!r}, which needs one; give a number of questions."
             )
         require_device(self.device)
 
-    def require_classifies(self) -> None:
-        """Check that nothing is set that classifiers cannot have.
-
-        Raises:
-            SettingsError: a target whose formats hold language models alone, weight bits or zeros.
-        """
-        if self.generated:
-            raise SettingsError(
-                f"generated is {self.generated}, and the data are texts with labels: encoders write nothing; leave it "
-                "out.",
-                ("generated",),
-            )
-        if self.compresses:
-            raise SettingsError(
-                "the data are texts with labels, and weight_bits and sparsity are searched in language models alone "
-                "yet; leave them out.",
-                ("space",),
-            )
-        if self.target != TRANSFORMERS:
-            raise SettingsError(
-                f"the data are texts with labels, and {self.target} is a target of language models here; leave target "
-                f"out, or give {TRANSFORMERS}.",
-                ("target",),
-            )
-
     @property
     def lora(self) -> TrainingSettings | None:
-        """Of plain LoRA on the whole model; None where it is given, or is not wanted."""
+        """How plain LoRA is trained on the whole model; None where an adapter is given, or none is wanted."""
         return self._training(self.lora_steps, "largest") if self.adapter is None else None
 
     @property
     def training(self) -> TrainingSettings | None:
-        """In which sub-networks take turns; None where none do."""
+        """How sub-networks take turns in training; None where none do."""
         return self._training(self.steps, self.strategy)
 
     @property
@@ -232,6 +208,17 @@ class JobSettings:
             learning_rate=self.learning_rate,
             fit_tokens=_FIT_TOKENS,
             seed=self.seed,
+        )
+
+    @property
+    def choosing(self) -> FinalistSettings:
+        """How the chosen one is found among finalists."""
+        return FinalistSettings(
+            latency=self.latency,
+            healing=self.healing,
+            tolerance=self.tolerance,
+            count=self.finalists,
+            minimize=self.minimize,
         )
 
     @property
@@ -313,4 +300,4 @@ class JobSettings:
     @property
     def hints(self) -> int:
         """How many questions say beforehand which genes matter."""
-        return (_HINTS if self.driver in HINTED else 0) if self.sensitivity is None else self.sensitivity
+        return (_HINTS if self.driver in TAKES_SENSITIVITY else 0) if self.sensitivity is None else self.sensitivity

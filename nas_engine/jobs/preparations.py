@@ -20,13 +20,12 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators import Evaluator
+from evaluators import Evaluator, ModelEvaluator
 from evaluators.classification.labelled import Learnable
 from evaluators.protocol import Subnetwork
 from nas_engine.drivers.driver import DriverProblem, Objectives
 from nas_engine.drivers.registry import make_driver
 from nas_engine.errors import LedgerError, SettingsError
-from nas_engine.jobs.worth import ModelEvaluator
 from nas_engine.texts.labelled import Learned, tokenize_for
 from nas_engine.training.data_parallel import started_processes
 from nas_engine.training.run import require_readable

@@ -86,14 +86,14 @@ class RecipeSettings:
 
     @property
     def training(self) -> TrainingSettings:
-        """Of the super-adapter."""
+        """How the super-adapter is trained."""
         return TrainingSettings(
             steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, seed=self.seed
         )
 
     @property
     def healing(self) -> HealingSettings | None:
-        """Of the chosen sub-adapter."""
+        """How the chosen sub-adapter is healed."""
         if self.heal_steps < 0:
             raise ValueError(f"heal_steps is {self.heal_steps}; give at least 0.")
         if not self.heal_steps:

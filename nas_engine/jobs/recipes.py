@@ -31,9 +31,7 @@ from nas_engine.texts.calibration import calibration_batches
 from nas_engine.texts.examples import TextPair
 from nas_engine.training import Healed, TrainingReport, heal, train
 from nas_engine.training.settings import HealingSettings
-from search_spaces import SpaceTemplate, attention_heads, mlp_width
-from search_spaces import shears as shears_space
-from search_spaces import sqft as sqft_space
+from search_spaces import SpaceTemplate, attention_heads, mlp_width, shears_space, sqft_space
 
 __all__ = [
     "CompressedModel",

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators import Measurement, sign_of
+from evaluators import Measurement, ModelEvaluator, Question, sign_of
 from evaluators.text.generation import Written, written
 from evaluators.whole_file import replacing
 from nas_engine import plots
@@ -21,7 +21,7 @@ from nas_engine.data import DataSplits
 from nas_engine.errors import NasEngineError
 from nas_engine.jobs.finalists import Finalist, table
 from nas_engine.jobs.job_settings import JobSettings
-from nas_engine.jobs.worth import ModelEvaluator, lost
+from nas_engine.jobs.worth import lost
 from nas_engine.page.about import About, tell
 from nas_engine.page.page import REPORT, write_page
 from nas_engine.page.run import TOLD
@@ -57,7 +57,11 @@ def confirmed(
         "largest": (times.medians[0], whole),
     }
     figures: dict[str, Any] = {
-        name: {held_out.name: rounded(score), "latency_ms": round(sizes[name][0], 3), "parameters": sizes[name][1]}
+        name: {
+            held_out.name: summary_entry(score),
+            "latency_ms": round(sizes[name][0], 3),
+            "parameters": sizes[name][1],
+        }
         for name, score in scores.items()
     }
     figures["chosen"] |= {"configuration": dict(chosen.subnet.configuration), "heal_steps": chosen.steps}
@@ -85,7 +89,7 @@ def loss_key(quality: ModelEvaluator) -> str:
     return f"{quality.name}_{'drop' if sign_of(quality.direction) < 0 else 'rise'}"
 
 
-def in_words(teacher: Teacher, chosen: Finalist, asked: Sequence[TextPair], data: DataSplits) -> dict[str, Any]:
+def answers_summary(teacher: Teacher, chosen: Finalist, asked: Sequence[TextPair], data: DataSplits) -> dict[str, Any]:
     """How often each writes exactly what is right and nothing after it, how often its answers end, and what the chosen
     one writes to a few. Both answer the same questions: ``p_value`` is McNemar's, of a difference as large by chance.
     """
@@ -115,7 +119,7 @@ def _said(
 
 
 def _compared(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
-    shares: dict[str, Any] = {name: rounded(_share(found)) for name, found in outcomes.items()}
+    shares: dict[str, Any] = {name: summary_entry(_share(found)) for name, found in outcomes.items()}
     return shares | {"p_value": round(mcnemar(*outcomes.values()), 4)}
 
 
@@ -136,18 +140,18 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     return float(binomtest(only_first, differ).pvalue) if differ else 1.0
 
 
-def rounded(measurement: Measurement) -> dict[str, float]:
-    """As `summary.json` has it."""
+def summary_entry(measurement: Measurement) -> dict[str, float]:
+    """A measurement as `summary.json` has it."""
     return {"value": round(measurement.value, 4), "stderr": round(measurement.stderr, 4), "n": measurement.n}
 
 
 def question_of(pair: TextPair) -> str:
     """What was asked, without the words around it."""
-    return str(getattr(pair, "question", pair.prompt))
+    return pair.question if isinstance(pair, Question) else pair.prompt
 
 
 def score_of(teacher: Teacher, asked: ModelEvaluator) -> Measurement:
-    """The reference's."""
+    """The reference's score."""
     with teacher.taught() as supernet:
         return asked.measure(supernet.model, supernet.tokenizer)
 

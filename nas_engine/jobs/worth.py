@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from evaluators import Evaluator, Measurement, sign_of
 
 _WORST = 0.6, 4.0  # of the reference's, of what is to be large and small: beyond, no few steps heal a sub-network
-
-
-class ModelEvaluator(Evaluator, Protocol):
-    """An evaluator that also measures a model that left its super-network."""
-
-    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Measurement:
-        """The score of any Hugging Face causal language model."""
-        ...
-
-    def require_readable(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Check that `model` can be asked all of it.
-
-        Raises:
-            ValueError: it cannot (what it cannot read is named).
-        """
-        ...
 
 
 def worth(quality: Evaluator) -> str:

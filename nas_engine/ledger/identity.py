@@ -68,7 +68,7 @@ def checked_identity(data: Any, where: str) -> Identity:
     return identity
 
 
-def differences(there: Identity, here: Identity) -> list[str]:
+def identity_differences(there: Identity, here: Identity) -> list[str]:
     """What differs between a ledger's identity and the one it is opened with, a phrase each; none where they agree."""
     found = []
     if there["space"] != here["space"]:

@@ -24,7 +24,7 @@ from nas_engine.ledger.storage import (
     is_missing,
     joined_study,
     open_storage,
-    shown,
+    without_password,
 )
 from search_spaces import Genome, SearchSpace
 
@@ -139,7 +139,7 @@ class Ledger:
         try:
             self._study.add_trial(trial)
         except STORAGE_ERRORS as error:
-            raise LedgerError(f"the ledger {shown(self.storage)} cannot be written: {error}") from error
+            raise LedgerError(f"the ledger {without_password(self.storage)} cannot be written: {error}") from error
         self.refresh()
         return self._records[record.genome]
 
@@ -154,7 +154,7 @@ class Ledger:
         except LedgerError:
             raise
         except STORAGE_ERRORS as error:
-            raise LedgerError(f"the ledger {shown(self.storage)} cannot be read: {error}") from error
+            raise LedgerError(f"the ledger {without_password(self.storage)} cannot be read: {error}") from error
         for trial in trials[self._read :]:
             record = _record(trial, self._space, self._objectives, self.storage)
             self._records.setdefault(record.genome, record)
@@ -168,19 +168,21 @@ def read_ledger(storage: Storage, study: str = SEARCH_STUDY) -> LedgerContents:
         LedgerError: there is none, or it cannot be read.
     """
     if is_missing(storage):
-        raise LedgerError(f"there is no ledger in {shown(storage)}; give the storage= that a search was run with.")
+        raise LedgerError(
+            f"there is no ledger in {without_password(storage)}; give the storage= that a search was run with."
+        )
     opened, _ = open_storage(storage, make=False)
     assert opened is not None, "what is in memory alone is missing, as said above"
     try:
         loaded = optuna.load_study(storage=opened, study_name=study)
-        identity = checked_identity(loaded.user_attrs[IDENTITY], shown(storage))
+        identity = checked_identity(loaded.user_attrs[IDENTITY], without_password(storage))
         trials = loaded.get_trials(deepcopy=False)
     except KeyError as error:
-        raise LedgerError(f"{shown(storage)} holds no search of this project.") from error
+        raise LedgerError(f"{without_password(storage)} holds no search of this project.") from error
     except LedgerError:
         raise
     except STORAGE_ERRORS as error:
-        raise LedgerError(f"the ledger {shown(storage)} cannot be read: {error}") from error
+        raise LedgerError(f"the ledger {without_password(storage)} cannot be read: {error}") from error
     space = SearchSpace.from_json(identity["space"])
     described = [(name, identity["evaluators"][name]) for name in identity["order"]]
     records: dict[tuple[int, ...], Record] = {}
@@ -226,6 +228,6 @@ def _record(trial: FrozenTrial, space: SearchSpace, objectives: int, where: Stor
         return Record(tuple(attributes.genome), measurements, attributes.error)
     except (OverflowError, ValueError) as error:
         raise LedgerError(
-            f"trial {trial.number} of the ledger {shown(where)} is none of a search "
+            f"trial {trial.number} of the ledger {without_password(where)} is none of a search "
             f"({type(error).__name__}: {error}); it was left as it is. Use another run folder."
         ) from error

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from evaluators import Direction
 from nas_engine.errors import LedgerError
-from nas_engine.ledger.identity import Identity, checked_identity, differences
+from nas_engine.ledger.identity import Identity, checked_identity, identity_differences
 from nas_engine.ledger.journal import open_journal
 
 JOURNAL = "ledger.log"
@@ -54,16 +54,16 @@ def joined_study(
         found = study.user_attrs.get(IDENTITY)
         if found is None:
             study.set_user_attr(IDENTITY, identity)
-        elif differing := differences(checked_identity(found, shown(where)), identity):
+        elif differing := identity_differences(checked_identity(found, without_password(where)), identity):
             raise LedgerError(
-                f"the ledger in {shown(where)} was written with {'; '.join(differing)}. "
+                f"the ledger in {without_password(where)} was written with {'; '.join(differing)}. "
                 "Use another run folder, or go back to what it was written with."
             )
         _name_objectives(study, identity["order"])
     except LedgerError:
         raise
     except STORAGE_ERRORS as error:
-        raise LedgerError(f"the ledger {shown(where)} cannot be opened: {error}") from error
+        raise LedgerError(f"the ledger {without_password(where)} cannot be opened: {error}") from error
     return study
 
 
@@ -111,7 +111,7 @@ def is_missing(storage: Storage) -> bool:
     return url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file()
 
 
-def shown(storage: Storage) -> str:
+def without_password(storage: Storage) -> str:
     """The storage as it may be printed: without a password."""
     if not _is_url(storage):
         return str(storage)
@@ -134,7 +134,7 @@ def studies_of(storage: Storage, prefix: str) -> list[str]:
     try:
         return sorted(name for name in optuna.get_all_study_names(opened) if name.startswith(prefix))
     except STORAGE_ERRORS as error:
-        raise LedgerError(f"the ledger {shown(storage)} cannot be read: {error}") from error
+        raise LedgerError(f"the ledger {without_password(storage)} cannot be read: {error}") from error
 
 
 def _mentions(journal: Path, text: str) -> bool:

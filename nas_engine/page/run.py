@@ -74,7 +74,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of the folder, without where it is."""
+        """The folder's name, without where it is."""
         return self.folder.resolve().name
 
 

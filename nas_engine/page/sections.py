@@ -61,7 +61,7 @@ def tiles(run: Run) -> list[Tile]:
     return made
 
 
-def confirmed(run: Run) -> list[dict[str, str]]:
+def held_out(run: Run) -> list[dict[str, str]]:
     """Reference, chosen and largest on held-out questions, a row each."""
     summary = run.summary
     if not isinstance(summary, SearchSummary):
@@ -123,7 +123,7 @@ def _reconfirmed(found: Found, front: ConfirmedFront[Any]) -> Reconfirmed:
     return Reconfirmed(title, said, [_words(name) for name in front.confirmed], rows)
 
 
-def quality_of(run: Run) -> str:
+def kept_quality(run: Run) -> str:
     """What the job kept while it made the model smaller, in words."""
     return _words(run.summary.quality) if isinstance(run.summary, SearchSummary) else "accuracy"
 
@@ -199,7 +199,8 @@ def failures(run: Run) -> tuple[int, list[dict[str, str]]]:
 
 def settings(run: Run) -> list[tuple[str, str]]:
     """By name, as they would be given."""
-    known = run.about.settings if run.about is not None else getattr(run.summary, "settings", {})
+    of_summary = run.summary.settings if isinstance(run.summary, SearchSummary) else {}
+    known = run.about.settings if run.about is not None else of_summary
     return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in known.items()]
 
 
@@ -300,7 +301,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def versions(run: Run) -> Sequence[tuple[str, str]]:
-    """Of the packages that the job ran with."""
+    """Versions of the packages that the job ran with."""
     return list(run.about.versions.items()) if run.about is not None else []
 
 

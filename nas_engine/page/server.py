@@ -74,7 +74,7 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """To open in a browser."""
+        """The address to open in a browser."""
         return f"http://{HOST}:{self.server_address[1]}/"
 
 

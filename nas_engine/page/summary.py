@@ -32,7 +32,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class ChosenModel(Measured):
-    """The one that was saved."""
+    """The model that was saved."""
 
     configuration: dict[str, int | float]
     heal_steps: int
@@ -91,7 +91,7 @@ class CalibrationTexts:
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """Of the main job; scores are of its `quality`, such as accuracy.
+    """What the main job leaves; scores are of its `quality`, such as accuracy.
 
     What models answer in their own words is compared by ``chosen``, ``reference`` and McNemar's ``p_value``.
     """
@@ -116,7 +116,7 @@ class SearchSummary:
 
 @dataclass(frozen=True)
 class RecipeSummary:
-    """Of Shears and SQFT."""
+    """What Shears and SQFT leave."""
 
     recipe: str
     sub_adapter: str

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from nas_engine.plots.layers import kind_of, layers_of
-from search_spaces import Choice, Configuration, SearchSpace, Value
+from search_spaces import Choice, Configuration, ModuleName, SearchSpace, Value
 
 _BLOCKS = {
     "attention": {"attention", "q", "k", "v", "o", "qkv"},
@@ -27,7 +27,7 @@ _KEPT = "layer_skip"
 
 
 @dataclass(frozen=True)
-class Kind:
+class GeneKind:
     """What genes of one kind say, layer by layer.
 
     Args:
@@ -52,7 +52,7 @@ class Kind:
         ]
 
 
-def kinds_of(space: SearchSpace) -> tuple[Kind, ...]:
+def kinds_of(space: SearchSpace) -> tuple[GeneKind, ...]:
     """What varies in `space`, in the order of its genes. Blocks that may be left out are a kind of their own only where
     no other kind would show it.
     """
@@ -89,7 +89,7 @@ def fixed_in(space: SearchSpace) -> list[str]:
     return [f"{label} {value}" for label, value in sorted(told)]
 
 
-def in_words(configuration: Configuration, kinds: Sequence[Kind]) -> list[str]:
+def configuration_lines(configuration: Configuration, kinds: Sequence[GeneKind]) -> list[str]:
     """A line a kind: its values from the first layer to the last, ``MLP width 1536 ×4, 448, – ×2`` (– is left out)."""
     return [f"{kind.label} {', '.join(_runs(kind.values(configuration)))}" for kind in kinds]
 
@@ -107,11 +107,11 @@ def _kind(
     layers: int,
     keeps: Mapping[str, Sequence[Choice | None]],
     by_kind: Mapping[str, Sequence[Choice]],
-) -> Kind:
+) -> GeneKind:
     dimension, block = choices[0].dimension, _block(choices[0])
     alone = sum(found[0].dimension == dimension for found in by_kind.values()) == 1
     none: Sequence[Choice | None] = [None] * layers
-    return Kind(
+    return GeneKind(
         _label(choices[0], not alone),
         _NAMES.get(dimension, ("", ""))[1],
         max(choice.values[-1] for choice in choices),
@@ -132,7 +132,7 @@ def _label(choice: Choice, with_modules: bool) -> str:
 
 def _block(choice: Choice) -> str | None:
     """The block that all of a choice's modules are in; None of several."""
-    modules = {module.split(".")[2] for module in choice.modules}
+    modules = {ModuleName.parse(module).name for module in choice.modules}
     return next((block for block, names in _BLOCKS.items() if modules <= names), None)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from evaluators.protocol import sign_of
 from nas_engine.errors import SelectionError
 from nas_engine.plots.axes import CHOSEN, DOMINATED, FRONT, Column, drawable, errors_of, label_of
-from nas_engine.plots.configurations import Kind, in_words
+from nas_engine.plots.configurations import GeneKind, configuration_lines
 from nas_engine.plots.front import front_of
 from nas_engine.plots.numbers import shown
 from search_spaces import Configuration
@@ -111,12 +111,12 @@ def progress_figure(rows: pd.DataFrame, y: Column, texts: Mapping[int, str] | No
 
 
 def hover_text(
-    row: pd.Series, objectives: Iterable[Column], configuration: Configuration, kinds: Sequence[Kind]
+    row: pd.Series, objectives: Iterable[Column], configuration: Configuration, kinds: Sequence[GeneKind]
 ) -> str:
     """What a point says: its evaluation, its objectives with their errors and its configuration by depth."""
     lines = [f"<b>evaluation {row.name}</b>"]
     lines += [f"{escape(o.name)} {escape(shown(row[o.name], row[f'{o.name}_stderr'], o.unit))}" for o in objectives]
-    for line in in_words(configuration, kinds):
+    for line in configuration_lines(configuration, kinds):
         lines += [escape(part) for part in _wrapped(line)]
     return "<br>".join(lines)
 

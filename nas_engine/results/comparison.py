@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from nas_engine import plots
+from nas_engine.arrays import Array
 from nas_engine.errors import SelectionError
-from nas_engine.results.dominance import Values, covered, non_dominated
+from nas_engine.results.dominance import covered, non_dominated
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,20 +130,20 @@ def _scale(results: Sequence[SearchResult[Any]], objectives: Sequence[Objective]
     }
 
 
-def _front(result: SearchResult[Any], objectives: Sequence[Objective]) -> Values:
+def _front(result: SearchResult[Any], objectives: Sequence[Objective]) -> Array:
     """Shape (rows, objectives), to be minimized."""
     values = result.front[[o.name for o in objectives]].to_numpy(dtype=float) * np.array([o.sign for o in objectives])
-    front: Values = values[non_dominated(values)]
+    front: Array = values[non_dominated(values)]
     return front
 
 
-def _by_label(pairs: Values, names: pd.Series) -> pd.DataFrame:
+def _by_label(pairs: Array, names: pd.Series) -> pd.DataFrame:
     labels = list(dict.fromkeys(names))
     masks = {label: (names == label).to_numpy() for label in labels}
     table = [[_mean(pairs[np.ix_(masks[a], masks[b])]) if a != b else np.nan for b in labels] for a in labels]
     return pd.DataFrame(table, index=pd.Index(labels, name="covers"), columns=pd.Index(labels, name="covered"))
 
 
-def _mean(values: Values) -> float:
+def _mean(values: Array) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from moocore import is_nondominated
 
-Values = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+from nas_engine.arrays import Array, Flags
 
 
-def non_dominated(values: Values) -> Mask:
+def non_dominated(values: Array) -> Flags:
     """Which rows no other row dominates, shape (rows,); `values` of shape (rows, objectives) are to be minimized."""
     if not len(values):
         return np.zeros(0, dtype=bool)
     return np.asarray(is_nondominated(values, keep_weakly=True), dtype=bool)
 
 
-def dominated_beyond_error(values: Values, stderrs: Values, errors: float = 1.0) -> Mask:
+def dominated_beyond_error(values: Array, stderrs: Array, errors: float = 1.0) -> Flags:
     """Which rows some other row dominates by more than their errors explain, shape (rows,).
 
     Row b is so where a row a has, in every objective, ``b - a >= errors * sqrt(stderr_a² + stderr_b²)``, and is better
@@ -33,12 +31,12 @@ def dominated_beyond_error(values: Values, stderrs: Values, errors: float = 1.0)
     with np.errstate(over="ignore"):
         lost = values[:, None, :] - values[None, :, :]  # (b, a, objectives): what b loses to a
         least = errors * np.hypot(stderrs[:, None, :], stderrs[None, :, :])
-    dominates: Mask = np.all(lost >= least, axis=2) & np.any(lost > 0, axis=2)
-    mask: Mask = np.any(dominates, axis=1)
+    dominates: Flags = np.all(lost >= least, axis=2) & np.any(lost > 0, axis=2)
+    mask: Flags = np.any(dominates, axis=1)
     return mask
 
 
-def covered(values: Values, by: Values) -> float:
+def covered(values: Array, by: Array) -> float:
     """The fraction of rows of `values` that some row of `by` dominates or equals (the C-metric of Zitzler and Thiele,
     1999); NaN where `values` has none. Both are to be minimized, shape (rows, objectives).
     """

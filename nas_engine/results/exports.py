@@ -13,6 +13,7 @@ from evaluators import Direction, Measurement
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError, SelectionError
+from nas_engine.execution.measuring import SearchableDefaults
 from nas_engine.ledger.identity import space_differences
 from nas_engine.ledger.ledger import LedgerContents, Record
 from search_spaces import Configuration, SearchSpace
@@ -21,14 +22,14 @@ _FORMAT, _VERSION = "nas-engine result", 1
 
 
 @dataclass(frozen=True)
-class WithoutSupernet:
+class WithoutSupernet(SearchableDefaults):
     """Stands for the super-network of a result that was opened without one: it knows the space and no weights."""
 
     space: SearchSpace
     model: str
 
     def fingerprint(self) -> str:
-        """Of the super-network that was searched."""
+        """The fingerprint of the super-network that was searched."""
         return self.model
 
     def subnetwork(self, configuration: Configuration) -> NoReturn:

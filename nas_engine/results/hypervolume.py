@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from moocore import hypervolume
 
+from nas_engine.arrays import Array, Flags
 from nas_engine.magnitude import LARGEST
-from nas_engine.results.dominance import Mask, Values
 
 
-def hypervolumes(values: Values, feasible: Mask, reference_point: Values) -> list[float]:
+def hypervolumes(values: Array, feasible: Flags, reference_point: Array) -> list[float]:
     """What is dominated after each row, measured from `reference_point`.
 
     A volume beyond the largest number is given as about that.

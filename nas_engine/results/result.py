@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal
@@ -26,6 +25,7 @@ from nas_engine.results import exports, interactive
 from nas_engine.results.confirmation import ConfirmedFront, Front, confirm, confirmed_before
 from nas_engine.results.hypervolume import hypervolumes
 from nas_engine.results.importance import gene_importance
+from nas_engine.results.selection import best_row
 from nas_engine.results.table import Objective, configuration_of, evaluation_table, row_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from optuna.importance import BaseImportanceEvaluator
 
 Rows = Literal["front", "all"]
-_REFERENCE = re.compile(r"\breference\.(\w+)")
 
 
 class SearchResult(Generic[S]):
@@ -196,25 +195,7 @@ class SearchResult(Generic[S]):
             SelectionError: not exactly one objective, an unknown one, a condition that cannot be read, or that nothing
                 meets (the ranges that there are, are named).
         """
-        target = minimize or maximize
-        if (minimize is None) == (maximize is None) or target not in self._names:
-            raise SelectionError(
-                f"give minimize= or maximize= one of {', '.join(self._names)}, not {minimize!r} and {maximize!r}."
-            )
-        met = self._candidates(where)
-        # Among equals a row on the front, so that nothing is given away in the other objectives.
-        ascending = [minimize is not None, False]
-        return met.sort_values([target, "on_front"], ascending=ascending, kind="stable").iloc[0]
-
-    def _candidates(self, where: str | None) -> pd.DataFrame:
-        rows = self.frame[self.frame["feasible"]]
-        if rows.empty and self.constraints:
-            raise SelectionError(f"no sub-network keeps {' and '.join(c.text for c in self.constraints)}.")
-        met = rows if where is None else self._meeting(rows, where)
-        if met.empty:
-            ranges = ", ".join(f"{n} from {rows[n].min():.4g} to {rows[n].max():.4g}" for n in self._names)
-            raise SelectionError(f"no sub-network meets {where!r}; there is {ranges}.")
-        return met
+        return best_row(self.frame, self._names, minimize, maximize, where, self.constraints, lambda: self.reference)
 
     def select(self, minimize: str | None = None, maximize: str | None = None, where: str | None = None) -> S:
         """The sub-network of `best`, with the same arguments, ready for `save_pretrained`.
@@ -373,18 +354,3 @@ class SearchResult(Generic[S]):
         ideal, nadir = both.min(axis=0), both.max(axis=0)
         # Where both are equal any scale would do; one unit keeps the division defined.
         return ideal, np.where(nadir > ideal, nadir, ideal + 1.0)
-
-    def _meeting(self, rows: pd.DataFrame, where: str) -> pd.DataFrame:
-        def value(match: re.Match[str]) -> str:
-            if match[1] not in self._names:
-                raise SelectionError(f"where has {match[0]!r}; reference has {', '.join(self._names)}.")
-            return repr(float(self.reference[match[1]]))
-
-        condition = _REFERENCE.sub(value, where)
-        try:
-            return rows.query(condition)
-        except Exception as error:  # pandas raises whatever its parser stumbles on
-            raise SelectionError(
-                f"where cannot be read: {where!r} ({error}). Write a condition on {', '.join(self._names)}, such as "
-                f'"{self._names[0]} >= 0.99 * reference.{self._names[0]}".'
-            ) from error

@@ -12,7 +12,8 @@ from nas_engine.compression.database import LayerDatabase
 from nas_engine.compression.quantization import Quantization, require_unquantized
 from nas_engine.compression.sparsification import matrix_of
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import attention_sizes, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import attention_sizes
 from nas_engine.supernet.dimensions import HEADS, WIDTH
 from search_spaces import SearchSpace
 

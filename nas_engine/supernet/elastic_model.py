@@ -75,6 +75,7 @@ class ElasticModel:
         database: the versions of each projection that its bits and density choose from; None where they do not vary.
         compression_state: the bits and density of each projection that are active.
         base: name or folder of the original model; None where it was given as an object.
+        target: where its sub-networks will run; None for anywhere.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class ElasticModel:
         base: str | None = None,
         quantization: Quantization | None = None,
         database: LayerDatabase | None = None,
+        target: str | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.space, self.base = model, tokenizer, space, base
+        self.model, self.tokenizer, self.space, self.base, self.target = model, tokenizer, space, base, target
         self.adapter = adapter or AdapterSettings()
         self.family: Family = require_plain(model)
         self._require_known(space)
@@ -114,6 +116,11 @@ class ElasticModel:
         for choice in space.fixed:
             self._apply(choice, choice.values[0])
         self.activate(space.configuration(space.largest))
+
+    @property
+    def device(self) -> str:
+        """Where it computes, such as ``cuda:0``."""
+        return str(self.model.device)
 
     @property
     def adapter_parameters(self) -> list[nn.Parameter]:
@@ -150,6 +157,11 @@ class ElasticModel:
                 self._apply(gene, gene.values[index])
         self.compression_state.switch(self.elastic_linears)
         self._genome = wanted
+
+    @property
+    def active_genome(self) -> tuple[int, ...] | None:
+        """The genome of what is active; None where no sub-network of the space is, as after `restore_base`."""
+        return self._genome
 
     def active_parameters(self, adapters: bool = False) -> int:
         """Parameters of the active sub-network once extracted; with `adapters`, the active adapters' besides."""

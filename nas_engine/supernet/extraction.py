@@ -16,6 +16,7 @@ from nas_engine.families import modeling_subnetwork as runtime
 from nas_engine.families.family import Family
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.layer import BLOCKS, Block, ElasticLayer
+from nas_engine.supernet.leaving import deployed_layer
 
 
 def extract(
@@ -84,7 +85,7 @@ def _deployed(
     try:
         if stand_in is not None:
             return stand_in(linear)
-        return linear.unmerged() if merge is None and not linear.merges else linear.merged()
+        return deployed_layer(linear, merge)
     except ExportError as error:
         raise ExportError(f"layers.{layer.index}.{name} cannot be merged: {error}") from error
 

@@ -63,7 +63,7 @@ class ElasticLayer:
         self.heads, self.width = self.full_heads, self.full_width
         self.kept: dict[Block, bool] = {"attention": True, "mlp": True}
         self._writers: dict[Unit, list[tuple[str, ElasticLinear]]] = {"heads": [], "channels": []}  # outputs are units
-        self._head_bias: runtime.HeadBias | None = None
+        self._head_bias: runtime.HeadBiasHook | None = None
 
     @property
     def group(self) -> int:
@@ -160,16 +160,16 @@ class ElasticLayer:
                 module.__dict__["forward"] = stand_in.forward
 
     @cache  # noqa: B019  # a layer lives as long as its super-network
-    def _stand_ins(self, block: Block) -> list[tuple[nn.Module, runtime.Bypass]]:
+    def _stand_ins(self, block: Block) -> list[tuple[nn.Module, runtime.BypassModule]]:
         return [(self.module.get_submodule(b.module), self.bypass(block, b)) for b in self.bypasses(block)]
 
     def bypasses(self, block: Block) -> tuple[Bypass, ...]:
         """What stands in for `block` where it is left out."""
         return self.family.attention if block == "attention" else self.family.mlp
 
-    def bypass(self, block: Block, bypass: Bypass) -> runtime.Bypass:
+    def bypass(self, block: Block, bypass: Bypass) -> runtime.BypassModule:
         """The module that `bypass` describes."""
-        return runtime.Bypass(bypass.gives, bypass.pair, self.index if block == "attention" else None)
+        return runtime.BypassModule(bypass.gives, bypass.pair, self.index if block == "attention" else None)
 
     @property
     def head_attributes(self) -> dict[str, int]:
@@ -191,7 +191,7 @@ class ElasticLayer:
         """Give attention the biases of its active heads alone, where the family has such; called once."""
         bias = self.family.head_bias
         if bias is not None:
-            self._head_bias = runtime.HeadBias(bias.argument, self.full_heads, self.bias_heads)
+            self._head_bias = runtime.HeadBiasHook(bias.argument, self.full_heads, self.bias_heads)
             self.module.get_submodule(bias.module).register_forward_pre_hook(self._head_bias, with_kwargs=True)
 
     def importance(self, unit: Unit, input_norms: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_engine.families.family import Experts
+from nas_engine.families.family import StackedExperts
 
 
 class Mixture:
@@ -33,7 +33,7 @@ class Mixture:
         channel_order: the same of each expert's channels, shape (experts, channels).
     """
 
-    def __init__(self, where: Experts, layer: nn.Module) -> None:
+    def __init__(self, where: StackedExperts, layer: nn.Module) -> None:
         self.where = where
         self.block = layer.get_submodule(where.block)
         self.experts = self.block.get_submodule(where.experts)

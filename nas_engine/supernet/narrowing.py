@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from nas_engine.deploy.targets import target_named
 from nas_engine.errors import NasEngineWarning
 from search_spaces import ModelShape, SearchSpace, SpaceTemplate
-from search_spaces.narrowing import differences, require_within
+from search_spaces.narrowing import changed_choices, require_within
 
 
 def bound_for(
@@ -29,7 +29,7 @@ def bound_for(
         require_within(space.choices, limited)
         return space
     wide, narrow = space.bind(shape), space.bind(limited)
-    changed = "; ".join(differences(wide.choices, narrow.choices))
+    changed = "; ".join(changed_choices(wide.choices, narrow.choices))
     if changed:
         warnings.warn(
             f"for {target} the space is narrower than it was written: {changed}.", NasEngineWarning, stacklevel=3

@@ -10,6 +10,7 @@ from evaluators.whole_file import replacing
 from nas_engine.errors import ExportError
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.elastic_model import ElasticModel
+from nas_engine.supernet.leaving import require_finite
 
 
 def save_adapter(supernet: ElasticModel, folder: Path) -> Path:
@@ -83,7 +84,7 @@ def _tensors(supernet: ElasticModel, adapted: dict[str, ElasticLinear]) -> dict:
         assert layer.lora_A is not None
         assert layer.lora_B is not None
         try:
-            layer.require_finite()
+            require_finite(layer)
         except ExportError as error:
             raise ExportError(f"{name} cannot be saved: {error}") from error
         lora_A = layer.lora_A.detach()[: layer.active_rank]

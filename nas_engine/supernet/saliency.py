@@ -48,12 +48,12 @@ class _Heard:
 
     @property
     def saliency(self) -> Tensor:
-        """Of each expert, shape (experts,); 0 where no token was sent to it."""
+        """How much each expert adds, shape (experts,); 0 where no token was sent to it."""
         return self.norms / self.tokens.clamp(min=1)
 
     @property
     def channels(self) -> Tensor:
-        """Of each expert's channels, shape (experts, channels)."""
+        """How much each expert's channels add, shape (experts, channels)."""
         columns: Tensor = self.mixture.down.float().norm(dim=1)
         return columns * self.squares.sqrt()
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from nas_engine.errors import ExportError
 from nas_engine.progress import without_bars
 from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.leaving import merged_layer
 
 SHARD_BYTES = 10**9  # of merged weights that are held at a time, or one weight where that is larger
 
@@ -50,7 +51,7 @@ class Outlines:
             ExportError: its adapter does not merge without loss.
         """
         if not linear.merges:
-            linear.merged()  # says why
+            merged_layer(linear)  # says why
         outline = linear.outline()
         self._linears[id(outline)] = outline, linear
         return outline
@@ -85,7 +86,7 @@ def later(like: Tensor, make: Callable[[], Tensor]) -> Tensor:
 def _merged(path: str, linear: ElasticLinear) -> Callable[[], Tensor]:
     def make() -> Tensor:
         try:
-            weight: Tensor = linear.merged().weight
+            weight: Tensor = merged_layer(linear).weight
         except ExportError as error:
             raise ExportError(f"{path} cannot be merged: {error}") from error
         return weight.detach()

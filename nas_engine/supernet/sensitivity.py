@@ -28,7 +28,7 @@ from nas_engine.supernet.ordering import final_states
 from nas_engine.texts.batches import Batch, readable, token_count
 from search_spaces import SearchSpace
 
-Method = Literal["gradients", "divergence"]
+SensitivityMethod = Literal["gradients", "divergence"]
 _POSITIONS = 256  # at which distributions are compared, at most about twice as many
 
 
@@ -62,10 +62,12 @@ class Sensitivity(Mapping[str, tuple[float, ...]]):
         return plot_sensitivity(self, self.space, ax)
 
 
-def sensitivity(supernet: ElasticModel, batches: Iterable[Batch], progress: bool, method: Method) -> Sensitivity:
+def sensitivity(
+    supernet: ElasticModel, batches: Iterable[Batch], progress: bool, method: SensitivityMethod
+) -> Sensitivity:
     """See `SuperNetwork.sensitivity`."""
-    if method not in get_args(Method):
-        raise ValueError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}.")
+    if method not in get_args(SensitivityMethod):
+        raise ValueError(f"method is {method!r}; choose one of {', '.join(get_args(SensitivityMethod))}.")
     given = list(readable(batches, supernet.model))
     if not token_count(given):
         raise ValueError("the calibration data is empty; give at least one batch with a token in it.")

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
-from nas_engine.compression.checkpoint import load_base, load_grids, save_grids, save_on_grids
+from nas_engine.compression.checkpoint import load_base, save_on_grids
+from nas_engine.compression.grid_file import load_grids, save_grids
 from nas_engine.compression.quantization import Quantization
 from nas_engine.errors import CheckpointError
 from nas_engine.families.fingerprint import base_fingerprint, tokenizer_fingerprint
@@ -90,7 +91,7 @@ def save_supernetwork(supernet: ElasticModel, folder: Path, include_base: bool) 
         "database": None if supernet.database is None else str(supernet.database.folder.resolve()),
         "space": supernet.space.to_json(),
         "tensors": _digest(tensors),
-        "target": getattr(supernet, "target", None),
+        "target": supernet.target,
     }
     supernet.restore_base()
     with replacing(folder) as unfinished:
@@ -185,7 +186,7 @@ def _original_weights(supernet: ElasticModel, at_once: bool = False) -> dict[str
 
 
 def _outline(linear: ElasticLinear, tensor: Tensor, kind: str) -> Tensor:
-    """Of the shape and type of what is written, without numbers."""
+    """A tensor of the shape and type of what is written, without numbers."""
     return tensor if kind != "weight" or not linear.packed else linear.outline_of_weight()
 
 

@@ -137,7 +137,7 @@ class Subnetwork:
 
     @property
     def supernetwork_fingerprint(self) -> str:
-        """Of the super-network that it belongs to."""
+        """The fingerprint of the super-network that it belongs to."""
         return fingerprint(self._supernet)
 
     def operators(self, batch: int, tokens: int, past: int = 0) -> list[Operator]:

@@ -25,7 +25,7 @@ from nas_engine.supernet.narrowing import bound_for
 from nas_engine.supernet.peft_import import load_adapter
 from nas_engine.supernet.refit import find_shares
 from nas_engine.supernet.saliency import sort_experts
-from nas_engine.supernet.sensitivity import Method, Sensitivity, sensitivity
+from nas_engine.supernet.sensitivity import Sensitivity, SensitivityMethod, sensitivity
 from nas_engine.supernet.state import adapter_tensors, load_tensors
 from nas_engine.supernet.storage import fingerprint, read_supernetwork, save_base, save_supernetwork
 from nas_engine.supernet.subnetwork import Subnetwork
@@ -38,12 +38,7 @@ class SuperNetwork(ElasticModel):
     """A model whose linear layers are elastic, with the space of its sub-networks.
 
     Made by `from_pretrained` or `load`. The given model is taken over: its layers become elastic in place.
-
-    Attributes:
-        target: where its sub-networks will run; None for anywhere.
     """
-
-    target: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -78,7 +73,7 @@ class SuperNetwork(ElasticModel):
                 nonzeros (SparsePEFT); ``"quantized"``, on its nonzeros and its grid (QA-SparsePEFT).
             quantization: what `nas_engine.compression.quantize_model` gave for `model`; a folder that
                 `nas_engine.compression.save_quantized` wrote brings its own.
-            database: what `nas_engine.compression.database.build_database` made of `model`, for a space with
+            database: what `nas_engine.build_database` made of `model`, for a space with
                 `weight_bits` or `sparsity`, which needs ``adapter_mode="quantized"``.
             device: where it computes, such as ``cuda``; None leaves a model where it is, and a named one on the CPU.
             target: where sub-networks will run: one of `nas_engine.deploy.TARGETS`, such as ``"llama.cpp"``. A template
@@ -110,8 +105,7 @@ class SuperNetwork(ElasticModel):
         settings = AdapterSettings(alpha, dropout, seed, adapter_mode)
         if pack:
             require_on_grids(quantization, adapter_mode)
-        supernet = cls(loaded, tokenizer, bound, settings, base, quantization, database)
-        supernet.target = target
+        supernet = cls(loaded, tokenizer, bound, settings, base, quantization, database, target)
         if pack:
             supernet.pack_base()
         return supernet.to(device)
@@ -173,8 +167,8 @@ class SuperNetwork(ElasticModel):
         adapter = checked(saved.adapter, AdapterSettings, CheckpointError, f"{folder} has other settings of adapters")
         base = saved.base or str(Path(folder) / "base")
         database = None if saved.database is None else LayerDatabase(saved.database)
-        supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, saved.quantization, database)
-        supernet.target = saved.target
+        quantization, target = saved.quantization, saved.target
+        supernet = cls(saved.model, saved.tokenizer, saved.space, adapter, base, quantization, database, target)
         try:
             supernet.load_state(state)
         except CheckpointError as error:
@@ -280,7 +274,9 @@ class SuperNetwork(ElasticModel):
         """
         return block_importance(self, batches)
 
-    def sensitivity(self, batches: Iterable[Batch], progress: bool = True, method: Method = "gradients") -> Sensitivity:
+    def sensitivity(
+        self, batches: Iterable[Batch], progress: bool = True, method: SensitivityMethod = "gradients"
+    ) -> Sensitivity:
         """How much each value of a gene changes what the network says, the other genes at their largest.
 
         A search that is given it (``search(..., sensitivity=...)``) needs fewer evaluations. Measure it where the

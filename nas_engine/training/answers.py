@@ -50,7 +50,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchFraction:
     """How much of a batch a process has whose loss is one of several that are added up.
 
     Args:
@@ -62,7 +62,7 @@ class Part:
     states: float = 1.0
 
 
-WHOLE = Part()
+WHOLE = BatchFraction()
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Distillation:
         """Whether anything of the teacher is learned."""
         return self.weight > 0 or self.hidden > 0
 
-    def loss(self, student: Predictions, teacher: Predictions, part: Part = WHOLE) -> Tensor:
+    def loss(self, student: Predictions, teacher: Predictions, part: BatchFraction = WHOLE) -> Tensor:
         """The loss of `student`, a number, or its summand of a batch's; gradients reach it alone."""
         loss = self.weight * self._divergence(student, teacher)
         if self.weight < 1:
@@ -186,7 +186,7 @@ def learned(
     student: Predictions,
     teacher: Predictions | None,
     distillation: Distillation,
-    part: Part = WHOLE,
+    part: BatchFraction = WHOLE,
 ) -> tuple[Tensor, float]:
     """The loss that trains `student`, and its own on the answers, for the report: in nats a token or text.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nas_engine.errors import NasEngineError
-from nas_engine.training.answers import WHOLE, Part
+from nas_engine.training.answers import WHOLE, BatchFraction
 
 T = TypeVar("T")
 _STARTED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun and accelerate launch set
@@ -77,7 +77,7 @@ class Ranks:
 
     @classmethod
     def joined(cls, device: torch.device) -> Ranks:
-        """Those of the process group that there is, or that torchrun or `accelerate launch` started this process for.
+        """The processes of the group that there is, or that torchrun or `accelerate launch` started this process for.
 
         Args:
             device: where the network is.
@@ -123,7 +123,7 @@ class Ranks:
         """This process's rows of a batch, which are alike in length for all of them."""
         return indices[self.rank :: self.size]
 
-    def part(self, indices: Sequence[int], labelled: Sequence[int], tokens: Sequence[int]) -> Part:
+    def part(self, indices: Sequence[int], labelled: Sequence[int], tokens: Sequence[int]) -> BatchFraction:
         """How much of the batch of examples at `indices` this process has.
 
         Args:
@@ -134,7 +134,7 @@ class Ranks:
             return WHOLE
         mine = self.own(indices)
         of_all, of_mine = ([sum(counts[i] for i in rows) for counts in (labelled, tokens)] for rows in (indices, mine))
-        return Part(*(own / whole for own, whole in zip(of_mine, of_all, strict=True)))
+        return BatchFraction(*(own / whole for own, whole in zip(of_mine, of_all, strict=True)))
 
     @torch.no_grad()
     def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -58,7 +58,7 @@ def fit_to_teacher(
         inside = layer.inside(name)
         read = torch.cat([x[mask] for (x, _), mask in zip(inside, masks, strict=True)])
         given = torch.cat([stream[mask] for (_, stream), mask in zip(inside, masks, strict=True)])
-        update = _least_squares(read, targets[end] - given)
+        update = damped_least_squares(read, targets[end] - given)
         last.matrix.add_(update.T)
         layer.given = [stream + x @ update for x, stream in inside]
         fitted.append(f"{family.layers}.{layer.index}.{family.projections[name]}.weight")
@@ -86,7 +86,7 @@ def _streams(teacher: Teacher, ends: Sequence[int], batches: Sequence[Batch]) ->
     return {end: torch.cat(states) for end, states in found.items()}
 
 
-def _least_squares(inputs: Tensor, outputs: Tensor) -> Tensor:
+def damped_least_squares(inputs: Tensor, outputs: Tensor) -> Tensor:
     """``argmin |inputs · U - outputs|² + λ |U|²``, shape (inputs, outputs), in the type of `outputs`."""
     x = inputs.double()
     products = x.T @ x

@@ -23,10 +23,11 @@ from nas_engine.errors import CheckpointError, ExportError
 from nas_engine.keywords import merged, takes
 from nas_engine.progress import say
 from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.leaving import deployed_layer, renewed_layer, unmerged_layer
 from nas_engine.supernet.saving import Outlines
 from nas_engine.supernet.subnetwork import Subnetwork
 from nas_engine.texts.labelled import Learned, tokenize_for
-from nas_engine.training.answers import Part, learned, predictions
+from nas_engine.training.answers import BatchFraction, learned, predictions
 from nas_engine.training.data_parallel import require_whole
 from nas_engine.training.fitting import can_fit, fit_to_teacher
 from nas_engine.training.run import TrainingRun
@@ -58,7 +59,7 @@ class Healed:
         self.texts: tuple[str, ...] = ()
         generator = torch.Generator().manual_seed(seed)
         self.model = subnet.extract_with(
-            (lambda linear: linear.renewed(generator)) if adapters == "fresh" else ElasticLinear.unmerged
+            (lambda linear: renewed_layer(linear, generator)) if adapters == "fresh" else unmerged_layer
         )
         self.model.requires_grad_(False)
         for parameter in self.trained.values():
@@ -108,7 +109,7 @@ class Healed:
             ExportError: `merge` is True, and merging would fill zeros or leave a grid.
         """
         return self._deployed(
-            lambda linear: linear.unmerged() if merge is None and not linear.merges else linear.merged(),
+            lambda linear: deployed_layer(linear, merge),
             share_embeddings,
         )
 
@@ -242,7 +243,7 @@ class _Healing(TrainingRun):
         parameters = list(healed.trained.values())
         super().__init__(healed.model, healed.tokenizer, parameters, examples, settings, identity, sharded)
 
-    def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
+    def visit(self, batch: dict[str, Tensor], micro: int, part: BatchFraction) -> list[float]:
         """See `TrainingRun.visit`."""
         distillation = self.settings.distillation
         teacher = None

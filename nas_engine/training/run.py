@@ -21,7 +21,7 @@ from evaluators.whole_file import remove_unfinished
 from nas_engine.errors import CheckpointError
 from nas_engine.progress import progress_bar
 from nas_engine.texts.labelled import Learned, TokenizedLabel, collated
-from nas_engine.training.answers import Part
+from nas_engine.training.answers import BatchFraction
 from nas_engine.training.checkpoint import (
     Checkpoint,
     load_optimizer,
@@ -98,7 +98,7 @@ class TrainingRun(ABC):
         self.ranks.require_same(self.identity | {"sharded": bool(sharded)}, settings.batch_size)
 
     @abstractmethod
-    def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
+    def visit(self, batch: dict[str, Tensor], micro: int, part: BatchFraction) -> list[float]:
         """Add the gradients of micro-batch number `micro`; the loss on the answers of each network that saw it.
 
         Args:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from transformers import PreTrainedModel
 
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from nas_engine.supernet.elastic import ElasticLinear
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.training.data_parallel import started_processes

@@ -19,7 +19,7 @@ from nas_engine.progress import say
 from nas_engine.supernet.supernetwork import SuperNetwork
 from nas_engine.texts.batches import Batch
 from nas_engine.texts.labelled import Learned, tokenize_for
-from nas_engine.training.answers import WHOLE, Part, learned, predictions
+from nas_engine.training.answers import WHOLE, BatchFraction, learned, predictions
 from nas_engine.training.data_parallel import require_whole
 from nas_engine.training.run import TrainingRun
 from nas_engine.training.settings import TrainingSettings
@@ -163,12 +163,12 @@ class _Run(TrainingRun):
             return self.texts
         return self.first(calibration_tokens(self.settings.refit))
 
-    def visit(self, batch: dict[str, Tensor], micro: int, part: Part) -> list[float]:
+    def visit(self, batch: dict[str, Tensor], micro: int, part: BatchFraction) -> list[float]:
         """See `TrainingRun.visit`."""
         s = self.settings
         return self.visit_genomes(batch, genomes_of_batch(self.supernet.space, s.strategy, s.seed, micro), part)
 
-    def visit_genomes(self, batch: dict[str, Tensor], genomes: Genome, part: Part = WHOLE) -> list[float]:
+    def visit_genomes(self, batch: dict[str, Tensor], genomes: Genome, part: BatchFraction = WHOLE) -> list[float]:
         """Add the gradients of `genomes` on `batch`; the loss on the answers of each."""
         s = self.settings
         teacher = self.teacher.predictions(batch) if self.teacher is not None and s.distillation.asks else None

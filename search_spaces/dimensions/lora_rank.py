@@ -13,7 +13,7 @@ from search_spaces.module_name import ModuleName
 from search_spaces.shape import ModelShape
 from search_spaces.template import SpaceTemplate, layer_blocks
 
-Share = Literal["layer", "each"] | Sequence[Sequence[str]]
+Sharing = Literal["layer", "each"] | Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LoraRank:
 def lora_rank(
     ranks: Iterable[int],
     targets: Sequence[str] = ("q", "k", "v", "up", "down"),
-    share: Share = "layer",
+    share: Sharing = "layer",
     layers_per_gene: int = 1,
     skip_missing: bool = False,
 ) -> SpaceTemplate:
@@ -72,7 +72,7 @@ def lora_rank(
     )
 
 
-def projection_groups(targets: tuple[str, ...], share: Share) -> tuple[tuple[str, ...], ...]:
+def projection_groups(targets: tuple[str, ...], share: Sharing) -> tuple[tuple[str, ...], ...]:
     """The groups of `targets` that `share` stands for, each of which has one gene in a layer.
 
     Raises:

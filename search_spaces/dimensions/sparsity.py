@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from search_spaces.dimensions.lora_rank import Share, projection_groups
+from search_spaces.dimensions.lora_rank import Sharing, projection_groups
 from search_spaces.dimensions.weight_bits import ByProjection
 from search_spaces.errors import SpaceError
 from search_spaces.shape import PROJECTIONS
@@ -14,7 +14,7 @@ from search_spaces.template import SpaceTemplate
 def sparsity(
     sparsities: Iterable[float],
     targets: Sequence[str] = PROJECTIONS,
-    share: Share = "layer",
+    share: Sharing = "layer",
     layers_per_gene: int = 1,
 ) -> SpaceTemplate:
     """Elastic unstructured sparsity, switched from a database of precomputed versions.

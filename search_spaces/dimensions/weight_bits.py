@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from search_spaces.choice import Choice, Value
-from search_spaces.dimensions.lora_rank import Share, projection_groups
+from search_spaces.dimensions.lora_rank import Sharing, projection_groups
 from search_spaces.errors import SpaceError
 from search_spaces.module_name import ModuleName
 from search_spaces.shape import PROJECTIONS, ModelShape
@@ -54,7 +54,7 @@ class ByProjection:
 def weight_bits(
     bits: Iterable[int],
     targets: Sequence[str] = PROJECTIONS,
-    share: Share = "layer",
+    share: Sharing = "layer",
     layers_per_gene: int = 1,
 ) -> SpaceTemplate:
     """Elastic weight precision, switched from a database of precomputed versions.

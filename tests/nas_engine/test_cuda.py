@@ -94,7 +94,7 @@ def test_what_passes_between_layers_waits_here_and_says_the_same_there() -> None
     for device in ("cpu", "cuda"):
         model.to(device)
         for layer in calibrated_layers(model, CALIBRATION):
-            assert {states.device.type for states in layer._hidden} == {"cpu"}
+            assert {states.device.type for states in layer.hidden} == {"cpu"}
             layer.pass_on({"down": lambda _, inputs, of=device: heard.setdefault(of, []).append(inputs)})
             assert {states.device.type for states in layer.given} == {"cpu"}
     for here, there in zip(heard["cpu"], heard["cuda"], strict=True):

@@ -6,6 +6,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from rich.progress import Progress
+
 from nas_engine import progress
 from nas_engine.errors import NasEngineWarning
 from nas_engine.libraries import libraries_in
@@ -68,14 +70,13 @@ def screen(written: str) -> list[str]:
 
 def test_on_a_terminal_a_job_is_one_line_and_leaves_its_notes(monkeypatch) -> None:
     terminal, seen = on_terminal(monkeypatch), []
-    refreshed = progress._Line.count
+    updated = Progress.update
 
-    def count(self, by: int, figures: str = "") -> None:
-        refreshed(self, by, figures)
-        self.progress.refresh()
+    def update(self, *args, **kwargs) -> None:
+        updated(self, *args, **kwargs, refresh=True)  # and not a tenth of a second later
         seen.append(screen(terminal.getvalue()))
 
-    monkeypatch.setattr(progress._Line, "count", count)
+    monkeypatch.setattr(Progress, "update", update)
     job()
     assert screen(terminal.getvalue()) == ["train: 40 rows read"]
     assert all(len(lines) <= 2 for lines in seen)
@@ -89,7 +90,7 @@ def test_on_a_terminal_a_job_is_one_line_and_leaves_its_notes(monkeypatch) -> No
 
 def test_in_a_log_there_are_plain_lines(monkeypatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     job()
     lines = sys.stderr.getvalue().splitlines()
     assert lines[:2] == ["Loading a model", "train: 40 rows read"]

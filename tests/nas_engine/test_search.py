@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from evaluators import BusyError, Measurement
-from nas_engine.drivers.registry import DRIVERS, NEEDY
+from nas_engine.drivers.registry import DRIVERS, NEEDS_SENSITIVITY
 from nas_engine.errors import LedgerError, SearchError
 from nas_engine.loop import search
 from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
@@ -18,7 +18,7 @@ from tests.processes import started
 
 # Without one that takes seconds an evaluation, and without the one that stands for another of them; those that need
 # more than these evaluators have tests of their own.
-QUICK = [driver for driver in DRIVERS if driver not in ("optuna-gp", "auto", *NEEDY)]
+QUICK = [driver for driver in DRIVERS if driver not in ("optuna-gp", "auto", *NEEDS_SENSITIVITY)]
 
 
 def run(**arguments):

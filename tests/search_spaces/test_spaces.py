@@ -16,12 +16,12 @@ from search_spaces import (
     SpaceError,
     attention_heads,
     layer_skip,
-    lonas,
+    lonas_space,
     lora_rank,
     mlp_width,
-    shears,
+    shears_space,
     sparsity,
-    sqft,
+    sqft_space,
     weight_bits,
 )
 
@@ -97,7 +97,7 @@ def test_values_go_from_small_to_large_and_the_median_is_the_larger_middle() -> 
 
 
 def test_lonas_is_the_published_space() -> None:
-    space = lonas().bind(ModelShape((11008,) * 32))
+    space = lonas_space().bind(ModelShape((11008,) * 32))
     widths = [gene for gene in space.genes if gene.dimension == "mlp_width"]
     assert len(space) == 96
     assert widths[0].values == (5504, 6880, 8256, 9632, 11008)
@@ -108,13 +108,13 @@ def test_lonas_is_the_published_space() -> None:
 @pytest.mark.parametrize("layers", [1, 12, 40])
 def test_presets_fit_any_layer_count(layers: int) -> None:
     shape = ModelShape((64,) * layers)
-    assert len(lonas().bind(shape)) == 3 * layers
-    assert len(shears().bind(shape)) == 3 * layers
-    assert len(sqft().bind(shape)) == layers
+    assert len(lonas_space().bind(shape)) == 3 * layers
+    assert len(shears_space().bind(shape)) == 3 * layers
+    assert len(sqft_space().bind(shape)) == layers
 
 
 def test_presets_fit_models_with_fused_layers_and_without_a_gate() -> None:
-    space = lonas().bind(ModelShape((64,), projections=FUSED))
+    space = lonas_space().bind(ModelShape((64,), projections=FUSED))
     assert [(gene.name, gene.modules) for gene in space.genes] == [
         ("layers.0.q_k_v.rank", ("layers.0.qkv",)),
         ("layers.0.mlp.width", ("layers.0.up", "layers.0.down")),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from nas_engine.arrays import Array
+
 _FLAT = 0.1  # of the values' range: what counts of a box without any height, so that wide gaps are filled last
 _MAGNITUDES = 20.0  # largest value over least, from which on differences say less than ratios
 
@@ -30,7 +31,7 @@ def beyond(values: Array, kept: npt.NDArray[np.bool_]) -> Array:
     return shown
 
 
-def halving(costs: Array, values: Array, count: int) -> list[int]:
+def box_midpoints(costs: Array, values: Array, count: int) -> list[int]:
     """Positions of up to `count` points that are to be measured.
 
     Args:

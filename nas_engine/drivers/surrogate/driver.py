@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from nas_engine.arrays import Array, Flags
 from nas_engine.drivers.driver import DriverProblem, Objectives, Violations
 from nas_engine.drivers.initial import anchors, unseen
 from nas_engine.drivers.ranking import best
@@ -25,8 +25,6 @@ from nas_engine.drivers.surrogate.scale import explains_better, rescaled, within
 from nas_engine.drivers.surrogate.settings import SurrogateSettings
 from search_spaces import Genome
 
-Array = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 _WARM = 8  # genomes that the warm start has at least
 _LEARNABLE = 4  # successful evaluations without which nothing is predicted
 _FRONT = 20  # points of the front whose range is what objectives are measured by

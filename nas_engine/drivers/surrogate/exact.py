@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.additive import Additive, columns_of
 from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.effort import REPEATABLE
@@ -22,13 +22,12 @@ from nas_engine.drivers.exact_front import exact_front, spread_budgets
 from nas_engine.drivers.initial import anchors, distinct
 from nas_engine.drivers.operators import ordered_mutation
 from nas_engine.drivers.ranking import best
-from nas_engine.drivers.surrogate.boxes import beyond, halving
+from nas_engine.drivers.surrogate.boxes import beyond, box_midpoints
 from nas_engine.drivers.surrogate.prediction import Prediction, computed_of
 from nas_engine.drivers.surrogate.settings import SurrogateSettings
 from nas_engine.errors import SearchError
 from search_spaces import Genome
 
-Array = npt.NDArray[np.float64]
 _BUDGETS = 12  # of a proposal
 _ROUNDS = 2  # of solving about what was found before
 _COST_WEIGHT = 0.5  # of a cost, beside what is expected to be lost, in how far genomes lie apart
@@ -103,7 +102,7 @@ class Exact:
         told = {genome.tobytes(): place for place, genome in enumerate(genomes)}
         places = np.array([told.get(genome.tobytes(), -1) for genome in line])
         shown = np.where(places < 0, np.nan, beyond(values, kept)[places])
-        return line[halving(self._spent(line), shown, count)]
+        return line[box_midpoints(self._spent(line), shown, count)]
 
     def _along(self) -> Genome:
         """The exact front of the expected losses, from what loses the least to the smallest sub-network."""

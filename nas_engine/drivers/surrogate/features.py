@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.additive import costs_of
 from search_spaces import Choice, Genome, SearchSpace
 
-Array = npt.NDArray[np.float64]
 _REACH = 4.0  # of the expected costs: from the largest sub-network to the smallest, in prior standard deviations
 _BUMPS = 6  # places along the depth at which a kind's levels are summed
 

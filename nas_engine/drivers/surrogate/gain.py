@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from moocore import hypervolume, is_nondominated
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.driver import Objectives
-
-Array = npt.NDArray[np.float64]
 
 
 def gains(front: Objectives, candidates: Objectives, reference: Objectives) -> Array:

@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.additive import Additive, columns_of, costs_of
 from nas_engine.drivers.driver import Objectives, Violations
 from nas_engine.drivers.effort import REPEATABLE
 from nas_engine.drivers.exact_front import exact_front, spread_budgets
 from nas_engine.drivers.initial import distinct
-from nas_engine.drivers.operators import layers_of
+from nas_engine.drivers.operators import first_layers
 from nas_engine.drivers.surrogate.design import each_alone, tilted, uniform_levels
 from nas_engine.drivers.surrogate.evolution import evolve
 from search_spaces import Genome, SearchSpace
 
-Array = npt.NDArray[np.float64]
 _BUDGETS = 40  # of each cost
 
 
@@ -67,7 +67,7 @@ def promising(
     exact = [] if sums is None else exact_front(sums, spread_budgets(sums, _BUDGETS, range(len(known))), REPEATABLE)
     front = [solution.genome for solution in exact if solution is not None]
     start = distinct(np.vstack([*front, starting_points(space, survivors // 4, rng)]))
-    found = evolve(predict, start, space.largest, layers_of(space), survivors, generations, rng)
+    found = evolve(predict, start, space.largest, first_layers(space), survivors, generations, rng)
     costs = predict(found)[0][:, 0]
     order = np.argsort(costs, kind="stable")
     chosen: Genome = found[order[spread_places(costs[order], count)]]

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from nas_engine.arrays import Array, Flags
 from nas_engine.drivers.driver import DriverProblem, Objectives, Violations
 from nas_engine.drivers.surrogate.features import FeatureMap, Features
 from nas_engine.drivers.surrogate.process import Process
 from search_spaces import Genome
-
-Array = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 
 def computed_of(problem: DriverProblem, genomes: Genome) -> Array:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.surrogate.features import Features
 
-Array = npt.NDArray[np.float64]
 _CONSTANT = 4.0  # prior variance of the overall mean, in units of the data's variance
 _MEANS_SCALE = 0.4  # length scale of mean levels
 _LEVELS_SCALE = 0.4  # length scale of all levels, a root mean square over genes
@@ -99,7 +98,9 @@ class Process:
 
 
 def _nll(factor: Array, values: Array, weights: Array) -> float:
-    """Of values whose covariance has this Cholesky `factor`; `weights` are the covariance's inverse times them."""
+    """The negative log-likelihood of values whose covariance has this Cholesky `factor`; `weights` are the
+    covariance's inverse times the values.
+    """
     return float(0.5 * values @ weights + np.log(factor.diagonal()).sum())
 
 
@@ -117,7 +118,7 @@ def _smooth_parts(left: Features, right: Features) -> Array:
 
 
 def _squared_distances(left: Array, right: Array) -> Array:
-    """Of every two rows, by one matrix product."""
+    """The squared distance of every two rows, by one matrix product."""
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)
     distances: Array = np.maximum(squares - 2 * left @ right.T, 0.0)
     return distances

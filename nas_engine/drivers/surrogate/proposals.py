@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.initial import distinct
-from nas_engine.drivers.operators import layers_of, ordered_mutation
+from nas_engine.drivers.operators import first_layers, ordered_mutation
 from nas_engine.drivers.ranking import best
 from nas_engine.drivers.surrogate.design import warm_start
 from nas_engine.drivers.surrogate.evolution import evolve
@@ -20,7 +20,6 @@ from nas_engine.drivers.surrogate.settings import SurrogateSettings
 from nas_engine.errors import SearchError
 from search_spaces import Genome
 
-Array = npt.NDArray[np.float64]
 _HINTED_SHARE = 0.6  # of the warm start, where a sensitivity says what to expect
 
 
@@ -68,7 +67,7 @@ class Evolved:
 
     def __init__(self, problem: DriverProblem, settings: SurrogateSettings, rng: np.random.Generator) -> None:
         self._problem, self._settings, self._rng = problem, settings, rng
-        self._layers = layers_of(problem.space)
+        self._layers = first_layers(problem.space)
         self._exact = _exact(problem, settings, rng)
 
     def first(self, count: int) -> Genome:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from nas_engine.arrays import Array
 from nas_engine.drivers.surrogate.features import Features
 from nas_engine.drivers.surrogate.process import Process
 
-Array = npt.NDArray[np.float64]
 _WORTH_ASKING = 3.0  # largest value over least, below which a logarithm is nearly straight
 _HOPELESS = 3.0  # times as far from the best as the median is
 _FAR = 2.0  # of a missed constraint: beyond, it is missed for sure
@@ -55,4 +55,5 @@ def within_reach(violations: Array) -> Array:
     decided about its bound, and a bound may be missed by magnitudes.
     """
     bent = np.sign(violations) * np.log1p(np.abs(violations))
-    return np.clip(bent, -_FAR, _FAR)
+    clipped: Array = np.clip(bent, -_FAR, _FAR)
+    return clipped

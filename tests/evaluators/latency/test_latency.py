@@ -88,23 +88,22 @@ def test_bad_workload_is_refused(arguments: dict, message: str) -> None:
 def test_a_reference_takes_turns_and_the_value_is_the_ratio_to_it(monkeypatch) -> None:
     supernet = random_adapters(supernetwork(tiny_llama()))
     subnet = supernet.subnetwork(supernet.space.configuration(supernet.space.smallest))
-    widths = []
+    timed = []
     forward = type(supernet.model).forward
 
     def listening(self: PreTrainedModel, *args, **kwargs):
-        widths.append(self.config.intermediate_size)
+        timed.append(self)
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(supernet.model), "forward", listening)
     latency = Latency(tokens=8, repeats=3, warmup=1, reference=supernet.largest)
     measured = latency(subnet)
-    assert widths == [48, 24] * 4
+    assert [model.config.intermediate_size for model in timed] == [48, 24] * 4
     assert (latency.unit, Latency().unit) == ("× reference", "ms")
     assert measured.value > 0
     assert measured.n == 3
-    kept = latency._kept_reference
     latency(subnet)
-    assert latency._kept_reference is kept
+    assert len({id(model) for model in timed[::2]}) == 1  # the reference is extracted once
 
 
 def test_report_cancels_drift_round_by_round() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators import MultipleChoiceAccuracy, depth_first
-from evaluators.multiple_choice.prefix_reuse import PrefixReuse, _branches
+from evaluators.multiple_choice.prefix_reuse import PrefixReuse, branches_of
 from nas_engine.supernet import SuperNetwork
 from search_spaces import lora_rank, mlp_width
 from tests.evaluators.multiple_choice.test_multiple_choice import questions
@@ -91,11 +91,9 @@ def test_batch_after_batch_shares_layers_within_the_memory(deep: SuperNetwork, m
         with torch.inference_mode():
             alone = [s.model(ids, use_cache=False).logits for s in subnets for ids in (TOKENS, TOKENS.flip(1))]
         assert all(torch.equal(a, b) for a, b in zip(in_turns(reuse, subnets), alone, strict=True))
-        kept = sum(output.numel() * output.element_size() for output in reuse._kept.values())
-        assert kept + reuse._room == memory_bytes
-        assert reuse._room >= 0
+        assert 0 <= reuse.kept_bytes <= memory_bytes
     reuse.clear()
-    assert reuse._room == memory_bytes
+    assert reuse.kept_bytes == 0
 
 
 def test_child_runs_only_what_its_parent_did_not(deep: SuperNetwork) -> None:
@@ -126,7 +124,7 @@ def test_next_session_goes_on_with_what_the_last_one_kept(deep: SuperNetwork) ->
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 5), min_size=1, max_size=12))
 def test_outputs_are_kept_where_a_later_path_branches_off(signatures: list[tuple[int, ...]]) -> None:
     signatures.sort()
-    branches = _branches(signatures)
+    branches = branches_of(signatures)
     for position, path in enumerate(signatures):
         wanted = set()
         for later, before in zip(signatures[position + 1 :], signatures[position:], strict=False):

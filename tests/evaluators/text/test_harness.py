@@ -2,10 +2,10 @@
 
 import json
 import math
+import sys
 
 import pytest
 
-import evaluators.text.harness
 from evaluators import HarnessTask, MultipleChoiceAccuracy
 from nas_engine.loop import search
 from tests.evaluators.multiple_choice.test_multiple_choice import questions
@@ -100,6 +100,6 @@ def test_filter_that_is_not_there_is_refused(folder) -> None:
 
 
 def test_missing_harness_is_told_with_what_to_install(monkeypatch) -> None:
-    monkeypatch.setattr(evaluators.text.harness, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # as where it is not installed
     with pytest.raises(ImportError, match=r"pip install 'nas-engine\[lm-eval\]'"):
         HarnessTask("arc_easy")

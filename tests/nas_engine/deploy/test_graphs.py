@@ -15,9 +15,9 @@ from nas_engine.cli import app
 from nas_engine.compression import quantize_model
 from nas_engine.compression.grid import GridSettings, find_grid, quantize
 from nas_engine.deploy.graph_runtimes import ONNX, OPENVINO
-from nas_engine.deploy.rounding import Stored, stored_matrices
+from nas_engine.deploy.rounding import Stored, integer_matrices
 from nas_engine.errors import ExportError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 from tests.supernets import DECODERS, FAMILIES, random_adapters, supernetwork
 from tests.tiny import LONG_ROPE, tiny_bert, tiny_llama, tiny_mistral, tiny_phi3, tiny_tokenizer
@@ -25,8 +25,8 @@ from tests.tiny import LONG_ROPE, tiny_bert, tiny_llama, tiny_mistral, tiny_phi3
 openvino = pytest.importorskip("openvino", reason="needs openvino: pip install nas-engine[openvino]")
 onnx = pytest.importorskip("onnx", reason="needs onnx: pip install nas-engine[onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install nas-engine[onnx]")
-from nas_engine.deploy.onnx_graph import _packed  # noqa: E402
-from nas_engine.deploy.openvino_graph import _compressed  # noqa: E402
+from nas_engine.deploy.onnx_graph import nbits_tensors  # noqa: E402
+from nas_engine.deploy.openvino_graph import compressed_constant  # noqa: E402
 from tests.deployment_table import PAGE, graph_row  # noqa: E402
 
 FORMATS = ("openvino", "onnx")
@@ -97,13 +97,13 @@ def test_integers_mean_the_same_in_both_runtimes(bits, symmetric, inputs, group)
     expected = matrix.decoded.numpy()
 
     nothing = openvino.op.Parameter(openvino.Type.f32, openvino.PartialShape([1]))
-    read = openvino.opset13.add(_compressed(matrix), nothing)
+    read = openvino.opset13.add(compressed_constant(matrix), nothing)
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(openvino.Model([read], [nothing]), "CPU", settings)
     assert np.abs(compiled([np.zeros(1, np.float32)])[0] - expected).max() < 1e-6
 
     block = 16
-    packed, scales, zero_points = _packed(matrix, block)
+    packed, scales, zero_points = nbits_tensors(matrix, block)
     tensors = {"B": packed, "scales": scales} | ({} if zero_points is None else {"zero_points": zero_points})
     node = onnx.helper.make_node("MatMulNBits", ["A", *tensors], ["Y"], domain="com.microsoft", bits=bits,
                                  block_size=block, K=inputs, N=6)  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_quantized_sub_network_leaves_with_its_own_integers(format, tmp_path):
 
 def test_embeddings_that_are_the_output_too_are_stored_once(tmp_path):
     model = tiny_llama(tie_word_embeddings=True, vocab_size=2000, num_hidden_layers=1)
-    stored = stored_matrices(model, family_of(model), "int8", {}, torch.float16)
+    stored = integer_matrices(model, family_of(model), "int8", {}, torch.float16)
     assert "lm_head" not in stored
     sizes = {
         format: export(model, tiny_tokenizer(), tmp_path / format, format=format, weights="int8", check=False).bytes
@@ -241,7 +241,7 @@ def test_a_graph_says_nothing_of_where_it_was_made(tmp_path):
 
 
 def test_weights_that_do_not_fit_into_one_file_lie_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("nas_engine.deploy.onnx_graph._IN_ONE_FILE", 1000)
+    monkeypatch.setattr("nas_engine.deploy.onnx_graph.IN_ONE_FILE", 1000)
     made = export(tiny_llama(), tiny_tokenizer(), tmp_path / "graph", format="onnx", weights="f32", texts=TEXTS)
     assert made.check.exact < 1e-3
     assert (made.file / "model.onnx_data").stat().st_size > 1000

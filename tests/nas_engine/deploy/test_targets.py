@@ -13,12 +13,13 @@ from evaluators.cost.device_sheet import load_device
 from nas_engine import SuperNetwork, search
 from nas_engine.compression.grid import Grid, GridSettings
 from nas_engine.deploy import TARGETS
-from nas_engine.deploy.blocks import blocks_of
+from nas_engine.deploy.extracted_sizes import extracted_sizes
 from nas_engine.deploy.gguf_architecture import architecture_of, built_as
-from nas_engine.deploy.vllm_form import form_of
+from nas_engine.deploy.vllm_form import implementation_of
 from nas_engine.deploy.vllm_quantization import require_servable
 from nas_engine.errors import ExportError, NasEngineError, SearchError
-from nas_engine.families.family import attention_sizes, family_of
+from nas_engine.families.descriptions import family_of
+from nas_engine.families.family import attention_sizes
 from nas_engine.supernet.narrowing import bound_for
 from search_spaces import (
     ModelShape,
@@ -26,7 +27,7 @@ from search_spaces import (
     SpaceTemplate,
     attention_heads,
     layer_skip,
-    lonas,
+    lonas_space,
     lora_rank,
     mlp_width,
     sparsity,
@@ -86,7 +87,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 def require_written_for_llama_cpp(model: PreTrainedModel) -> None:
     """What `export("gguf", weights="q8_0")` asks of sizes, tensors aside."""
     family, known = family_of(model), architecture_of(model.config)
-    blocks = blocks_of(model, family)
+    blocks = extracted_sizes(model, family)
     built_as(model, known, blocks)
     whole = attention_sizes(model.config)[2]
     for block in blocks:
@@ -94,7 +95,7 @@ def require_written_for_llama_cpp(model: PreTrainedModel) -> None:
         assert block.heads * whole % 32 == 0
 
 
-WRITTEN = {"llama.cpp": require_written_for_llama_cpp, "vllm": form_of}
+WRITTEN = {"llama.cpp": require_written_for_llama_cpp, "vllm": implementation_of}
 
 
 @pytest.mark.parametrize("target", WRITTEN)
@@ -138,7 +139,7 @@ def test_bits_agree_where_vllm_multiplies_by_projections_as_one(data) -> None:
 
 def test_what_a_template_loses_to_a_target_is_said() -> None:
     with pytest.warns(UserWarning, match=r"for vllm the space is narrower.*mlp width \(128, 192, 256\) where"):
-        SuperNetwork.from_pretrained(tiny_llama(**SIZES), lonas(), tiny_tokenizer(), target="vllm")
+        SuperNetwork.from_pretrained(tiny_llama(**SIZES), lonas_space(), tiny_tokenizer(), target="vllm")
     with pytest.warns(UserWarning, match="layer skip by 5 genes where there were 6"):
         supernet = SuperNetwork.from_pretrained(tiny_llama(**SIZES), layer_skip(), tiny_tokenizer(), target="vllm")
     assert "layers.0.attention.keep" not in supernet.space.names

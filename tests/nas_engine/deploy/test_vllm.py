@@ -17,10 +17,11 @@ from nas_engine.compression import quantize_model, save_quantized
 from nas_engine.compression.grid import GridSettings, dequantize, find_grid, quantize
 from nas_engine.compression.quantization import Quantization
 from nas_engine.compression.sparsification import matrix_of
+from nas_engine.deploy.exported import ExportRequest
 from nas_engine.deploy.vllm_folder import export_vllm
-from nas_engine.deploy.vllm_form import form_of
+from nas_engine.deploy.vllm_form import implementation_of
 from nas_engine.errors import ExportError
-from nas_engine.families.family import family_of
+from nas_engine.families.descriptions import family_of
 from search_spaces import attention_heads, layer_skip, lora_rank, mlp_width
 from tests.supernets import CALIBRATION, FAMILIES, logits, random_adapters, supernetwork
 from tests.tiny import (
@@ -122,13 +123,13 @@ def test_each_way_that_vllm_has_is_taken_where_it_is_the_first_that_can(tmp_path
         "nemotron_nas": whole | {"layers.1.mlp.width": 16, "layers.2.attention.keep": 0},
     }
     for form, configuration in forms.items():
-        assert form_of(supernet.subnetwork(configuration).extract()) == form
+        assert implementation_of(supernet.subnetwork(configuration).extract()) == form
     gemma = elastic(tiny_gemma2(), SPACE)
     without_mlp = dict(gemma.largest.configuration) | {"layers.1.mlp.keep": 0}
-    assert form_of(gemma.subnetwork(without_mlp).extract()) == "transformers"
+    assert implementation_of(gemma.subnetwork(without_mlp).extract()) == "transformers"
     # vLLM's own Qwen2 takes the size of a head from the number of heads.
     fewer = elastic(tiny_qwen2(), HEADS)
-    assert form_of(fewer.subnetwork({"layers.0-2.attention.heads": 2}).extract()) == "transformers"
+    assert implementation_of(fewer.subnetwork({"layers.0-2.attention.heads": 2}).extract()) == "transformers"
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gpt2", "opt", "phi3", "qwen3"])
@@ -215,7 +216,7 @@ def rounded(model: PreTrainedModel, kinds) -> Quantization:
 def quantized(model: PreTrainedModel, kinds, folder: Path):
     quantization = rounded(model, kinds)
     grids = {family_of(model).path(name): grid for name, grid in quantization.grids.items()}
-    return export_vllm(model, tiny_tokenizer(), folder, None, grids, TEXTS, True)
+    return export_vllm(ExportRequest(model, tiny_tokenizer(), folder, None, grids, TEXTS, check=True))
 
 
 def test_bits_that_differ_by_layer_leave_with_exact_targets(tmp_path) -> None:

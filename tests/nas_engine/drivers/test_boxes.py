@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_engine.drivers.surrogate.boxes import beyond, halving
+from nas_engine.drivers.surrogate.boxes import beyond, box_midpoints
 
 COSTS = np.linspace(1.0, 0.0, 65)
 
@@ -16,7 +16,7 @@ def measured(values: np.ndarray, rounds: int, at_once: int = 1) -> list[int]:
     known[[0, -1]] = values[[0, -1]]
     asked: list[int] = []
     for _ in range(rounds):
-        chosen = halving(COSTS, known, at_once)
+        chosen = box_midpoints(COSTS, known, at_once)
         known[chosen] = values[chosen]
         asked += chosen
     return asked
@@ -40,7 +40,7 @@ def test_what_is_asked_is_new_and_as_many_as_there_are(known: set[int], count: i
     values = np.full(65, np.nan)
     told = [0, 64, *known]
     values[told] = np.random.default_rng(seed).normal(size=len(told))
-    chosen = halving(COSTS, values, count)
+    chosen = box_midpoints(COSTS, values, count)
     assert len(chosen) == len(set(chosen)) == min(count, 65 - len(told))
     assert not set(chosen) & set(told)
 
@@ -54,7 +54,7 @@ def test_beyond_what_is_wanted_nothing_is_measured_while_anything_is_left_within
         measured = ~np.isnan(known)
         shown = np.full(65, np.nan)
         shown[measured] = beyond(known[measured], known[measured] < 1e12)  # 18 of 65
-        asked += halving(COSTS, shown, 1)
+        asked += box_midpoints(COSTS, shown, 1)
     within = [place for place in asked if place < 18]
     assert len(within) >= 5  # evenly spread, three
     assert min(set(asked) - set(within)) - max(within) <= 8

@@ -9,7 +9,7 @@ from nas_engine.drivers.driver import DriverProblem
 from nas_engine.drivers.operators import later_rates, layer_masks, neighbours, ordered_mutation
 from nas_engine.drivers.pymoo_driver import PymooDriver
 from nas_engine.drivers.random_driver import RandomDriver
-from nas_engine.drivers.registry import DRIVERS, NEEDY, make_driver
+from nas_engine.drivers.registry import DRIVERS, NEEDS_SENSITIVITY, make_driver
 from nas_engine.drivers.surrogate import SurrogateDriver
 from nas_engine.drivers.surrogate.features import FeatureMap
 from nas_engine.drivers.surrogate.hint import spread_places
@@ -22,7 +22,7 @@ from tests.ordered import EVALUATORS, Ordered, space_of
 
 GP = "optuna-gp"  # seconds an evaluation: it has a short test of its own
 # Without the one that stands for another of them, and those that have tests of their own with what they need.
-QUICK = [driver for driver in DRIVERS if driver not in (GP, "auto", *NEEDY)]
+QUICK = [driver for driver in DRIVERS if driver not in (GP, "auto", *NEEDS_SENSITIVITY)]
 
 
 def asked(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nas_engine.drivers.additive import Additive, costs_of
 from nas_engine.drivers.effort import EXACT, Effort
 from nas_engine.drivers.exact_front import exact_front, spread_budgets
-from nas_engine.drivers.interactions import blocks_of
+from nas_engine.drivers.interactions import interacting_genes
 from nas_engine.drivers.knapsack import Knapsack
 from nas_engine.goal.computed import tabulate
 from search_spaces import Choice, SearchSpace
@@ -194,7 +194,7 @@ def bytes_of(genome: np.ndarray) -> float:
 
 def test_layers_of_many_genes_fall_into_blocks_that_interact() -> None:
     space = projections(2)
-    found = blocks_of(space, lambda genomes: np.array([[bytes_of(g)] for g in genomes]), 4096)
+    found = interacting_genes(space, lambda genomes: np.array([[bytes_of(g)] for g in genomes]), 4096)
     assert found is not None
     assert sorted(map(len, found)) == [1] * 8 + [4] * 2  # the width joins the bits of gate, up and down
     table = tabulate(bytes_of, space)

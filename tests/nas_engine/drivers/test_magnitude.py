@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evaluators import ParameterCount, cost_model
 from nas_engine import SuperNetwork, compare, search
-from nas_engine.drivers.registry import DRIVERS, NEEDY
+from nas_engine.drivers.registry import DRIVERS, NEEDS_SENSITIVITY
 from nas_engine.magnitude import LARGEST, bounded, relative
 from nas_engine.results.hypervolume import hypervolumes
 from nas_engine.supernet import Subnetwork
@@ -76,7 +76,7 @@ def penalized(supernet: SuperNetwork, driver: str, penalty: float):
         evaluations=16,
         population=6,
         progress=False,
-        sensitivity=hint if driver in NEEDY else None,
+        sensitivity=hint if driver in NEEDS_SENSITIVITY else None,
     )
 
 

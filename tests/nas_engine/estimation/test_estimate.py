@@ -1,14 +1,14 @@
 """A job says beforehand what it needs, and what cannot fit is refused with the figures and a way out."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from nas_engine.cli import app
 from nas_engine.errors import EstimateError, TaskError
-from nas_engine.estimation import estimate as estimating
-from nas_engine.jobs import job_estimate
 from nas_engine.jobs.job import run_job
 from nas_engine.jobs.job_settings import JobSettings
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -22,6 +22,11 @@ def folder(tmp_path_factory):
     tiny_llama().save_pretrained(made)
     tiny_tokenizer().save_pretrained(made)
     return made
+
+
+def free(monkeypatch, count: int) -> None:
+    """As if the machine had so many bytes left."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=count))
 
 
 def settings(folder, tmp_path, **changed) -> JobSettings:
@@ -42,20 +47,19 @@ def test_estimate_is_printed_and_nothing_is_done(folder, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_job_that_cannot_fit_is_refused_before_anything_is_trained(folder, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(job_estimate, "free_bytes", lambda device: 200_000)
-    monkeypatch.setattr(estimating, "free_bytes", lambda device: 200_000)
+    free(monkeypatch, 200_000)
     with pytest.raises(
         EstimateError, match=r"needs \d+\.\d MB of memory, and 0\.\d MB are free on cpu.*--no-check-memory"
     ):
         run_job(settings(folder, tmp_path), progress=False)
     assert not (tmp_path / "run" / "lora").exists()
-    monkeypatch.setattr(job_estimate, "free_bytes", lambda device: 1000)
+    free(monkeypatch, 1000)
     with pytest.raises(EstimateError, match="alone needs"):
         run_job(settings(folder, tmp_path), progress=False)
 
 
 def test_memory_is_not_checked_where_that_is_said(folder, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(job_estimate, "free_bytes", lambda device: 1000)
+    free(monkeypatch, 1000)
     asked = settings(folder, tmp_path, task=str(tmp_path / "nowhere.jsonl"))
     with pytest.raises(EstimateError, match="alone needs"):
         run_job(asked, progress=False)

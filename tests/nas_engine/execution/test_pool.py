@@ -206,7 +206,7 @@ def test_worker_ends_with_a_killed_search_also_while_it_still_imports(tmp_path) 
         import os, signal, sys
         from nas_engine.execution.pool_process import PoolProcess
         sys.path.insert(0, {str(tmp_path)!r})
-        print(PoolProcess(1)._process.pid, flush=True)
+        print(PoolProcess(1).pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """)
     environment = os.environ | {"PYTHONPATH": os.getcwd()}

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from evaluators import Measurement
 from nas_engine.errors import SearchError
 from nas_engine.execution.executor import InProcess
-from nas_engine.execution.measuring import Began, Job
-from nas_engine.execution.shares import Shares
+from nas_engine.execution.measuring import Began, MeasurementPlan
+from nas_engine.execution.work_queue import WorkQueue
 from nas_engine.execution.worker import Arrived, Ready, Refused, Worker, shipment
 from nas_engine.execution.worker_executor import Lost, WorkerExecutor
 from nas_engine.loop import search
@@ -26,43 +26,43 @@ from tests.ordered import EVALUATORS, Configured, Cost, Ordered, Quality, space_
 @settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 30))
 def test_shares_hand_out_every_position_once_and_each_share_in_order(seed: int, count: int) -> None:
-    rng, shares, given_out = random.Random(seed), Shares(), []
+    rng, queue, given_out = random.Random(seed), WorkQueue(), []
     positions = rng.sample(range(40), count)
     current: dict[int, tuple[int, ...]] = {}
-    while positions or len(shares):
+    while positions or len(queue):
         if positions and rng.random() < 0.5:
-            shares.offer(positions.pop())
+            queue.offer(positions.pop())
         worker = rng.randrange(4)
         if rng.random() < 0.1:
-            shares.leave(worker)
+            queue.leave(worker)
             current.pop(worker, None)
-        if (taken := shares.take(worker)) is None:
+        if (taken := queue.take(worker)) is None:
             continue
-        position, share = taken
-        current[worker] = share or current[worker]
+        position, chunk = taken
+        current[worker] = chunk or current[worker]
         assert position in current[worker]
         current[worker] = tuple(later for later in current[worker] if later > position)
         given_out.append(position)
     assert len(given_out) == len(set(given_out)) == count
-    assert shares.take(0) is None
+    assert queue.take(0) is None
 
 
 def test_shares_of_several_workers_are_neighbours() -> None:
-    shares = Shares()
+    queue = WorkQueue()
     for position in range(16):
-        shares.offer(position)
-    assert shares.take("a") == (0, tuple(range(16)))
-    assert shares.take("b") == (8, tuple(range(8, 16)))
-    assert shares.take("c") == (4, (4, 5, 6, 7))
-    assert shares.take("a") == (1, ())
-    assert shares.take("b") == (9, ())
+        queue.offer(position)
+    assert queue.take("a") == (0, tuple(range(16)))
+    assert queue.take("b") == (8, tuple(range(8, 16)))
+    assert queue.take("c") == (4, (4, 5, 6, 7))
+    assert queue.take("a") == (1, ())
+    assert queue.take("b") == (9, ())
 
 
 class Inline:
     """Workers in this process that advance by one event at a time, in random order, and now and then are lost."""
 
-    def __init__(self, job: Job, rng: random.Random, losses: int, places: int) -> None:
-        self.job, self.rng, self.losses, self.places = job, rng, losses, places
+    def __init__(self, plan: MeasurementPlan, rng: random.Random, losses: int, places: int) -> None:
+        self.plan, self.rng, self.losses, self.places = plan, rng, losses, places
         self.handles: list[InlineHandle] = []
 
     def hire(self) -> "InlineHandle":
@@ -99,7 +99,7 @@ class InlineHandle:
 
     def _start(self, backend: Inline) -> Iterator:
         yield Arrived(self.place)
-        self.worker = Worker(shipment(backend.job, threads=1), Path())
+        self.worker = Worker(shipment(backend.plan, threads=1), Path())
         yield Ready()
 
     def send(self, task) -> None:
@@ -117,8 +117,8 @@ class InlineWorkers:
     places: int = 1
 
     @contextmanager
-    def open(self, job):
-        yield WorkerExecutor(job, Inline(job, random.Random(self.seed), self.losses, self.places), self.workers)
+    def open(self, plan):
+        yield WorkerExecutor(plan, Inline(plan, random.Random(self.seed), self.losses, self.places), self.workers)
 
 
 class Alone(Cost):
@@ -286,8 +286,8 @@ class FailuresFirst:
     parallel = 1
 
     @contextmanager
-    def open(self, job):
-        self.here = InProcess(job)
+    def open(self, plan):
+        self.here = InProcess(plan)
         yield self
 
     def evaluate(self, genomes, front):

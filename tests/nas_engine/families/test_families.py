@@ -137,7 +137,7 @@ def test_gradients_are_those_of_the_extracted_model_and_inactive_slices_get_none
             assert linear.lora_A.grad is None
             continue
         gradient, rank, inputs = plain[name], linear.active_rank, linear.active_in
-        rows = torch.cat([torch.arange(linear.out_features)[part] for part in linear._rows])
+        rows = torch.cat([torch.arange(linear.out_features)[part] for part in linear.active_rows])
         lora_A, lora_B = linear.lora_A.detach()[:rank, :inputs], linear.lora_B.detach()[rows][:, :rank]
         expected_A, expected_B = torch.zeros_like(linear.lora_A), torch.zeros_like(linear.lora_B)
         expected_A[:rank, :inputs] = linear.scaling * lora_B.T @ gradient

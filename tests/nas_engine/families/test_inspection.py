@@ -8,7 +8,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from nas_engine.errors import FamilyError, NasEngineWarning
-from nas_engine.families import family as families
+from nas_engine.families.descriptions import ADMITTED
 from nas_engine.families.plain import require_plain
 from nas_engine.supernet import SuperNetwork
 from tests.supernets import CALIBRATION, EVERY_DIMENSION, TOKENS, logits, random_adapters, supernetwork
@@ -44,8 +44,8 @@ def tiny(name: str, **config):
 
 
 @pytest.fixture(autouse=True)
-def _nothing_admitted(monkeypatch) -> None:
-    monkeypatch.setattr(families, "_ADMITTED", {})
+def _nothing_admitted() -> None:
+    ADMITTED.clear()
 
 
 @pytest.fixture(
@@ -84,7 +84,7 @@ def test_model_like_llama_is_exact_extracted_saved_and_generating(ordered, tmp_p
         assert torch.equal(got, loaded.generate(TOKENS[:, :6], use_cache=False, **generate))
 
 
-def test_saved_supernetwork_is_inspected_where_it_is_loaded(tmp_path, monkeypatch) -> None:
+def test_saved_supernetwork_is_inspected_where_it_is_loaded(tmp_path) -> None:
     with pytest.warns(UserWarning, match="by inspection"):
         supernet = random_adapters(supernetwork(tiny("Helium"), EVERY_DIMENSION))
     supernet.order_by_importance(CALIBRATION)
@@ -92,7 +92,7 @@ def test_saved_supernetwork_is_inspected_where_it_is_loaded(tmp_path, monkeypatc
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
         assert torch.equal(logits(SuperNetwork.load(tmp_path).largest.model), logits(supernet.largest.model))
-    monkeypatch.setattr(families, "_ADMITTED", {})  # another process
+    ADMITTED.clear()  # another process
     with pytest.warns(UserWarning, match="by inspection"):
         loaded = SuperNetwork.load(tmp_path)
     assert torch.equal(logits(loaded.largest.model), logits(supernet.largest.model))

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from evaluators import Classification
-from nas_engine import SuperNetwork, load_data, progress
+from nas_engine import SuperNetwork, load_data
 from nas_engine.errors import NasEngineError
 from nas_engine.jobs.job import run_job
 from nas_engine.jobs.job_settings import JobSettings
@@ -38,15 +39,15 @@ def with_model(folder: Path) -> None:
 
 
 def run(folder: Path, changes: dict) -> None:
-    """The job, its standard error in a file, and beside it what progress.py printed."""
+    """The job, its standard error in a file, and beside it what was printed on purpose."""
     os.dup2(os.open(folder / "stderr", os.O_CREAT | os.O_WRONLY), 2)
-    spoken, printed = [], progress._print
+    spoken, printed = [], Console.print
 
-    def heard(console, message: str) -> None:
+    def heard(console: Console, message: str, **how) -> None:
         spoken.append(message)
-        printed(console, message)
+        printed(console, message, **how)
 
-    progress._print = heard
+    Console.print = heard
     os.chdir(ROOT)
     run_job(small(folder, **changes))
     (folder / "spoken.json").write_text(json.dumps(spoken))

@@ -8,7 +8,7 @@ import pytest
 from evaluators import Latency, Measurement, MultipleChoiceAccuracy
 from nas_engine import SuperNetwork, Teacher, search, train
 from nas_engine.data.made import chain_sum
-from nas_engine.jobs.finalists import choose, flips, rungs, table
+from nas_engine.jobs.finalists import FinalistSettings, choose, flips, rungs, table
 from nas_engine.training.settings import HealingSettings
 from search_spaces import lora_rank, mlp_width
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -37,10 +37,18 @@ def finalists(
 ):
     result, supernet, teacher = searched
     selection = MultipleChoiceAccuracy(QUESTIONS[130:])
+    settings = FinalistSettings(latency=Latency(tokens=8, repeats=3), healing=healing, tolerance=tolerance, count=count)
     return choose(
-        result, supernet.largest, Measurement(reference, 0.05, 30), selection, QUESTIONS[:100], teacher, healing,
-        tolerance, Latency(tokens=8, repeats=3), count, folder, progress=False,
-    )  # fmt: skip
+        result,
+        supernet.largest,
+        Measurement(reference, 0.05, 30),
+        selection,
+        QUESTIONS[:100],
+        teacher,
+        settings,
+        folder,
+        progress=False,
+    )
 
 
 def test_rungs_end_with_all_steps_and_there_are_none_before_where_nobody_is_dropped() -> None:

@@ -13,13 +13,13 @@ from nas_engine.compression.grid import dequantize, quantize
 from nas_engine.compression.sparsification import projections_of
 from nas_engine.errors import CompressionError, NasEngineError
 from nas_engine.estimation.tensor_bytes import bytes_of_model
-from nas_engine.jobs import job as jobs
 from nas_engine.jobs.job import run_job
 from nas_engine.jobs.job_estimate import estimate_search
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.models import load_model
 from nas_engine.settings_file import read_settings
 from nas_engine.supernet import SuperNetwork
+from tests.talkative import INTERRUPT
 from tests.tiny import tiny_llama, tiny_qwen3_moe, tiny_tokenizer
 
 ROOT = Path(__file__).parents[3]
@@ -54,17 +54,16 @@ def with_model(folder: Path, make=tiny_llama) -> None:
 
 @pytest.mark.slow
 def test_joint_job_goes_on_after_a_kill_and_leaves_integers_and_zeros_of_the_chosen_bits(folder, monkeypatch) -> None:
-    def killed(*_, **__) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as before_the_search:
-        before_the_search.setattr(jobs, "search", killed)
+    settings = small(folder)
+    settings = replace(settings, evaluators=(*settings.evaluators, "tests.talkative:interrupting"))
+    with monkeypatch.context() as during_the_search:
+        during_the_search.setenv(INTERRUPT, "1")
         with pytest.raises(KeyboardInterrupt):
-            run_job(small(folder), progress=False)
+            run_job(settings, progress=False)
     run = folder / "run"
     kept = {file: file.stat().st_mtime_ns for part in ("base", "versions") for file in (run / part).iterdir()}
     assert len(kept) > 4
-    done = run_job(small(folder), progress=False)
+    done = run_job(settings, progress=False)
     assert kept == {file: file.stat().st_mtime_ns for file in kept}
     summary = json.loads((run / "summary.json").read_text())
     assert {o.name for o in done.search.objectives if o.optimized} == {"accuracy", "weight_bytes"}

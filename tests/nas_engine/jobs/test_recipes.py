@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from evaluators import MultipleChoiceAccuracy, Perplexity, Question, save_questions
-from evaluators.multiple_choice.answering import Answering
 from nas_engine.cli import app
 from nas_engine.compression import load_quantized
 from nas_engine.data.made import chain_sum
@@ -143,30 +142,40 @@ def test_interrupted_recipe_ends_as_an_uninterrupted_one(tmp_path) -> None:
     pd.testing.assert_frame_equal(again.candidates, first.candidates)
 
 
-def test_sub_adapters_measured_before_a_kill_are_not_measured_again(tmp_path, monkeypatch) -> None:
-    others = MultipleChoiceAccuracy(chain_sum(40, seed=1), name="accuracy")
-    searching = SearchPlan(("nsga2",), evaluations=8, population=4, best=3, confirmation=others, finalists=5)
-    asked: list[int] = []
-    ask, stop = Answering.ask, 10_000
+class Counted(MultipleChoiceAccuracy):
+    """Counts the sub-networks that it measures, and is interrupted before one of them."""
 
-    def counted(answering: Answering, part, *around) -> None:
-        if len(asked) == stop:
-            raise KeyboardInterrupt
-        asked.append(len(part))
-        ask(answering, part, *around)
-
-    def run(folder):
-        asked.clear()
-        return shears(tiny_llama(), QUESTIONS[:40], VALIDATION, **QUICK | {"searching": searching, "folder": folder})
-
-    monkeypatch.setattr(Answering, "ask", counted)
-    whole = run(None)
-    stop = len(asked) - 2  # within the confirmation
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path)
+    measured = 0
     stop = 10_000
+
+    def session(self, subnets, before=None) -> "CountedSession":
+        return CountedSession(super().session(subnets, before and before.session))
+
+
+class CountedSession:
+    def __init__(self, session) -> None:
+        self.session = session
+
+    def measure(self, position: int, rival=None):
+        if Counted.measured == Counted.stop:
+            raise KeyboardInterrupt
+        Counted.measured += 1
+        return self.session.measure(position, rival)
+
+
+def test_sub_adapters_measured_before_a_kill_are_not_measured_again(tmp_path) -> None:
+    validation, others = Counted(QUESTIONS[40:]), Counted(chain_sum(40, seed=1))
+    searching = SearchPlan(("nsga2",), evaluations=8, population=4, best=3, confirmation=others, finalists=5)
+
+    def run(folder, stop: int = 10_000):
+        Counted.measured, Counted.stop = 0, stop
+        return shears(tiny_llama(), QUESTIONS[:40], validation, **QUICK | {"searching": searching, "folder": folder})
+
+    whole = run(None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Counted.measured - 2)  # within the confirmation
     resumed = run(tmp_path)
-    assert len(asked) == 2
+    assert Counted.measured == 2
     pd.testing.assert_frame_equal(resumed.candidates, whole.candidates)
 
 

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import pytest
 
 from nas_engine.errors import SelectionError
-from nas_engine.plots.configurations import fixed_in, in_words, kind_labels, kinds_of
+from nas_engine.plots.configurations import configuration_lines, fixed_in, kind_labels, kinds_of
 from nas_engine.plots.numbers import shown
 from search_spaces import ModelShape, SearchSpace, lora_rank, mlp_width, sparsity, weight_bits
 from tests.ordered import EVALUATORS, Quality
@@ -40,7 +40,7 @@ def test_configuration_is_told_by_depth_and_left_out_blocks_with_it() -> None:
         "layers.3.mlp.keep": 0,
     }
     kinds = kinds_of(space)
-    assert in_words(configuration, kinds) == ["MLP width 256, 64, – ×2", "attention heads 8 ×4"]
+    assert configuration_lines(configuration, kinds) == ["MLP width 256, 64, – ×2", "attention heads 8 ×4"]
     assert kinds[0].values(configuration) == [256, 64, 0, 0]
     assert [kind.unit for kind in kinds] == ["channels", ""]
     assert fixed_in(space) == ["adapter rank 32"]

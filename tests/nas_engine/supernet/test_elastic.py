@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from nas_engine.supernet.elastic import ElasticLinear
+from nas_engine.supernet.leaving import merged_layer
 
 
 def layer(bias: bool = True, rank: int = 4) -> ElasticLinear:
@@ -28,7 +29,7 @@ def test_active_slice_computes_what_the_sliced_matrices_compute(
     if bias:
         expected = expected + elastic.bias[:outputs]
     torch.testing.assert_close(elastic(x), expected)
-    torch.testing.assert_close(elastic.merged()(x), expected)
+    torch.testing.assert_close(merged_layer(elastic)(x), expected)
 
 
 def test_fresh_adapter_changes_nothing() -> None:

@@ -28,7 +28,7 @@ def test_sensitivity_is_the_divergence_of_what_the_network_says(family: str) -> 
     batch = {"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}
     batch["attention_mask"][1, 8:] = 0
     found = supernet.sensitivity([batch], progress=False, method="divergence")
-    assert supernet._genome == tuple(space.largest.tolist())
+    assert supernet.active_genome == tuple(space.largest.tolist())
     assert set(found) == set(space.names)
 
     @torch.inference_mode()
@@ -55,7 +55,7 @@ def test_gradients_tell_the_divergence_without_a_forward_pass_a_value(family: st
     batches = [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids.split(32)]
     exact = supernet.sensitivity(batches, progress=False, method="divergence")
     found = supernet.sensitivity(batches, progress=False)
-    assert supernet._genome == tuple(space.largest.tolist())
+    assert supernet.active_genome == tuple(space.largest.tolist())
     assert not any(parameter.grad is not None for parameter in supernet.model.parameters())
     assert {name: (len(values), values[-1]) for name, values in found.items()} == {
         gene.name: (len(gene), 0.0) for gene in space.genes

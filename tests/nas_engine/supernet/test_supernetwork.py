@@ -116,7 +116,7 @@ def test_folder_without_a_supernetwork_is_refused(tmp_path) -> None:
 
 def test_fingerprint_changes_with_all_that_is_computed_with(tmp_path) -> None:
     begun = tiny_tokenizer()
-    begun._tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 0)])
+    begun.backend_tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 0)])
     one_row = tiny_llama()
     one_row.model.embed_tokens.weight.data[117] += 1.0
     found = [

@@ -56,7 +56,7 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         generations(model, tokenizer, [""], 1)
 
 
-def test_job_mixes_its_texts_with_generations_that_are_written_once(tmp_path, monkeypatch) -> None:
+def test_job_mixes_its_texts_with_generations_that_are_written_once(tmp_path) -> None:
     supernet = supernetwork(tiny_llama(), lora_rank((4,)) + mlp_width((1.0, 0.5)))
     data = load_data("family", supernet.tokenizer, train=20, validation=8, selection=8, test=8, seed=0)
     settings = JobSettings(generated=0.25)
@@ -71,7 +71,7 @@ def test_job_mixes_its_texts_with_generations_that_are_written_once(tmp_path, mo
         "the first 15 texts that are learned (multiple choice) and 5 that the model wrote by itself"
         in told_in_words(found)
     )
-    monkeypatch.setattr("nas_engine.jobs.calibration.generations", None)  # no second time
+    supernet.model.register_forward_pre_hook(lambda *_: pytest.fail("the model wrote a second time"))
     assert calibration_texts(supernet, data, settings, tmp_path, False) == (own, written)
     assert calibration_texts(supernet, data, replace(settings, generated=0.0), tmp_path, False) == (
         list(data.train),

@@ -17,7 +17,7 @@ class Recorder(TrainerCallback):
 
     def __init__(self, supernet: SuperNetwork) -> None:
         self.seen: list[tuple[int, ...]] = []
-        supernet.model.register_forward_pre_hook(lambda *_: self.seen.append(supernet._genome))
+        supernet.model.register_forward_pre_hook(lambda *_: self.seen.append(supernet.active_genome))
 
 
 def sequences(labels: bool) -> list[dict[str, torch.Tensor]]:
@@ -56,7 +56,7 @@ def test_every_micro_batch_has_its_own_subnetwork_and_the_largest_is_left_active
     recorder = Recorder(supernet)
     trainer(supernet, tmp_path, [recorder], gradient_accumulation_steps=2).train()
     assert recorder.seen == [turn(supernet, i) for i in range(12)]
-    assert supernet._genome == tuple(supernet.space.largest.tolist())
+    assert supernet.active_genome == tuple(supernet.space.largest.tolist())
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])

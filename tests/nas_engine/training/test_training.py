@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from nas_engine import SuperNetwork
 from nas_engine.compression import sparsify
 from nas_engine.errors import CheckpointError, CompressionError
 from nas_engine.jobs import heuristics
@@ -316,22 +315,29 @@ def test_refitted_run_does_not_go_on_with_a_checkpoint_of_plain_prefixes(tmp_pat
         trained(checkpoint=tmp_path, refit=True)
 
 
-def test_narrower_widths_are_fitted_to_the_trained_network_once(tmp_path, monkeypatch) -> None:
+def test_narrower_widths_are_fitted_to_the_trained_network_once(tmp_path) -> None:
     whole, _ = trained(checkpoint=tmp_path, refit=True)
-    fitted = []
-    monkeypatch.setattr(SuperNetwork, "refit", lambda *args, **how: fitted.append(1))
-    again, report = trained(checkpoint=tmp_path, refit=True)
-    assert not fitted
+    again = supernetwork(tiny_llama(), dropout=0.1)
+    passes = []
+    again.layers[0].module.register_forward_pre_hook(lambda *_: passes.append(1))
+    report = train(again, EXAMPLES, steps=6, batch_size=4, progress=False, checkpoint=tmp_path, refit=True)
+    assert not passes
     assert report.resumed_at == 6
     assert again.fingerprint() == whole.fingerprint()
 
 
-def test_run_killed_before_the_last_fit_fits_then(tmp_path, monkeypatch) -> None:
+def test_run_killed_before_the_last_fit_fits_then(tmp_path) -> None:
     whole, _ = trained(refit=True)
-    monkeypatch.setattr(_Run, "refit", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
+    killed, learning = supernetwork(tiny_llama(), dropout=0.1), []
+
+    def kill(layer, args) -> None:
+        learning.append(layer.training)
+        if learning[-2:] == [True, False]:  # the steps are over, and a fit looks at texts
+            raise KeyboardInterrupt
+
+    killed.layers[0].module.register_forward_pre_hook(kill)
     with pytest.raises(KeyboardInterrupt):
-        trained(checkpoint=tmp_path, refit=True)
-    monkeypatch.undo()
+        train(killed, EXAMPLES, steps=6, batch_size=4, progress=False, checkpoint=tmp_path, refit=True)
     resumed, report = trained(checkpoint=tmp_path, refit=True)
     assert report.resumed_at == 6
     assert resumed.fingerprint() == whole.fingerprint()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from nas_engine.families.family import Family, attention_sizes, inputs_of
-from nas_engine.families.modeling_subnetwork import Bypass
+from nas_engine.families.modeling_subnetwork import BypassModule
 
 
 @dataclass(frozen=True)
-class Block:
+class ExtractedSizes:
     """The sizes of one layer that is left.
 
     Args:
@@ -25,14 +25,14 @@ class Block:
     width: int
 
 
-def blocks_of(model: PreTrainedModel, family: Family) -> tuple[Block, ...]:
+def extracted_sizes(model: PreTrainedModel, family: Family) -> tuple[ExtractedSizes, ...]:
     """The sizes of every layer of `model`."""
     heads, kv_heads, size = attention_sizes(model.config)
     blocks = []
     for layer in model.get_submodule(family.layers).children():
         # OPT's MLP has no module of its own: what stands in for it stands where its projections were.
-        modules = {path: module for path, module in layer.named_modules() if not isinstance(module, Bypass)}
+        modules = {path: module for path, module in layer.named_modules() if not isinstance(module, BypassModule)}
         o, down = (modules.get(family.projections[name]) for name in ("o", "down"))
         active = inputs_of(o) // size if o is not None else 0
-        blocks.append(Block(active, active * kv_heads // heads, inputs_of(down) if down is not None else 0))
+        blocks.append(ExtractedSizes(active, active * kv_heads // heads, inputs_of(down) if down is not None else 0))
     return tuple(blocks)
