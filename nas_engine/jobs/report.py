@@ -176,8 +176,8 @@ def write_figures(
     with matplotlib.rc_context({"backend": "agg"}):
         axes = result.plot(minimize, quality, chosen=finalists[0].row)
         plots.mark_reference(axes, cost, reference["validation"].value)
-        plots.save(axes, folder / "front.png")
-        plots.save(plots.plot_healed(healed, reference["selection"], score=quality), folder / "healed.png")
+        plots.save(axes, folder / "front.png", close=True)
+        plots.save(plots.plot_healed(healed, reference["selection"], score=quality), folder / "healed.png", close=True)
 
 
 def leave_page(about: About, folder: Path, progress: bool) -> None:

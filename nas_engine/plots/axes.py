@@ -49,12 +49,14 @@ def legend_above(ax: Axes, columns: int) -> None:
               handletextpad=0.2, columnspacing=0.8)  # fmt: skip
 
 
-def save(ax: Axes, file: Path) -> Path:
-    """Write the figure of `ax` for print."""
+def save(ax: Axes, file: Path, close: bool = False) -> Path:
+    """Write the figure of `ax` for print; with `close` nobody will show it, and it is let go."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     with replacing(file) as unfinished:
         figure.savefig(unfinished, dpi=300)
+    if close:
+        plt.close(figure)
     return file
 
 
