@@ -20,6 +20,7 @@ from nas_engine.jobs.job import JobResult, run_job
 from nas_engine.jobs.job_estimate import estimate_search
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.recipe_job import ShearsSettings, SqftSettings, run_recipe
+from nas_engine.jobs.report import in_full
 from nas_engine.libraries import libraries_in
 from nas_engine.named import nearest
 from nas_engine.options import command
@@ -75,24 +76,26 @@ def report(job: JobResult, console: Console) -> None:
     console.print(front_table(job))
     quality, summary = job.summary["quality"], job.summary
     console.print("\nMeasured again on held-out data, latencies in turns:")
-    entries = (("plain LoRA", "reference"), ("largest", "largest"), ("chosen", "chosen"))
+    known = summary["reference_name"]
+    entries = ((known, "reference"), ("largest", "largest"), ("chosen", "chosen"))
+    widest = max(len(title) for title, _ in entries)
     for title, entry in ((title, summary[name]) for title, name in entries):
         score = entry[quality]
         console.print(
-            f"  {title:10} {quality.replace('_', ' ')} {score['value']:.3f} ± {score['stderr']:.3f}   "
+            f"  {title:{widest}} {quality.replace('_', ' ')} {score['value']:.3f} ± {score['stderr']:.3f}   "
             f"latency {entry['latency_ms']:.1f} ms   {entry['parameters'] / 1e6:.1f} M parameters",
             highlight=False,
         )
     console.print(
-        f"  speed-up {summary['speedup']:.2f} ×, {_loss(summary)} against plain LoRA on the whole model; "
+        f"  speed-up {summary['speedup']:.2f} ×, {_loss(summary)} against {in_full(known)}; "
         f"{summary['evaluations']} evaluations, {summary['seconds']:.0f} s in all",
         highlight=False,
     )
     cost = summary["minimized"]
     if cost["name"] != "latency":
         console.print(
-            f"  {cost['name'].replace('_', ' ')} of the chosen {shown(cost['chosen'], 0.0, cost['unit'])}, of plain "
-            f"LoRA {shown(cost['reference'], 0.0, cost['unit'])} ({cost['chosen'] / cost['reference']:.0%})",
+            f"  {cost['name'].replace('_', ' ')} of the chosen {shown(cost['chosen'], 0.0, cost['unit'])}, of {known} "
+            f"{shown(cost['reference'], 0.0, cost['unit'])} ({cost['chosen'] / cost['reference']:.0%})",
             highlight=False,
         )
     for warning in summary["warnings"]:
@@ -110,7 +113,7 @@ def report(job: JobResult, console: Console) -> None:
         ("evaluations.csv", "every sub-network measured"),
         ("finalists.csv, healed.png", "the finalists before and after healing"),
         *(
-            [("reference/", f"plain LoRA on the whole model, {_stored(job.folder / 'reference')}")]
+            [("reference/", f"{in_full(known)}, {_stored(job.folder / 'reference')}")]
             if (job.folder / "reference").exists()
             else []
         ),
@@ -136,19 +139,20 @@ def _loss(summary: dict[str, Any]) -> str:
 
 
 def _report_answers(summary: dict[str, Any], console: Console) -> None:
-    told = f"{_paired(summary['answers_ended'])} of its answers end"
+    known = summary["reference_name"]
+    told = f"{_paired(summary['answers_ended'], known)} of its answers end"
     if exact := summary.get("exact_match"):
-        told = f"exactly right on {_paired(exact)} of {exact['chosen']['n']} held-out questions; {told}"
+        told = f"exactly right on {_paired(exact, known)} of {exact['chosen']['n']} held-out questions; {told}"
     console.print(f"\nThe chosen model in its own words, {told}:", highlight=False)
     for answer in summary["answers"]:
         mark = "" if answer["said"] == answer["right"] else f"   (right: {answer['right']})"
         console.print(f"  {answer['question']} {answer['said']}{mark}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _paired(compared: Mapping[str, Any]) -> str:
-    """The chosen one's share beside the reference's."""
+def _paired(compared: Mapping[str, Any], known: str) -> str:
+    """The chosen one's share beside the reference's, which is `known`."""
     chosen, reference = (compared[name]["value"] for name in ("chosen", "reference"))
-    return f"{chosen:.0%} (plain LoRA: {reference:.0%}; McNemar's p {compared['p_value']:.2g})"
+    return f"{chosen:.0%} ({known}: {reference:.0%}; McNemar's p {compared['p_value']:.2g})"
 
 
 def front_table(job: JobResult) -> Table:

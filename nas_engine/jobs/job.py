@@ -31,6 +31,7 @@ from nas_engine.jobs.report import (
     answers_summary,
     confirmed,
     cost_of,
+    in_full,
     leave_page,
     loader_of,
     score_of,
@@ -114,7 +115,7 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     say(f"Scoring it untrained on {settings.validation} validation examples", enabled=progress)
     untrained = validation(supernet.largest)
     teacher = made_reference(supernet, data.train, settings, folder, progress)
-    say("Scoring the reference, plain LoRA on the whole model", enabled=progress)
+    say(f"Scoring the reference, {in_full(settings.reference_name)}", enabled=progress)
     reference = {
         name: score_of(teacher, asked) for name, asked in (("validation", validation), ("selection", selection))
     }
@@ -137,7 +138,7 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
         progress,
     )
     chosen = finalists[0]
-    write_figures(result, finalists, reference, folder, held_out.name, settings.minimize)
+    write_figures(result, finalists, reference, folder, settings, held_out.name)
     chosen.deployed.save_pretrained(folder / "compressed")
     asked = data.prompts("test", ASKED)
     leaves = exported(chosen.deployed, asked, settings, folder, progress)
@@ -176,6 +177,7 @@ def _about(
         settings=as_json({name: value for name, value in asdict(settings).items() if name != "folder"}),
         constraints=list(constraints_of(validation, settings)),
         reference={name: reference["validation"].value},
+        reference_name=settings.reference_name,
         selection={name: selection.value, f"{name}_stderr": selection.stderr},
         warnings=list(warned),
     )

@@ -250,6 +250,13 @@ class JobSettings:
         return self.plain_template != self.template
 
     @property
+    def reference_name(self) -> str:
+        """What a user would have without this project, in words."""
+        if self.adapter is not None:
+            return "the given adapter"
+        return "the model as it is" if self.lora is None else "plain LoRA"
+
+    @property
     def generated_share(self) -> float:
         """Of calibration texts: as given, or the default for what is fitted to them; see docs/jobs.md."""
         if self.generated is not None:

@@ -25,6 +25,7 @@ from nas_engine.jobs.worth import lost
 from nas_engine.page.about import About, tell
 from nas_engine.page.page import REPORT, write_page
 from nas_engine.page.run import TOLD
+from nas_engine.plots.axes import REFERENCE
 from nas_engine.progress import note
 from nas_engine.results.result import SearchResult
 from nas_engine.supernet import Subnetwork, SuperNetwork
@@ -69,8 +70,14 @@ def confirmed(
         "speedup": round(times.speedups[1], 4),
         "speedup_stderr": round(times.speedup_stderrs[1], 4),
         "quality": held_out.name,
+        "reference_name": settings.reference_name,
         loss_key(held_out): round(lost(held_out, reference, scores["chosen"]), 4),
     }
+
+
+def in_full(reference_name: str) -> str:
+    """What a reference is, in a sentence."""
+    return f"{reference_name} on the whole model" if reference_name == REFERENCE else reference_name
 
 
 def cost_of(result: SearchResult[Subnetwork], chosen: pd.Series, name: str) -> dict[str, Any]:
@@ -161,8 +168,8 @@ def write_figures(
     finalists: Sequence[Finalist],
     reference: Mapping[str, Measurement],
     folder: Path,
+    settings: JobSettings,
     quality: str = "accuracy",
-    minimize: str = "latency",
 ) -> None:
     """Write `front.csv`, `evaluations.csv`, `finalists.csv`, `search.json` and the two figures into `folder`."""
     result.to_csv(folder / "front.csv")
@@ -172,12 +179,13 @@ def write_figures(
     healed = table(finalists, quality)
     with replacing(folder / "finalists.csv") as unfinished:
         healed.to_csv(unfinished, index=False)
-    cost = float(result.reference[minimize])  # the reference's architecture is the largest's
+    cost = float(result.reference[settings.minimize])  # the reference's architecture is the largest's
     with matplotlib.rc_context({"backend": "agg"}):
-        axes = result.plot(minimize, quality, chosen=finalists[0].row)
-        plots.mark_reference(axes, cost, reference["validation"].value)
+        axes = result.plot(settings.minimize, quality, chosen=finalists[0].row)
+        plots.mark_reference(axes, cost, reference["validation"].value, settings.reference_name)
         plots.save(axes, folder / "front.png", close=True)
-        plots.save(plots.plot_healed(healed, reference["selection"], score=quality), folder / "healed.png", close=True)
+        axes = plots.plot_healed(healed, reference["selection"], score=quality, reference_name=settings.reference_name)
+        plots.save(axes, folder / "healed.png", close=True)
 
 
 def leave_page(about: About, folder: Path, progress: bool) -> None:

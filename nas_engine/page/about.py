@@ -16,6 +16,7 @@ from typing import Any
 from evaluators.documents import read_document
 from evaluators.whole_file import replacing
 from nas_engine.errors import LedgerError
+from nas_engine.plots.axes import REFERENCE
 
 ABOUT = "page.json"
 _PACKAGES = ("nas-engine", "torch", "transformers", "peft", "numpy", "optuna", "pymoo")
@@ -68,6 +69,7 @@ class About:
         constraints: of its search, as they were written.
         reference: objectives of what a user would otherwise have, on the data that guide the search; all others are
             the largest's, whose architecture it has.
+        reference_name: what that is, such as plain LoRA.
         selection: its accuracy and `accuracy_stderr` on the questions that compare finalists.
         compared: of a recipe.
         warnings: what whoever reads its figures should know, a sentence each.
@@ -80,6 +82,7 @@ class About:
     settings: dict[str, Any]
     constraints: list[str] = field(default_factory=list)
     reference: dict[str, float] = field(default_factory=dict)
+    reference_name: str = REFERENCE
     selection: dict[str, float] = field(default_factory=dict)
     compared: Compared | None = None
     warnings: list[str] = field(default_factory=list)

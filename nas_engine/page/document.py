@@ -10,6 +10,7 @@ import pandas as pd
 
 from nas_engine.page.figures import hypervolume_figure, sensitivity_figure
 from nas_engine.page.run import Found, Run
+from nas_engine.plots.axes import REFERENCE
 from nas_engine.plots.configurations import fixed_in, kinds_of
 from nas_engine.plots.interactive_front import Marked
 from nas_engine.plots.numbers import shown
@@ -41,7 +42,8 @@ def _finite(data: Any) -> Any:
 def _search(run: Run, found: Found) -> dict[str, Any]:
     result, space = found.result, found.result.supernet.space
     rows, largest = measured_rows(result), largest_of(result)
-    marked = Marked(largest, found.chosen, _reference(run, largest))
+    known = run.about.reference_name if run.about else REFERENCE
+    marked = Marked(largest, found.chosen, _reference(run, largest), known)
     first_x, first_y = axes_of(result)
     objectives = list(result.objectives)
     volume, said = hypervolume_figure(result) if any(o.optimized for o in objectives) else (None, "")

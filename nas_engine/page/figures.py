@@ -93,7 +93,7 @@ def healed_figure(summary: SearchSummary, reference: Mapping[str, float]) -> Fig
 
     Args:
         summary: of the job.
-        reference: plain LoRA's score and its `_stderr` on the same data, where they were kept.
+        reference: the reference's score and its `_stderr` on the same data, where they were kept.
     """
     if not summary.finalists:
         return None
@@ -113,7 +113,7 @@ def healed_figure(summary: SearchSummary, reference: Mapping[str, float]) -> Fig
     if summary.quality in reference:
         known = [(reference[summary.quality], reference.get(f"{summary.quality}_stderr", 0.0))]
         star = {"color": "#16202b", "symbol": "star-open", "size": 15, "line": {"width": 1.6}}
-        traces.append(_line("plain LoRA", "reference", [1.0], known, mode="markers", marker=star))
+        traces.append(_line(summary.reference_name, "reference", [1.0], known, mode="markers", marker=star))
     ring = {"color": CHOSEN, "symbol": "circle-open", "size": 19, "line": {"width": 2.2}}
     traces.append(
         _line("chosen", "chosen", [chosen.speedup], [(chosen.score, 0.0)], mode="markers", marker=ring, hover=False)

@@ -66,16 +66,16 @@ def held_out(run: Run) -> list[dict[str, str]]:
     summary = run.summary
     if not isinstance(summary, SearchSummary):
         return []
-    models = (("plain LoRA", summary.reference), ("largest", summary.largest), ("chosen", summary.chosen))
+    models = (("reference", summary.reference), ("largest", summary.largest), ("chosen", summary.chosen))
     return [
         {
-            "model": name,
+            "model": summary.reference_name if name == "reference" else name,
             "score": _score(model.score),
             "n": f"{model.score.n:,}",
             "latency": shown(model.latency_ms, 0.0, "ms"),
             "parameters": shown(model.parameters),
-            "exact": _in_own_words(summary.exact_match, _KEYS[name]),
-            "ended": _in_own_words(summary.answers_ended, _KEYS[name]),
+            "exact": _in_own_words(summary.exact_match, name),
+            "ended": _in_own_words(summary.answers_ended, name),
         }
         for name, model in models
     ]
@@ -142,17 +142,15 @@ def paired(run: Run) -> str:
     n = next((score.n for _, found in compared for score in found.values() if isinstance(score, Score)), 0)
     if not found:
         return ""
+    known = run.summary.reference_name
     return (
-        f"Plain LoRA and the chosen one answer the same {_counted(n, 'question')} in their own words. McNemar's exact "
-        f"test of the difference: {', '.join(found)}."
+        f"{known[0].upper()}{known[1:]} and the chosen one answer the same {_counted(n, 'question')} in their own "
+        f"words. McNemar's exact test of the difference: {', '.join(found)}."
     )
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-_KEYS = {"plain LoRA": "reference", "chosen": "chosen", "largest": "largest"}
 
 
 def finalists(run: Run) -> list[dict[str, str]]:
@@ -259,9 +257,10 @@ def _search_tiles(summary: SearchSummary, run: Run) -> list[Tile]:
     reference, chosen = summary.reference, summary.chosen
     front = next((_front_of(found) for found in run.searches if found.label == "search"), "")
     lasted = f"{summary.seconds / 60:.0f} min" if summary.seconds >= 90 else f"{summary.seconds:.0f} s"
+    known = summary.reference_name
     share = f"{100 * chosen.parameters / reference.parameters:.0f} % of {shown(reference.parameters)}"
     made = [
-        Tile(f"{_words(summary.quality)} of the chosen", _score(chosen.score), f"plain LoRA {_score(reference.score)}"),
+        Tile(f"{_words(summary.quality)} of the chosen", _score(chosen.score), f"{known} {_score(reference.score)}"),
         Tile("speed-up", f"{shown(summary.speedup, summary.speedup_stderr)}\u00a0×", _latencies(reference, chosen)),
         Tile("parameters", shown(chosen.parameters), share),
         Tile("evaluations", f"{summary.evaluations:,}", ", ".join(filter(None, (front, f"{lasted} in all")))),
@@ -269,7 +268,7 @@ def _search_tiles(summary: SearchSummary, run: Run) -> list[Tile]:
     cost = summary.minimized
     if cost is not None and cost.name not in ("latency", "parameters"):
         whole = shown(cost.reference, 0.0, cost.unit)
-        beside = f"{100 * cost.chosen / cost.reference:.0f} % of {whole}" if cost.reference else f"plain LoRA {whole}"
+        beside = f"{100 * cost.chosen / cost.reference:.0f} % of {whole}" if cost.reference else f"{known} {whole}"
         made.insert(1, Tile(_words(cost.name), shown(cost.chosen, 0.0, cost.unit), beside))
     return made
 

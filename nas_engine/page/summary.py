@@ -8,6 +8,7 @@ from typing import Any
 
 from evaluators.documents import checked, read_document
 from nas_engine.errors import LedgerError
+from nas_engine.plots.axes import REFERENCE
 
 SUMMARY = "summary.json"
 
@@ -104,6 +105,7 @@ class SearchSummary:
     seconds: float
     speedup_stderr: float = 0.0
     quality: str = "accuracy"
+    reference_name: str = REFERENCE
     finalists: list[FinalistRow] = field(default_factory=list)
     exact_match: dict[str, Score | float] = field(default_factory=dict)
     answers_ended: dict[str, Score | float] = field(default_factory=dict)

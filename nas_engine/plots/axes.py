@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _Rows = TypeVar("_Rows", pd.DataFrame, pd.Series)
 _COLUMN = (3.4, 2.6)  # inches: one column of a two-column paper
+REFERENCE = "plain LoRA"  # what a user would have without this project, where nothing else is said
 FRONT, DOMINATED, CHOSEN = "#1f4e79", "#9a9a9a", "#c8502d"
 
 

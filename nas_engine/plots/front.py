@@ -13,6 +13,7 @@ from nas_engine.plots.axes import (
     CHOSEN,
     DOMINATED,
     FRONT,
+    REFERENCE,
     Column,
     drawable,
     errors_of,
@@ -82,7 +83,7 @@ def plot_front(
     return finished(ax, label_of(x), label_of(y), columns=3 if len(missing) else 4)
 
 
-def mark_reference(ax: Axes, x: float, y: float, label: str = "plain LoRA") -> Axes:
+def mark_reference(ax: Axes, x: float, y: float, label: str = REFERENCE) -> Axes:
     """Add what a user would otherwise have to a figure of `plot_front`."""
     ax.scatter(x, y, marker="*", s=90, facecolors="white", edgecolors="black", linewidths=1.0, zorder=5, label=label)
     legend_above(ax, 3)

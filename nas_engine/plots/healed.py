@@ -7,27 +7,32 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nas_engine.plots.axes import CHOSEN, DOMINATED, FRONT, finished, new_axes
+from nas_engine.plots.axes import CHOSEN, DOMINATED, FRONT, REFERENCE, finished, new_axes
 
 if TYPE_CHECKING:
     from evaluators import Measurement
 
 
 def plot_healed(
-    finalists: pd.DataFrame, reference: Measurement, ax: Axes | None = None, score: str = "accuracy"
+    finalists: pd.DataFrame,
+    reference: Measurement,
+    ax: Axes | None = None,
+    score: str = "accuracy",
+    reference_name: str = REFERENCE,
 ) -> Axes:
     """A score over speed-up of finalists before and after healing, with the reference at a speed-up of 1.
 
     Args:
         finalists: as `nas_engine.jobs.finalists.table` gives it, the chosen one first.
-        reference: the score of plain LoRA on the same data.
+        reference: the reference's score on the same data.
         ax: where to draw; None makes a figure.
         score: its column.
+        reference_name: what the reference is.
     """
     ax = ax or new_axes()
     ax.axhline(reference.value, color="black", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
     ax.errorbar(1.0, reference.value, yerr=reference.stderr, fmt="*", markersize=10, color="black", elinewidth=0.6,
-                capsize=1.5, label="plain LoRA")  # fmt: skip
+                capsize=1.5, label=reference_name)  # fmt: skip
     ordered = finalists.sort_values("speedup")
     styles: tuple[tuple[str, dict[str, Any]], ...] = (
         ("unhealed", {"fmt": "o--", "markerfacecolor": "white", "color": DOMINATED, "label": "before healing"}),

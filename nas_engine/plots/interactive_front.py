@@ -15,7 +15,7 @@ import pandas as pd
 
 from evaluators.protocol import sign_of
 from nas_engine.errors import SelectionError
-from nas_engine.plots.axes import CHOSEN, DOMINATED, FRONT, Column, drawable, errors_of, label_of
+from nas_engine.plots.axes import CHOSEN, DOMINATED, FRONT, REFERENCE, Column, drawable, errors_of, label_of
 from nas_engine.plots.configurations import GeneKind, configuration_lines
 from nas_engine.plots.front import front_of
 from nas_engine.plots.numbers import shown
@@ -44,7 +44,7 @@ class Marked:
     largest: pd.Series | None = None
     chosen: pd.Series | None = None
     reference: Mapping[str, float] = field(default_factory=dict)
-    reference_name: str = "plain LoRA"
+    reference_name: str = REFERENCE
 
 
 def front_figure(

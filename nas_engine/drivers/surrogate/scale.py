@@ -15,7 +15,7 @@ from nas_engine.drivers.surrogate.features import Features
 from nas_engine.drivers.surrogate.process import Process
 
 _WORTH_ASKING = 3.0  # largest value over least, below which a logarithm is nearly straight
-_HOPELESS = 3.0  # times as far from the best as the median is
+_HOPELESS = 10.0  # times as far from the best as the median is
 _FAR = 2.0  # of a missed constraint: beyond, it is missed for sure
 
 
@@ -42,7 +42,7 @@ def rescaled(values: Array, logarithmic: npt.NDArray[np.bool_]) -> Array:
 
 
 def without_hopeless(objectives: Array) -> Array:
-    """`objectives`, shape (genomes, objectives), to be minimized, the worst of each no worse than three times as far
+    """`objectives`, shape (genomes, objectives), to be minimized, the worst of each no worse than ten times as far
     from the best as the median is.
     """
     best, median = objectives.min(axis=0), np.median(objectives, axis=0)

@@ -128,6 +128,18 @@ def test_job_without_plotly_leaves_out_the_page_and_says_how_to_get_it(
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+def test_job_without_training_is_compared_with_the_model_as_it_is(arguments: list[str], tmp_path) -> None:
+    untrained = ["--lora-steps", "0", "--steps", "0", "--heal-steps", "0", "--evaluations", "8"]
+    done = run([*arguments, *untrained])
+    assert done.exit_code == 0, done.output
+    assert "against the model as it is;" in done.output
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8").partition("<script")[0]
+    assert "the model as it is" in page
+    for told in (done.output, page, json.dumps(read_run(tmp_path / "run").about.reference_name)):
+        assert "plain LoRA" not in told
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["reference_name"] == "the model as it is"
+
+
 def test_sensitivity_is_measured_once_and_kept(arguments: list[str], tmp_path) -> None:
     hinted = [*arguments, "--sensitivity", "4", "--driver", "surrogate"]
     assert run(hinted).exit_code == 0
