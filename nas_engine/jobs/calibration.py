@@ -14,7 +14,8 @@ from pathlib import Path
 from evaluators import Labelled
 from evaluators.classification.labelled import Learnable
 from evaluators.documents import read_document
-from evaluators.text.examples import Example, TextPair
+from evaluators.text.examples import Example, TextPair, tokenized
+from evaluators.text.positions import most_positions
 from evaluators.whole_file import replacing
 from nas_engine.data import DataSplits
 from nas_engine.data.admission import as_written
@@ -22,6 +23,7 @@ from nas_engine.errors import CompressionError, LedgerError
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.page.summary import CalibrationTexts
 from nas_engine.supernet import SuperNetwork
+from nas_engine.texts.calibration import MOST_TOKENS
 from nas_engine.texts.examples import tokenize
 from nas_engine.texts.generations import generations
 from nas_engine.texts.labelled import Learned
@@ -71,18 +73,33 @@ def calibration_texts(
             return own[: len(own) - count], kept.texts
     # Templates write what opens a text; so does the tokenizer.
     prompts = [e.prompt.removeprefix(data.opening) for e in own if not isinstance(e, Labelled)]
+    model = supernet.largest.model
     try:
-        drawn = generations(
-            supernet.largest.model, supernet.tokenizer, prompts, count, NEW_TOKENS, settings.seed, progress
-        )
+        drawn = generations(model, supernet.tokenizer, prompts, count, NEW_TOKENS, settings.seed, progress)
+        written = _read_again([Example(f"{data.opening}{text.prompt}", text.completion) for text in drawn], supernet)
     except CompressionError:
         if settings.generated is not None:
             raise
         return own, []  # nobody asked for it
-    written = [Example(f"{data.opening}{text.prompt}", text.completion) for text in drawn]
     with replacing(file) as unfinished:
         unfinished.write_text(json.dumps(asdict(_Generated(made_with, written))) + "\n", encoding="utf-8")
     return own[: len(own) - count], written
+
+
+def _read_again(texts: Sequence[Example], supernet: SuperNetwork) -> list[Example]:
+    """Those that the model reads: what it wrote may take more tokens than it was written in, behind a long prompt too.
+
+    Raises:
+        CompressionError: it reads none of them.
+    """
+    most = min(most_positions(supernet.model) or MOST_TOKENS, MOST_TOKENS)
+    rows = tokenized(texts, supernet.tokenizer)
+    kept = [text for text, row in zip(texts, rows, strict=True) if row.spans and len(row.tokens) <= most]
+    if not kept:
+        raise CompressionError(
+            f"none of the {len(texts)} texts that the model wrote is of at most {most} tokens; leave generated out."
+        )
+    return kept
 
 
 def told_in_words(found: CalibrationTexts) -> str:

@@ -14,6 +14,7 @@ from nas_engine.texts.batches import Batch
 from nas_engine.texts.examples import batch_of, tokenize
 
 CALIBRATION_ROWS = 16  # of a batch
+MOST_TOKENS = 1024  # of a text, unless said otherwise
 
 
 def calibration_batches(
@@ -21,7 +22,7 @@ def calibration_batches(
     tokenizer: PreTrainedTokenizerBase,
     count: int = 128,
     device: torch.device | None = None,
-    max_tokens: int = 1024,
+    max_tokens: int = MOST_TOKENS,
 ) -> Iterator[Batch]:
     """The first `count` examples, prompts and completions or texts with labels, as batches of similar lengths.
 

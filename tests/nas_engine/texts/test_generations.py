@@ -10,6 +10,7 @@ from nas_engine.data import load_data
 from nas_engine.errors import CompressionError, LedgerError
 from nas_engine.jobs.calibration import GENERATED, calibration_of, calibration_texts, told_in_words
 from nas_engine.jobs.job_settings import JobSettings
+from nas_engine.texts.examples import tokenize
 from nas_engine.texts.generations import generations
 from nas_engine.texts.labelled import tokenize_for
 from search_spaces import lora_rank, mlp_width
@@ -57,7 +58,7 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 
 
 def test_job_mixes_its_texts_with_generations_that_are_written_once(tmp_path) -> None:
-    supernet = supernetwork(tiny_llama(), lora_rank((4,)) + mlp_width((1.0, 0.5)))
+    supernet = supernetwork(tiny_llama(max_position_embeddings=1024), lora_rank((4,)) + mlp_width((1.0, 0.5)))
     data = load_data("family", supernet.tokenizer, train=20, validation=8, selection=8, test=8, seed=0)
     settings = JobSettings(generated=0.25)
     own, written = calibration_texts(supernet, data, settings, tmp_path, False)
@@ -108,3 +109,15 @@ def test_a_model_that_writes_nothing_is_fitted_to_its_task_alone_unless_a_share_
     assert calibration_texts(supernet, data, settings, tmp_path, False) == (list(data.train), [])
     with pytest.raises(CompressionError, match="no token that begins"):
         calibration_texts(supernet, data, replace(settings, generated=0.5), tmp_path, False)
+
+
+def test_what_a_model_wrote_and_could_not_read_again_is_left_out(tmp_path) -> None:
+    short = "".join(f"the cat ate {i} in the water\n" for i in range(60))
+    (tmp_path / "texts.txt").write_text(short)
+    supernet = supernetwork(tiny_llama(max_position_embeddings=96), lora_rank((4,)) + mlp_width((1.0, 0.5)))
+    source = str(tmp_path / "texts.txt")
+    data = load_data(source, supernet.tokenizer, train=32, validation=8, selection=8, test=8, seed=0)
+    _, written = calibration_texts(supernet, data, JobSettings(lora_steps=0), tmp_path, False)
+    lengths = [len(example.tokens) for example in tokenize(written, supernet.tokenizer, 1024)]
+    assert 0 < len(lengths) < 16  # of random bytes some take three times as many tokens as they were written in
+    assert max(lengths) <= 96
