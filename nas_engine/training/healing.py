@@ -207,7 +207,10 @@ def heal(
     examples = tokenize_for(subnet.model, train_set, subnet.tokenizer, settings.max_tokens)
     healed = Healed(subnet, settings.adapters, settings.seed)
     if not healed.trained:
-        raise ValueError("this sub-network has no adapters to train; add lora_rank(...) to the super-network's space.")
+        sizes = () if subnet.family.hybrid else subnet.layer_sizes
+        kept = not sizes or any(layer.heads or layer.intermediate_size for layer in sizes)
+        why = "add lora_rank(...) to the super-network's space" if kept else "it has no block left; choose a larger one"
+        raise ValueError(f"this sub-network has no adapters to train; {why}.")
     models = [healed.model, *(each.model for each in taught)]
     run = _Healing(healed, examples, settings, teacher, models if sharded else ())
     progress = progress and run.ranks.first

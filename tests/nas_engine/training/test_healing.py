@@ -279,3 +279,11 @@ def test_fresh_adapter_beside_a_sparse_weight_is_refused_and_a_continued_one_hea
 def test_bad_setting_is_refused_before_work(bad, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         heal(smallest(tuned(steps=1)), EXAMPLES, **{"steps": 4, "progress": False} | bad)
+
+
+def test_a_subnetwork_without_a_block_says_that_it_has_nothing_to_heal() -> None:
+    supernet = supernetwork(tiny_llama(), lora_rank((4,)) + layer_skip())
+    with pytest.raises(ValueError, match="it has no block left; choose a larger one"):
+        heal(smallest(supernet), EXAMPLES, steps=1, progress=False)
+    with pytest.raises(ValueError, match="add lora_rank"):
+        heal(supernetwork(tiny_llama(), mlp_width((1.0, 0.5))).largest, EXAMPLES, steps=1, progress=False)
