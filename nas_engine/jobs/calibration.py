@@ -58,6 +58,7 @@ def calibration_texts(
 
     Raises:
         LedgerError: what is kept there is damaged.
+        CompressionError: the settings ask for texts of its own, and it writes none that it reads.
     """
     own = list(data.train[:TEXT_COUNT])
     count = round(settings.generated_share * len(own))

@@ -9,6 +9,7 @@ from nas_engine.data import DataSplits
 from nas_engine.data.chance import chance_of
 from nas_engine.errors import NasEngineWarning, SearchError
 from nas_engine.jobs.job_settings import JobSettings
+from nas_engine.jobs.report import in_full
 
 _STDERRS = 2.0  # above chance
 _ADVICE = (
@@ -45,7 +46,7 @@ def _said(
     quality: Evaluator, untrained: Measurement, reference: Measurement, data: DataSplits, settings: JobSettings
 ) -> str | None:
     name, trained = quality.name.replace("_", " "), settings.adapter is not None or settings.lora is not None
-    who = "plain LoRA on the whole model" if trained else "the model, as it was given,"
+    who = in_full(settings.reference_name)
     found = f"{reference.value:.3g} ± {reference.stderr:.2g}"
     chance = chance_of(data.metric, data.validation)
     if chance is not None and reference.value <= chance + _STDERRS * reference.stderr:

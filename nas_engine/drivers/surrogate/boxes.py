@@ -63,7 +63,7 @@ def _heights(values: Array) -> Array:
     """How far neighbours lie apart, in parts of the range; shape (values - 1,)."""
     finite = values[np.isfinite(values)]
     reach = float(np.ptp(finite)) if len(finite) else 0.0
-    worst = finite.max(initial=0.0) + (reach or 1.0)
+    worst = (float(finite.max()) if len(finite) else 0.0) + (reach or 1.0)
     shown = np.where(np.isinf(values), worst, values)
     heights: Array = np.abs(np.diff(shown)) / max(float(np.ptp(shown)), 1e-300)
     return heights

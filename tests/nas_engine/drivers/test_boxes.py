@@ -60,6 +60,13 @@ def test_beyond_what_is_wanted_nothing_is_measured_while_anything_is_left_within
     assert min(set(asked) - set(within)) - max(within) <= 8
 
 
+def test_the_edge_of_what_is_wanted_counts_the_same_wherever_zero_is() -> None:
+    values = np.full(65, np.nan)
+    values[[0, 20, 30, 64]] = -0.9, -0.5, np.inf, np.inf
+    for apart in (0.0, 0.7, 100.0, -100.0):
+        assert box_midpoints(COSTS, values + apart, 6) == box_midpoints(COSTS, values, 6)
+
+
 def test_where_values_span_magnitudes_they_count_by_how_far_they_are_from_the_best() -> None:
     values, kept = np.array([10.0, 20.0, 1e6, np.nan]), np.array([True, True, True, False])
     assert beyond(values, kept).tolist() == [0.0, 0.5, 1 - 1e-5, np.inf]
