@@ -7,8 +7,12 @@ two thirds of its heads, over the largest one. With ``--folder``, the chosen mod
 folder is exported in every weight type and timed in turns with the whole model of the same type: `models`, with bytes
 and tokens a second.
 
+`stolen` is the share of the processor's time that other guests of the host took meanwhile, where Linux tells: beyond
+a few hundredths two threads that wait for each other, as in decoding, are slower than one.
+
 Run as ``python -m benchmarks.runtimes [--quick] [--runtimes llama.cpp openvino onnxruntime] [--folder RUN]
-[--dtype q8_0] [--figure FILE]``. Weights have 8 bits while runtimes are compared; ``--dtype`` is for one of them.
+[--models-only] [--threads 1] [--dtype q8_0] [--figure FILE]``. Weights have 8 bits while runtimes are compared;
+``--dtype`` is for one of them.
 """
 
 from __future__ import annotations
@@ -117,6 +121,15 @@ def _times(name: str, files: list[Path], tokens: int, decode: bool, repeats: int
     return runtime.timed(files, 1, tokens, decode, repeats, 1, threads)
 
 
+def _ticks() -> tuple[int, int]:
+    """Of the processor's time so far, what other guests took, and all; nothing where the system does not tell."""
+    file = Path("/proc/stat")
+    if not file.exists():
+        return 0, 0
+    ticks = [int(part) for part in file.read_text().splitlines()[0].split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
 def draw(frame: Any, name: str, file: Path) -> None:
     """Times in the runtime over those in PyTorch, each a fraction of the largest sub-network's."""
     figure = Figure(figsize=(3.4, 3.0), layout="constrained")
@@ -138,6 +151,7 @@ def main() -> None:
     """Measure, and print one JSON object."""
     parser = arguments(__doc__)
     parser.add_argument("--folder", type=Path, help="a run, or what save_pretrained wrote, to be timed in every type")
+    parser.add_argument("--models-only", action="store_true", help="with --folder: time its model alone")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=[*RUNTIMES], help="all by default")
     parser.add_argument("--dtype", help="of weights while runtimes compare, in the words of the only one asked for")
     parser.add_argument("--threads", type=int, default=2, help="of the processor")
@@ -145,7 +159,18 @@ def main() -> None:
     given = parser.parse_args()
     if given.dtype and len(given.runtimes) > 1:
         parser.error("--dtype is in the words of one runtime; give --runtimes and one name")
+    if given.models_only and not given.folder:
+        parser.error("--models-only times the model of a --folder; give one")
     torch.set_num_threads(given.threads)
+    before = _ticks()
+    runtimes = {} if given.models_only else _all_compared(given)
+    models = {"models": {name: deployed(given.folder, name, given) for name in given.runtimes}} if given.folder else {}
+    stolen, passed = (now - then for now, then in zip(_ticks(), before, strict=True))
+    about = {"threads": given.threads, "torch": torch.__version__, "stolen": round(stolen / max(passed, 1), 4)}
+    print_json({"runtimes": runtimes, **models, **about})
+
+
+def _all_compared(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     quick = {"hidden_size": 192, "intermediate_size": 128, "num_attention_heads": 6, "num_key_value_heads": 2}
     sizes = quick if given.quick else {}
     model, tokenizer = load(given.quick, **sizes)
@@ -155,9 +180,7 @@ def main() -> None:
         runtimes[name], frame = compared(name, supernet, given)
         if given.figure:
             draw(frame, name, given.figure.with_stem(f"{given.figure.stem}-{name}"))
-    about = {"threads": given.threads, "torch": torch.__version__}
-    models = {"models": {name: deployed(given.folder, name, given) for name in given.runtimes}} if given.folder else {}
-    print_json({"runtimes": runtimes, **models, **about})
+    return runtimes
 
 
 if __name__ == "__main__":

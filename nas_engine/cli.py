@@ -189,9 +189,14 @@ def export_command(
         Path | None, typer.Option(help="Text file, a text a line, on which the runtime is compared with transformers.")
     ] = None,
     check: Annotated[bool, typer.Option(help="Compare the runtime with transformers.")] = True,
+    logits: Annotated[
+        str,
+        typer.Option(help="Of OpenVINO and ONNX: last, of the last token read, or all, for perplexities."),
+    ] = "last",
 ) -> None:
     """Write a compressed model for the runtime where it is deployed, and check it there."""
     settings: dict[str, Any] = {"format": format, "weights": weights, "tokenizer_file": tokenizer, "check": check}
+    settings["logits"] = logits
     with _errors():
         if texts is not None:
             settings["texts"] = lines_of(texts)

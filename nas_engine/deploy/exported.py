@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Weights = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]  # of GGUF
 OpenVinoWeights = Literal["f32", "f16", "int8", "int4"]
 OnnxWeights = Literal["f32", "int8", "int4"]
+Logits = Literal["last", "all"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ExportRequest:
         grids: of quantized matrices, by path in `model`.
         texts: on which the runtime is compared with transformers.
         check: whether it is.
+        logits: that a graph gives.
     """
 
     model: PreTrainedModel
@@ -38,6 +40,7 @@ class ExportRequest:
     grids: Mapping[str, Grid]
     texts: Sequence[str]
     check: bool
+    logits: Logits = "last"
 
 
 @dataclass(frozen=True)

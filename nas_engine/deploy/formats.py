@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluators.documents import read_document
 from evaluators.multiple_choice.questions import prompt_of
 from evaluators.whole_file import replacing
-from nas_engine.deploy.exported import Export, ExportRequest, Weights
+from nas_engine.deploy.exported import Export, ExportRequest, Logits, Weights
 from nas_engine.deploy.graph_export import export_graph
 from nas_engine.deploy.graph_runtimes import ONNX, OPENVINO
 from nas_engine.errors import ExportError
@@ -46,6 +46,7 @@ def export(
     tokenizer_file: str | Path | None = None,
     texts: Sequence[str] = CHECKED_TEXTS,
     check: bool = True,
+    logits: Logits = "last",
 ) -> Export:
     """Write `model` for a runtime, and compare what that computes with what transformers does.
 
@@ -71,6 +72,8 @@ def export(
         texts: of the kind that the model is for; on them tokens, log-probabilities and greedy text are compared, first
             with everything in fp32, where nothing but the order of sums may differ, then as stored.
         check: False leaves that out, and needs no llama.cpp or ONNX Runtime.
+        logits: that an OpenVINO or ONNX graph gives: ``"last"``, of the last token read, which is all that writing
+            takes and spares a prompt the output head, or ``"all"``, for perplexities and assisted decoding.
 
     Raises:
         ExportError: the runtime cannot express the model, is not installed, or computes something else; no file is
@@ -80,10 +83,16 @@ def export(
         raise ExportError(f"format is {format!r}; choose one of {', '.join(FORMATS)}.")
     if weights is not None and weights not in FORMATS[format]:
         raise ExportError(f"weights is {weights!r}; {format} stores {', '.join(FORMATS[format])}.")
+    if logits not in get_args(Logits):
+        raise ExportError(f"logits is {logits!r}; choose one of {', '.join(get_args(Logits))}.")
+    if logits == "all" and format not in GRAPHS:
+        raise ExportError(
+            f"logits is of graphs; what reads {format} computes those that it is asked for. Leave it out."
+        )
     if check and not any(text.strip() for text in texts):
         raise ExportError("texts is empty; give at least one, or check=False.")
     file = Path(file)
-    asked = ExportRequest(model, tokenizer, file, weights, grids or {}, texts, check)
+    asked = ExportRequest(model, tokenizer, file, weights, grids or {}, texts, check, logits)
     if format == "vllm":
         from nas_engine.deploy.vllm_folder import export_vllm  # it needs all of compression
 
@@ -114,6 +123,7 @@ def _gguf(asked: ExportRequest, unfinished: Path, tokenizer_file: str | Path | N
 @dataclass(frozen=True)
 class _Answer:
     question: str
+    prompt: str = ""  # as the model read it; earlier versions kept the question alone
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,9 @@ def export_folder(folder: str | Path, file: str | Path, **settings: Any) -> Expo
         answers = read_document(
             summary, _Summary, ExportError, f"{summary} is damaged; export {folder / 'compressed'} instead"
         ).answers
-        settings = {"texts": [prompt_of(answer.question) for answer in answers] or CHECKED_TEXTS} | settings
+        settings = {
+            "texts": [answer.prompt or prompt_of(answer.question) for answer in answers] or CHECKED_TEXTS
+        } | settings
         folder = folder / "compressed"
     from nas_engine.deploy.folder import load_compressed  # it needs all of compression
 

@@ -36,7 +36,7 @@ def export_graph(runtime: GraphRuntime, asked: ExportRequest, folder: Path) -> t
         runtime.require()
     model, weights = asked.model, asked.weights
     family = family_of(model)
-    module = traceable(model)
+    module = traceable(model, every=asked.logits == "all")
     scales = torch.float16 if runtime is OPENVINO else torch.float32
     stored = integer_matrices(model, family, weights, asked.grids, scales)
     half = (weights or runtime.floats) == "f16"

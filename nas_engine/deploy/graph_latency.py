@@ -71,7 +71,7 @@ class _Graphs:
 
     def settings(self) -> Mapping[str, Any]:
         """See `Runtime.settings`."""
-        return {"version": version(self.runtime.name)}
+        return {"version": version(self.runtime.name), "logits": "last"}
 
     def _sizes(self, file: Path) -> list[Any]:
         raise NotImplementedError

@@ -22,23 +22,32 @@ class Model:
         raise NotImplementedError
 
     def read(self, ids: np.ndarray, before: int) -> np.ndarray:
-        """Logits of new tokens `ids`, shape (batch, tokens), `before` of which others were read."""
+        """Logits of new tokens `ids`, shape (batch, tokens), `before` of which others were read; of the last alone
+        where the graph gives no others.
+        """
         raise NotImplementedError
 
     def continued(self, prompt: list[int], new_tokens: int, top: int) -> dict[str, list[dict[str, Any]]]:
         """The likeliest continuation: `token` at each position, and `likely`, pairs of a token and its log-probability.
 
-        ``cached`` was read token by token, ``whole`` all at once and behind nothing.
+        ``cached`` was read token by token, ``whole`` all at once and behind nothing; of a graph that gives the last
+        token's logits alone, for each position anew.
         """
         self.forget()
         cached = [_position(self.read(np.array([prompt]), 0)[0, -1], top)]
         while len(cached) < new_tokens:
             read = len(prompt) + len(cached) - 1
             cached.append(_position(self.read(np.array([[cached[-1]["token"]]]), read)[0, -1], top))
-        self.forget()
         tokens = prompt + [position["token"] for position in cached[:-1]]
-        logits = self.read(np.array([tokens]), 0)[0, len(prompt) - 1 :]
-        return {"cached": cached, "whole": [_position(row, top) for row in logits]}
+        self.forget()
+        logits = self.read(np.array([tokens]), 0)[0]
+        if len(logits) == len(tokens):
+            return {"cached": cached, "whole": [_position(row, top) for row in logits[len(prompt) - 1 :]]}
+        whole = []
+        for end in range(len(prompt), len(tokens) + 1):
+            self.forget()
+            whole.append(_position(self.read(np.array([tokens[:end]]), 0)[0, -1], top))
+        return {"cached": cached, "whole": whole}
 
     def timed(self, batch: int, tokens: int, new_tokens: int) -> dict[str, float]:
         """Seconds of reading a prompt, and of each of `new_tokens` behind it."""

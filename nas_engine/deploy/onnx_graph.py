@@ -34,9 +34,8 @@ def converted(module: Traceable) -> ModelProto:
     the sub-networks that are timed.
     """
     inputs, outputs = module.input_names, module.output_names
-    axes: dict[str, dict[int, str]] = {
-        name: {0: "batch", 1: "tokens"} for name in ("input_ids", "position_ids", "logits")
-    }
+    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "tokens"} for name in ("input_ids", "position_ids")}
+    axes["logits"] = axes["input_ids"] if module.every else {0: "batch"}
     axes["attention_mask"] = {0: "batch", 1: "past_and_tokens"}
     axes |= {name: {0: "batch", 2: "past"} for name in inputs if name.startswith("past_key_values.")}
     axes |= {name: {0: "batch", 2: "past_and_tokens"} for name in outputs if name.startswith("present.")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,15 +48,21 @@ class Traceable(nn.Module):
         model: in fp32, on the CPU, in evaluation mode.
         cached: its layers with attention; the others keep nothing.
         has_positions: it takes position ids.
+        every: it gives logits of every new token, and not of the last one alone.
     """
 
-    def __init__(self, model: PreTrainedModel, cached: Sequence[CachedLayer], has_positions: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel, cached: Sequence[CachedLayer], has_positions: bool, every: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.cached, self.has_positions = model, tuple(cached), has_positions
+        self.model, self.cached, self.has_positions, self.every = model, tuple(cached), has_positions, every
+        known = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._asked = {"logits_to_keep": 1} if known and not every else {}
         self.eval()  # an exporter puts the whole back into the mode in which this was
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *others: Any) -> tuple[Tensor, ...]:
-        """Logits, and keys and values of each cached layer with the new tokens behind the old ones.
+        """Logits, shape (batch, tokens or 1, vocabulary), and keys and values of each cached layer with the new tokens
+        behind the old ones.
 
         Args:
             input_ids: shape (batch, tokens).
@@ -72,11 +79,17 @@ class Traceable(nn.Module):
         cache = _filled(past, nothing, self.cached, int(self.model.config.num_hidden_layers))
         positions = {"position_ids": others[-1]} if self.has_positions else {}
         given = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **positions
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+            **positions,
+            **self._asked,
         )
+        logits = given.logits if self.every or self._asked else given.logits[:, -1:]
         layers: Any = cache.layers
         kept = [layers[layer.index] for layer in self.cached]
-        return given.logits, *(tensor for layer in kept for tensor in (layer.keys, layer.values))
+        return logits, *(tensor for layer in kept for tensor in (layer.keys, layer.values))
 
     @property
     def input_names(self) -> list[str]:
@@ -113,8 +126,8 @@ def _filled(past: Sequence[Tensor], nothing: Tensor, cached: Sequence[CachedLaye
     return cache
 
 
-def traceable(model: PreTrainedModel) -> Traceable:
-    """`model`, or a copy of it in fp32 on the CPU, to be traced.
+def traceable(model: PreTrainedModel, every: bool = False) -> Traceable:
+    """`model`, or a copy of it in fp32 on the CPU, to be traced; with logits of every token, or of the last.
 
     Raises:
         ExportError: it writes no text, or computes in a way that a trace does not hold.
@@ -136,7 +149,7 @@ def traceable(model: PreTrainedModel) -> Traceable:
     layers = list(model.get_submodule(family.layers).children())
     attending = [i for i, layer in enumerate(layers) if family.projections["o"] in dict(layer.named_modules())]
     model = _plain(model)
-    return Traceable(model, _cached(model, attending), model.config.model_type not in _POSITIONS_BY_MASK)
+    return Traceable(model, _cached(model, attending), model.config.model_type not in _POSITIONS_BY_MASK, every)
 
 
 def require_dense(model: PreTrainedModel) -> None:

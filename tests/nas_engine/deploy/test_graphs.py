@@ -68,6 +68,52 @@ def test_a_model_without_any_attention_leaves_too(format, tmp_path):
 
 
 @pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("family", ["llama", "gemma2", "bloom"])
+def test_logits_are_of_the_last_token_or_of_all_where_they_are_asked_for(format, family, tmp_path):
+    model = FAMILIES[family]()
+    ids = np.array([[5, 9, 33, 60, 71]])
+    with torch.no_grad():
+        expected = model(torch.tensor(ids)).logits.numpy()
+    for logits, shown in (("last", expected[:, -1:]), ("all", expected)):
+        made = export(model, tiny_tokenizer(), tmp_path / logits, format=format, weights="f32", texts=TEXTS,
+                      logits=logits)  # fmt: skip
+        assert made.check.exact < 1e-3
+        found = computed(made.file, format, ids)
+        assert found.shape == shown.shape
+        assert np.abs(found - shown).max() < 1e-4
+
+
+def computed(folder, format: str, ids: np.ndarray) -> np.ndarray:
+    """The graph's logits of `ids` behind nothing."""
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.shape[1])[None]}
+    if format == "openvino":
+        exactly = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+        model = openvino.Core().compile_model(folder / OPENVINO.file, "CPU", exactly)
+        given["beam_idx"] = np.zeros(1, np.int32)
+        known = {name for port in model.inputs for name in port.get_names()}
+        request = model.create_infer_request()
+        request.infer({name: value for name, value in given.items() if name in known})
+        return np.array(request.get_tensor("logits").data)
+    session = onnxruntime.InferenceSession(folder / ONNX.file, providers=["CPUExecutionProvider"])
+    ports = {port.name: port.shape for port in session.get_inputs()}
+    past = {
+        name: np.zeros((1, shape[1], 0, shape[3]), np.float32)
+        for name, shape in ports.items()
+        if name.startswith("past")
+    }
+    return session.run(["logits"], {name: value for name, value in given.items() if name in ports} | past)[0]
+
+
+def test_logits_of_what_is_no_graph_are_refused(tmp_path):
+    for format, logits, message in (
+        ("gguf", "all", "logits is of graphs"),
+        ("onnx", "first", "choose one of last, all"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            export(tiny_llama(), tiny_tokenizer(), tmp_path / "file", format=format, logits=logits, check=False)
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_windows_reach_as_far_as_in_transformers(format, tmp_path):
     model = tiny_mistral(sliding_window=8)
     made = export(model, tiny_tokenizer(), tmp_path / "graph", format=format, weights="f32",
