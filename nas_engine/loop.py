@@ -14,6 +14,7 @@ from typing import Any, Generic
 import numpy as np
 
 from evaluators import Evaluator, EvaluatorError, require_evaluator, sign_of
+from evaluators.behaviour.comparison import compared_with, lacks_base
 from nas_engine.deploy.targets import TARGETS
 from nas_engine.drivers.driver import Driver, Objectives
 from nas_engine.drivers.registry import DriverFactory, make_driver, require_driver_name
@@ -91,7 +92,8 @@ def search(
 
     Args:
         supernet: a trained super-network.
-        evaluators: what measures; each gives one column, and is an objective unless `objectives` leaves it out.
+        evaluators: what measures; each gives one column, and is an objective unless `objectives` leaves it out. Those
+            that compare with a base and were given none compare with the largest sub-network.
         settings: which driver, how many evaluations, what is optimized and kept; or its fields by name,
             ``search(…, evaluations=50)``; or the driver alone.
         storage: run folder for the ledger, an Optuna database URL, or None to keep it in memory.
@@ -107,6 +109,7 @@ def search(
     """
     settings = merged(SearchSettings, settings, fields, "driver")
     _check(supernet.space, evaluators)
+    evaluators = _comparing(supernet, evaluators)
     goal = Goal.of(evaluators, settings.objectives, settings.constraints)
     _require_paying(supernet.target, [evaluators[i] for i in goal.optimized])
     space = supernet.space
@@ -248,6 +251,14 @@ class _Run(Generic[S]):
                 f"the first {_FAILURES_TO_GIVE_UP} evaluations all failed, the first with: {errors[0]}. "
                 "Mend the evaluator and use another run folder: failures are kept in the ledger too."
             )
+
+
+def _comparing(supernet: Searchable[S], evaluators: Sequence[Evaluator]) -> Sequence[Evaluator]:
+    """`evaluators`; those that compare and were told no base compare with the largest sub-network."""
+    if not any(map(lacks_base, evaluators)):
+        return evaluators
+    largest = supernet.subnetwork(supernet.space.configuration(supernet.space.largest))
+    return compared_with(evaluators, largest.model, largest.tokenizer)
 
 
 def _require_paying(target: str | None, objectives: Sequence[Evaluator]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -38,6 +38,21 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Turn(Example):
+    """The last answer of a conversation, and how people would put it.
+
+    Args:
+        prompt: as the model reads it, in the words of its chat template.
+        completion: as it should write it.
+        question: what was said before.
+        answer: what is right.
+    """
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class ScoredText:
     """A text of which some parts are scored, such as a conversation as its chat template writes it.
 
@@ -46,6 +61,8 @@ class ScoredText:
     Args:
         text: all of it.
         spans: of its characters, those that are scored, ascending and apart.
+        turn: of a conversation, what was said before the last answer, and that answer, without the template's words;
+            to be shown, and of no matter otherwise.
 
     Raises:
         ValueError: no span, or spans that are empty, out of order or out of the text.
@@ -53,6 +70,7 @@ class ScoredText:
 
     text: str
     spans: tuple[Span, ...]
+    turn: tuple[str, str] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         edges = [edge for span in self.spans for edge in span]

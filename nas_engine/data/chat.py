@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -71,9 +72,20 @@ def templated(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) ->
 
     if _MARKER.search(template):
         whole, spans = write(conversation.messages, marked=True)
-        return _marked(conversation, whole, spans)
-    whole, _ = write(conversation.messages)
-    return _ended(conversation, whole, _by_prefixes(conversation, whole, write), tokenizer)
+        scored = _marked(conversation, whole, spans)
+    else:
+        whole, _ = write(conversation.messages)
+        scored = _ended(conversation, whole, _by_prefixes(conversation, whole, write), tokenizer)
+    return replace(scored, turn=_last_turn(conversation))
+
+
+def _last_turn(conversation: Conversation) -> tuple[str, str]:
+    """What was said before the last answer that is learned, by a user if one spoke, and that answer."""
+    last = max(i for i, learned in enumerate(conversation.learned) if learned)
+    before = conversation.messages[:last]
+    users = [message for message in before if message["role"] == "user"] or before
+    question, answer = (str(message.get("content") or "") for message in (users[-1], conversation.messages[last]))
+    return question, answer
 
 
 def _marked(conversation: Conversation, whole: str, spans: Sequence[Span]) -> ScoredText:

@@ -11,7 +11,7 @@ from typing import Literal
 from evaluators import Labelled
 from evaluators.classification.labelled import Learnable
 from evaluators.documents import read_document
-from evaluators.text.examples import Example, TextPair
+from evaluators.text.examples import Example, ScoredText, TextPair, Turn
 from evaluators.whole_file import replacing
 from nas_engine.data.forms import Kind
 from nas_engine.data.quality import Answers, Metric, Quality, quality_of
@@ -146,4 +146,8 @@ class DataSplits:
             half = completion.rfind(" ", 1, len(completion) // 2 + 1)
             half = half if half > 0 else len(completion) // 2
             return Example(completion[:half], completion[half:])
-        return Example(prompt.removeprefix(self.opening) if self.kind == "chat" else prompt, completion)
+        if self.kind != "chat":
+            return Example(prompt, completion)
+        prompt = prompt.removeprefix(self.opening)
+        turn = example.turn if isinstance(example, ScoredText) else None
+        return Example(prompt, completion) if turn is None else Turn(prompt, completion, *turn)

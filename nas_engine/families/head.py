@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from nas_engine.errors import FamilyError
 from nas_engine.families.descriptions import FAMILIES
@@ -42,6 +43,7 @@ class Head:
         names = own if own and set(own) == set(self.classes) else self.classes or ("number",)
         config.id2label = dict(enumerate(names))
         config.label2id = {name: i for i, name in enumerate(names)}
+        config.architectures = [MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[config.model_type]]
         config.problem_type = "single_label_classification" if self.classes else "regression"
         return config
 

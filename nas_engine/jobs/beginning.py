@@ -45,7 +45,7 @@ def begin(settings: JobSettings) -> Beginning:
     source = source_of(settings.task)
     labels = labels_of(source, settings.kind)
     if labels is not None:
-        _require_classifies(settings)
+        require_classifies(settings)
     try:
         supernet, space = _compressible(settings) if settings.compresses else _elastic(settings, labels)
     except SpaceError as error:
@@ -60,7 +60,7 @@ def begin(settings: JobSettings) -> Beginning:
     return Beginning(supernet, data_of(source, settings, config, supernet.tokenizer, names), space)
 
 
-def _require_classifies(settings: JobSettings) -> None:
+def require_classifies(settings: JobSettings) -> None:
     """Check that nothing is set that classifiers cannot have.
 
     Raises:

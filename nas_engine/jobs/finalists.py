@@ -155,14 +155,21 @@ def flips(finalists: Sequence[Finalist]) -> tuple[int, int]:
     return changed, len(pairs)
 
 
-def table(finalists: Sequence[Finalist], name: str = "accuracy") -> pd.DataFrame:
+def table(
+    finalists: Sequence[Finalist], name: str = "accuracy", minimize: str = "latency", reference: float | None = None
+) -> pd.DataFrame:
     """One row a finalist in their order: `evaluation`, `speedup`, scores with `_stderr`, and steps of healing.
+
+    Where another cost than latency is minimized, also that cost, and as `reduction` how many times the reference's it
+    is less.
 
     Args:
         finalists: as `choose` gives them.
         name: of the score.
+        minimize: the column of the search's result that finalists have little of.
+        reference: the reference's value of `minimize`.
     """
-    return pd.DataFrame(
+    rows = [
         {
             "evaluation": finalist.row.name,
             "speedup": finalist.speedup,
@@ -173,7 +180,13 @@ def table(finalists: Sequence[Finalist], name: str = "accuracy") -> pd.DataFrame
             "heal_steps": finalist.steps,
         }
         for finalist in finalists
-    )
+    ]
+    costs = [] if minimize == "latency" or reference is None else [float(f.row[minimize]) for f in finalists]
+    for row, cost in zip(rows, costs, strict=False):
+        row[minimize] = cost
+        if min(costs) > 0:
+            row["reduction"] = reference / cost  # type: ignore[operator]
+    return pd.DataFrame(rows)
 
 
 def _listed(

@@ -125,7 +125,7 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     train_supernet(supernet, data.train, [*own, *written] if written else None, teacher, settings, folder, progress)
     supernet.save(folder / "supernet")
     hint = measured_sensitivity(supernet, data.train, settings.hints, folder, progress)
-    result = searched(supernet, validation, settings, folder, hint, progress)
+    result = searched(supernet, validation, teacher, settings, folder, hint, progress)
     finalists = choose(
         result,
         supernet.largest,
@@ -147,8 +147,10 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     summary = confirmed(supernet, teacher, chosen, held_out, settings) | {
         **answers_summary(teacher, chosen, asked, data),
         **leaves,
-        "minimized": cost_of(result, chosen.row, settings.minimize),
-        "finalists": json.loads(table(finalists, held_out.name).round(4).to_json(orient="records")),
+        "minimized": (cost := cost_of(result, chosen.row, settings.minimize)),
+        "finalists": json.loads(
+            table(finalists, held_out.name, cost["name"], cost["reference"]).round(4).to_json(orient="records")
+        ),
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         f"untrained_validation_{validation.name}": summary_entry(untrained),
         "warnings": warned,

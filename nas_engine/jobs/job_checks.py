@@ -17,7 +17,13 @@ from nas_engine.goal.constraints import parse_constraints
 from nas_engine.jobs.beginning import Beginning
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.job_stages import exported
-from nas_engine.jobs.preparations import require_answerable, require_computed, require_driver, require_learnable
+from nas_engine.jobs.preparations import (
+    require_answerable,
+    require_computed,
+    require_driver,
+    require_learnable,
+    require_readable_evaluators,
+)
 from nas_engine.jobs.report import ASKED, SHOWN
 from nas_engine.named import nearest
 from nas_engine.supernet import SuperNetwork
@@ -31,6 +37,7 @@ def require_possible(begun: Beginning, asked: Sequence[ModelEvaluator], settings
     supernet, data = begun.supernet, begun.data
     model, tokenizer = supernet.model, supernet.tokenizer
     require_answerable(model, tokenizer, asked)
+    require_readable_evaluators(model, tokenizer, settings.more_evaluators)
     if prompts := [pair.prompt for pair in data.prompts("test", ASKED)]:
         require_generable(model, tokenizer, prompts, data.answers.tokens)
     learned = require_learnable(model, tokenizer, data.train)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Labelled
 from nas_engine.compression.database import BUDGET_BYTES
-from nas_engine.data import labels_of, source_of
+from nas_engine.data import DataSplits, labels_of, source_of
 from nas_engine.errors import EstimateError
 from nas_engine.estimation.device import free_bytes
 from nas_engine.estimation.estimate import Estimate, estimate
 from nas_engine.estimation.job_size import JobSize
 from nas_engine.estimation.outline import base_bytes
 from nas_engine.estimation.tensor_bytes import bytes_of_model
-from nas_engine.jobs.beginning import data_of
+from nas_engine.families.head import Head, label_names
+from nas_engine.jobs.beginning import data_of, require_classifies
 from nas_engine.jobs.calibration import NEW_TOKENS, TEXT_COUNT
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.models import read_config
 from nas_engine.supernet import SuperNetwork
-from nas_engine.texts.examples import TokenizedExample, tokenize
-from nas_engine.texts.labelled import Learned, TokenizedLabel
+from nas_engine.texts.examples import tokenize
+from nas_engine.texts.labelled import Learned, TokenizedLabel, tokenize_labelled
 from nas_engine.training.settings import TrainingSettings
 from nas_engine.training.trainer import calibration_tokens
 
@@ -41,22 +42,31 @@ def estimate_search(settings: JobSettings, timed: bool = True) -> Estimate:
         ValueError: a model, task or setting that cannot be used.
     """
     source = source_of(settings.task)
-    if labels_of(source, settings.kind) is not None:
-        raise EstimateError("jobs on labels are not estimated yet; encoders that classify are small beside what fits.")
+    labels = labels_of(source, settings.kind)
     config, tokenizer = read_config(settings.model)
-    data = data_of(source, settings, config, tokenizer)
-    pairs = [example for example in data.train if not isinstance(example, Labelled)]
+    if labels is not None:
+        require_classifies(settings)
+        config = Head(labels.classes).put_on(config)
+    data = data_of(source, settings, config, tokenizer, () if labels is None else label_names(config))
     return estimate(
         config,
         settings.template,
-        size_of(settings, tokenize(pairs, tokenizer, TrainingSettings.max_tokens)),
+        size_of(settings, _read(data, tokenizer)),
         device=settings.device,
         target=settings.target,
         timed=timed,
     )
 
 
-def size_of(settings: JobSettings, read: Sequence[TokenizedExample]) -> JobSize:
+def _read(data: DataSplits, tokenizer: PreTrainedTokenizerBase) -> Sequence[Learned]:
+    labelled = [example for example in data.train if isinstance(example, Labelled)]
+    if labelled:
+        return tokenize_labelled(labelled, tokenizer, TrainingSettings.max_tokens)
+    pairs = [example for example in data.train if not isinstance(example, Labelled)]
+    return tokenize(pairs, tokenizer, TrainingSettings.max_tokens)
+
+
+def size_of(settings: JobSettings, read: Sequence[Learned]) -> JobSize:
     """How much the job does with the training examples that it has `read`."""
     lengths = [len(example.tokens) for example in read]
     mean = sum(lengths) / len(lengths)
@@ -68,7 +78,7 @@ def size_of(settings: JobSettings, read: Sequence[TokenizedExample]) -> JobSize:
         batch_size=settings.batch_size,
         longest=max(lengths),
         mean=mean,
-        answers=max(sum(end - start for start, end in example.spans) for example in read),
+        answers=max(map(_answers, read)),
         lora_steps=0 if settings.lora is None else settings.lora_steps,
         steps=settings.steps,
         refit=settings.refit,
@@ -81,6 +91,11 @@ def size_of(settings: JobSettings, read: Sequence[TokenizedExample]) -> JobSize:
         finalists=settings.finalists,
         group_size=settings.group_size if settings.compresses else None,
     )
+
+
+def _answers(example: Learned) -> int:
+    """Places whose predictions are learned."""
+    return 1 if isinstance(example, TokenizedLabel) else sum(end - start for start, end in example.spans)
 
 
 def require_base_fits(settings: JobSettings) -> None:
@@ -99,8 +114,7 @@ def require_base_fits(settings: JobSettings) -> None:
 
 
 def require_room(settings: JobSettings, supernet: SuperNetwork, learned: Sequence[Learned]) -> None:
-    """Check that every stage of the job fits beside the model, which is loaded; counted where that is not plain, and
-    of language models alone.
+    """Check that every stage of the job fits beside the model, which is loaded; counted where that is not plain.
 
     Args:
         settings: of the job.
@@ -110,10 +124,7 @@ def require_room(settings: JobSettings, supernet: SuperNetwork, learned: Sequenc
     Raises:
         EstimateError: one does not; how much it needs, and what would need less, is said.
     """
-    read = [example for example in learned if not isinstance(example, TokenizedLabel)]
-    if not read:
-        return
-    work, loaded = size_of(settings, read), bytes_of_model(supernet.model)
+    work, loaded = size_of(settings, learned), bytes_of_model(supernet.model)
     if _at_most(work, supernet.model, loaded) <= free_bytes(settings.device) + loaded:
         return
     estimate(

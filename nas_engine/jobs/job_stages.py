@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators import Evaluator, ModelEvaluator, ParameterCount
+from evaluators.behaviour.comparison import compared_with
 from evaluators.classification.labelled import Learnable
 from nas_engine.deploy.targets import target_named
 from nas_engine.jobs.calibration import TEXT_COUNT
@@ -82,17 +83,22 @@ def constraints_of(validation: ModelEvaluator, settings: JobSettings) -> tuple[s
 def searched(
     supernet: SuperNetwork,
     validation: ModelEvaluator,
+    teacher: Teacher,
     settings: JobSettings,
     folder: Path,
     sensitivity: Mapping[str, Sequence[float]] | None,
     progress: bool,
 ) -> SearchResult[Subnetwork]:
-    """The search for sub-networks that are worth healing, by quality, latency and parameters."""
+    """The search for sub-networks that are worth healing, by quality, latency and parameters; what compares does so
+    with the teacher.
+    """
+    with teacher.taught() as whole:
+        more = compared_with(settings.more_evaluators, whole.model, whole.tokenizer)
     evaluators: list[Evaluator] = [
         validation,
         calibrated_latency(supernet, settings, folder, progress),
         ParameterCount(),
-        *settings.more_evaluators,
+        *more,
     ]
     wanted = replace(settings.searching, constraints=constraints_of(validation, settings))
     return search(

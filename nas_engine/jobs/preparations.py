@@ -4,6 +4,7 @@
 |---|---|---|
 | all | one process, for a run folder that can be written | `require_one_process`, `writable` |
 | accuracies on any split | two questions or more, that the model reads with their options | `require_answerable` |
+| searches | prompts and texts of the settings' evaluators that the model reads | `require_readable_evaluators` |
 | searches | evaluators of sizes that say something of the whole model | `require_computed` |
 | answers in own words | prompts and new tokens that the model reads | `require_generable` |
 | training, healing | examples that the model reads | `require_learnable` |
@@ -97,6 +98,28 @@ def require_answerable(
     """
     for evaluator in asked:
         evaluator.require_readable(model, tokenizer)
+
+
+def require_readable_evaluators(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, evaluators: Sequence[Evaluator]
+) -> None:
+    """Check that `model` can read what those of `evaluators` that ask it something ask, as far as they can tell.
+
+    Args:
+        model: as it is before training.
+        tokenizer: its tokenizer.
+        evaluators: the settings', in their order.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    for i, evaluator in enumerate(evaluators):
+        if not (require := getattr(evaluator, "require_readable", None)):
+            continue
+        try:
+            require(model, tokenizer)
+        except ValueError as error:
+            raise SettingsError(f"{evaluator.name}: {error}", ("evaluators", i)) from error
 
 
 def require_computed(subnet: Subnetwork, evaluators: Sequence[Evaluator]) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators import Measurement, ModelEvaluator, Question, sign_of
+from evaluators.text.examples import Turn
 from evaluators.text.generation import Written, written
 from evaluators.whole_file import replacing
 from nas_engine import plots
@@ -111,7 +112,12 @@ def answers_summary(teacher: Teacher, chosen: Finalist, asked: Sequence[TextPair
     }
     ended = {name: [text.ended for text in texts] for name, texts in said.items()}
     shown = [
-        {"question": question_of(pair), "right": pair.completion.strip(), "said": text.text.strip()}
+        {
+            "question": question_of(pair),
+            "right": right_answer(pair).strip(),
+            "said": text.text.strip(),
+            "prompt": pair.prompt,
+        }
         for pair, text in zip(asked[:SHOWN], said["chosen"], strict=False)
     ]
     # Nobody writes a conversation or a text exactly as somebody else did.
@@ -154,7 +160,12 @@ def summary_entry(measurement: Measurement) -> dict[str, float]:
 
 def question_of(pair: TextPair) -> str:
     """What was asked, without the words around it."""
-    return pair.question if isinstance(pair, Question) else pair.prompt
+    return pair.question if isinstance(pair, Question | Turn) else pair.prompt
+
+
+def right_answer(pair: TextPair) -> str:
+    """What is right, without what ends a turn."""
+    return pair.answer if isinstance(pair, Turn) else pair.completion
 
 
 def score_of(teacher: Teacher, asked: ModelEvaluator) -> Measurement:
@@ -176,15 +187,21 @@ def write_figures(
     result.to_json(folder / TOLD)
     with replacing(folder / "evaluations.csv") as unfinished:
         result.frame.to_csv(unfinished)
-    healed = table(finalists, quality)
+    cost = float(result.reference[settings.minimize])  # the reference's architecture is the largest's
+    healed = table(finalists, quality, settings.minimize, cost)
     with replacing(folder / "finalists.csv") as unfinished:
         healed.to_csv(unfinished, index=False)
-    cost = float(result.reference[settings.minimize])  # the reference's architecture is the largest's
     with matplotlib.rc_context({"backend": "agg"}):
         axes = result.plot(settings.minimize, quality, chosen=finalists[0].row)
         plots.mark_reference(axes, cost, reference["validation"].value, settings.reference_name)
         plots.save(axes, folder / "front.png", close=True)
-        axes = plots.plot_healed(healed, reference["selection"], score=quality, reference_name=settings.reference_name)
+        axes = plots.plot_healed(
+            healed,
+            reference["selection"],
+            score=quality,
+            reference_name=settings.reference_name,
+            minimize=settings.minimize,
+        )
         plots.save(axes, folder / "healed.png", close=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -89,7 +90,8 @@ def sensitivity_figure(
 
 
 def healed_figure(summary: SearchSummary, reference: Mapping[str, float]) -> Figure | None:
-    """The score over speed-up of the finalists before and after healing; None where there are none.
+    """The score of the finalists before and after healing over their speed-up, or over how many times they have less of
+    another cost; None where there are none.
 
     Args:
         summary: of the job.
@@ -97,14 +99,17 @@ def healed_figure(summary: SearchSummary, reference: Mapping[str, float]) -> Fig
     """
     if not summary.finalists:
         return None
-    ordered = sorted(summary.finalists, key=lambda finalist: finalist.speedup)
-    speedups, chosen = [f.speedup for f in ordered], summary.finalists[0]
+    label, as_much = "speed-up over the whole model (×)", "× as fast"
+    if cost := summary.reduced:
+        label, as_much = f"times less {escape(cost)} than the whole model (×)", f"× less {escape(cost)}"
+    ordered, chosen = sorted(summary.finalists, key=lambda finalist: finalist.gain), summary.finalists[0]
+    gains, line = [f.gain for f in ordered], partial(_line, as_much)
     pale = {"color": DOMINATED, "symbol": "circle-open", "size": 9, "line": {"width": 1.6}}
     traces = [
-        _line("before healing", "dominated", speedups, [(f.unhealed, f.unhealed_stderr) for f in ordered],
-              marker=pale, line={"color": DOMINATED, "width": 1.5, "dash": "dash"}),
-        _line("healed", "front", speedups, [(f.score, f.score_stderr) for f in ordered],
-              marker={"color": FRONT, "size": 9}, line={"color": FRONT, "width": 2}),
+        line("before healing", "dominated", gains, [(f.unhealed, f.unhealed_stderr) for f in ordered],
+             marker=pale, line={"color": DOMINATED, "width": 1.5, "dash": "dash"}),
+        line("healed", "front", gains, [(f.score, f.score_stderr) for f in ordered],
+             marker={"color": FRONT, "size": 9}, line={"color": FRONT, "width": 2}),
     ]  # fmt: skip
     for trace, steps in zip(traces, ([0] * len(ordered), [f.heal_steps for f in ordered]), strict=True):
         trace["text"] = [
@@ -113,15 +118,16 @@ def healed_figure(summary: SearchSummary, reference: Mapping[str, float]) -> Fig
     if summary.quality in reference:
         known = [(reference[summary.quality], reference.get(f"{summary.quality}_stderr", 0.0))]
         star = {"color": "#16202b", "symbol": "star-open", "size": 15, "line": {"width": 1.6}}
-        traces.append(_line(summary.reference_name, "reference", [1.0], known, mode="markers", marker=star))
+        traces.append(line(summary.reference_name, "reference", [1.0], known, mode="markers", marker=star))
     ring = {"color": CHOSEN, "symbol": "circle-open", "size": 19, "line": {"width": 2.2}}
     traces.append(
-        _line("chosen", "chosen", [chosen.speedup], [(chosen.score, 0.0)], mode="markers", marker=ring, hover=False)
+        line("chosen", "chosen", [chosen.gain], [(chosen.score, 0.0)], mode="markers", marker=ring, hover=False)
     )
-    return {"data": traces, "layout": _layout("speed-up over the whole model (×)", summary.quality.replace("_", " "))}
+    return {"data": traces, "layout": _layout(label, summary.quality.replace("_", " "))}
 
 
 def _line(
+    as_much: str,
     name: str,
     role: str,
     x: Sequence[float],
@@ -133,7 +139,7 @@ def _line(
     trace = {
         "type": "scatter", "mode": mode, "name": name, "x": list(x), "y": [value for value, _ in y],
         "customdata": [shown(*entry) for entry in y], "meta": {"role": role},
-        "hovertemplate": f"<b>{name}</b> %{{text}}<br>%{{customdata}}<br>%{{x:.3g}} × as fast<extra></extra>",
+        "hovertemplate": f"<b>{name}</b> %{{text}}<br>%{{customdata}}<br>%{{x:.3g}} {as_much}<extra></extra>",
         "text": [""] * len(x), **style,
     }  # fmt: skip
     if not hover:

@@ -96,6 +96,7 @@ def rendered_sections(run: Run) -> dict[str, str]:
         "reconfirmed": sections.reconfirmed(run),
         "quality": sections.kept_quality(run),
         "finalists": sections.finalists(run),
+        "reduced": run.summary.reduced if isinstance(run.summary, SearchSummary) else None,
         "candidates": sections.candidates(run),
         "answers": sections.answers(run),
         "calibrated": sections.calibrated(run),

@@ -161,6 +161,7 @@ def finalists(run: Run) -> list[dict[str, str]]:
         {
             "evaluation": str(finalist.evaluation),
             "speedup": f"{finalist.speedup:.2f} ×",
+            "reduction": "" if finalist.reduction is None else f"{finalist.reduction:.2f} ×",
             "unhealed": shown(finalist.unhealed, finalist.unhealed_stderr),
             "score": shown(finalist.score, finalist.score_stderr),
             "steps": str(finalist.heal_steps),

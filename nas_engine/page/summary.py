@@ -50,6 +50,12 @@ class FinalistRow:
     score: float
     score_stderr: float
     heal_steps: int
+    reduction: float | None = None
+
+    @property
+    def gain(self) -> float:
+        """How many times it has less of what was minimized: its speed-up, unless that was another cost."""
+        return self.speedup if self.reduction is None else self.reduction
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,12 @@ class SearchSummary:
     settings: dict[str, Any] = field(default_factory=dict)
     calibration: CalibrationTexts | None = None
     loads_with: str = "AutoModelForCausalLM"
+
+    @property
+    def reduced(self) -> str | None:
+        """What finalists have less of, in words, where that is not latency."""
+        told = self.minimized is not None and any(finalist.reduction is not None for finalist in self.finalists)
+        return self.minimized.name.replace("_", " ") if told and self.minimized is not None else None
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,10 @@ def plot_healed(
     ax: Axes | None = None,
     score: str = "accuracy",
     reference_name: str = REFERENCE,
+    minimize: str = "latency",
 ) -> Axes:
-    """A score over speed-up of finalists before and after healing, with the reference at a speed-up of 1.
+    """A score of finalists before and after healing over their speed-up, or over how many times they have less of
+    another cost, with the reference at 1.
 
     Args:
         finalists: as `nas_engine.jobs.finalists.table` gives it, the chosen one first.
@@ -28,20 +30,24 @@ def plot_healed(
         ax: where to draw; None makes a figure.
         score: its column.
         reference_name: what the reference is.
+        minimize: the cost that they have little of.
     """
+    gain, label = "speedup", "speed-up over the whole model"
+    if "reduction" in finalists:
+        gain, label = "reduction", f"times less {minimize.replace('_', ' ')} than the whole model"
     ax = ax or new_axes()
     ax.axhline(reference.value, color="black", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
     ax.errorbar(1.0, reference.value, yerr=reference.stderr, fmt="*", markersize=10, color="black", elinewidth=0.6,
                 capsize=1.5, label=reference_name)  # fmt: skip
-    ordered = finalists.sort_values("speedup")
+    ordered = finalists.sort_values(gain)
     styles: tuple[tuple[str, dict[str, Any]], ...] = (
         ("unhealed", {"fmt": "o--", "markerfacecolor": "white", "color": DOMINATED, "label": "before healing"}),
         (score, {"fmt": "o-", "color": FRONT, "label": "healed"}),
     )
     for column, style in styles:
-        ax.errorbar(ordered["speedup"], ordered[column], yerr=ordered[f"{column}_stderr"], markersize=4,
+        ax.errorbar(ordered[gain], ordered[column], yerr=ordered[f"{column}_stderr"], markersize=4,
                     linewidth=1.1, elinewidth=0.6, capsize=1.5, **style)  # fmt: skip
     chosen = finalists.iloc[0]
-    ax.scatter(chosen["speedup"], chosen[score], s=75, facecolors="none", edgecolors=CHOSEN, linewidths=1.5,
+    ax.scatter(chosen[gain], chosen[score], s=75, facecolors="none", edgecolors=CHOSEN, linewidths=1.5,
                zorder=6, label="chosen")  # fmt: skip
-    return finished(ax, "speed-up over the whole model", score.replace("_", " "), columns=4)
+    return finished(ax, label, score.replace("_", " "), columns=4)

@@ -54,10 +54,20 @@ def tokenize_for(
     if pairs:
         raise ValueError("the training set has texts with labels and texts with completions; give one kind.")
     require_classifier(model, (example.label for example in labelled), training=True)
-    rows = encoded_pairs(labelled, tokenizer, max_tokens)
+    return tokenize_labelled(labelled, tokenizer, max_tokens)
+
+
+def tokenize_labelled(
+    examples: Sequence[Labelled], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> list[TokenizedLabel]:
+    """Texts with labels, as a classifier reads them.
+
+    Raises:
+        ValueError: one does not fit (it is named).
+    """
     return [
         TokenizedLabel(tuple(row["input_ids"]), tuple(row.get("token_type_ids", ())), example.label)
-        for row, example in zip(rows, labelled, strict=True)
+        for row, example in zip(encoded_pairs(examples, tokenizer, max_tokens), examples, strict=True)
     ]
 
 

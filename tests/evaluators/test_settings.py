@@ -20,6 +20,7 @@ from evaluators import (
     KVCacheBytes,
     Labelled,
     Latency,
+    LengthChange,
     Macs,
     MultipleChoiceAccuracy,
     NonZeroParameters,
@@ -52,6 +53,10 @@ def templated():
 
 
 WRITING: dict[str, Any] = {"prompts": ["a", "c"], "max_new_tokens": 3, "chat": True}
+COMPARING = (
+    {"base": tiny_llama(), "tokenizer": templated(), "prompts": ["the cat", "a warm stone"]},
+    {"base": tiny_llama(seed=1), "prompts": ["the cat", "on"], "max_new_tokens": 3, "chat": True},
+)
 OTHERWISE: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {  # how each is made, and what else each argument may be
     MultipleChoiceAccuracy: (
         {"questions": QUESTIONS},
@@ -78,10 +83,8 @@ OTHERWISE: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {  # how each is 
     Ended: ({"prompts": ["a", "b"]}, WRITING),
     Repetition: ({"prompts": ["a", "b"]}, {**WRITING, "words": 2}),
     FormatKept: ({"prompts": ["a", "b"]}, {**WRITING, "format": ".*"}),
-    Divergence: (
-        {"base": tiny_llama(), "tokenizer": templated(), "prompts": ["the cat", "a warm stone"]},
-        {"base": tiny_llama(seed=1), "prompts": ["the cat", "on"], "max_new_tokens": 3, "chat": True},
-    ),
+    Divergence: COMPARING,
+    LengthChange: COMPARING,
     Latency: ({}, {**PASS, "repeats": 3, "warmup": 1, "threads": torch.get_num_threads() + 1, "dtype": "bfloat16"}),
     ParameterCount: ({}, {"merged": False}),
     NonZeroParameters: ({}, {}),

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from evaluators import Divergence, Ended, Evaluator, FormatKept, Measurement, Repetition, greedy
+from evaluators import Divergence, Ended, Evaluator, FormatKept, LengthChange, Measurement, Repetition, greedy
 from evaluators.text.generation import Written, written
 from nas_engine import search
 from search_spaces import lora_rank, mlp_width
@@ -56,7 +56,7 @@ def test_formats_are_kept_or_not() -> None:
 
 def test_divergence_is_the_mean_over_the_base_s_own_tokens(net) -> None:
     base, tokenizer = net.largest.extract(), net.tokenizer
-    evaluator = Divergence(base, tokenizer, PROMPTS, 8)
+    evaluator = Divergence(PROMPTS, 8, base=base, tokenizer=tokenizer)
     assert evaluator(net.largest).value == pytest.approx(0.0, abs=1e-6)
     small = smallest(net).extract()
     each = []
@@ -72,6 +72,39 @@ def test_divergence_is_the_mean_over_the_base_s_own_tokens(net) -> None:
     exact = sum(each) / 4  # of a vocabulary of which 256 tokens are told apart
     assert 0.98 * exact < found.value < exact
     assert found.stderr == pytest.approx(torch.tensor(each).double().std().item() / math.sqrt(4), rel=0.02)
+
+
+def test_lengths_are_beside_the_base_s_either_way() -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    long = written(model, tokenizer, PROMPTS, 12)
+    short = tiny_llama()  # the same, but it ends where the first text has its sixth token, or before
+    short.generation_config.eos_token_id = long[0].tokens[5]
+    lengths = [text.tokens.index(end) + 1 if (end := long[0].tokens[5]) in text.tokens else 12 for text in long]
+    assert min(lengths) < 12
+    logs = torch.tensor([math.log(12 / n) for n in lengths]).double()
+    for base, other in ((model, short), (short, model)):
+        found = LengthChange(PROMPTS, 12, base=base, tokenizer=tokenizer).measure(other, tokenizer)
+        assert found.value == pytest.approx(logs.mean().exp().item())
+        assert found.stderr == pytest.approx(found.value * logs.std().item() / 2)
+        assert found.n == 4
+    assert LengthChange(PROMPTS, 12).against(short, tokenizer).measure(short, tokenizer).value == 1
+
+
+@pytest.mark.parametrize("kind", [Divergence, LengthChange])
+def test_what_compares_needs_a_base_and_a_search_gives_the_largest(net, kind) -> None:
+    alone = kind(PROMPTS, 6)
+    with pytest.raises(ValueError, match=f"{alone.name} has no base to compare with; give base and tokenizer"):
+        alone(net.largest)
+    with pytest.raises(ValueError, match="tokenizer is missing; give both, or neither"):
+        kind(PROMPTS, base=net.largest.extract())
+    told = kind(PROMPTS, 6, base=net.largest.extract(), tokenizer=net.tokenizer)
+    asked = {"driver": "random", "evaluations": 3, "population": 3, "progress": False}
+    left = search(net, [alone, Ended(PROMPTS, 6)], **asked)
+    given = search(net, [told, Ended(PROMPTS, 6)], **asked)
+    assert not left.frame["error"].any(), left.frame["error"].tolist()
+    assert left.frame[alone.name].tolist() == pytest.approx(given.frame[alone.name].tolist(), abs=1e-4)
+    assert left.reference[alone.name] == pytest.approx(1.0 if kind is LengthChange else 0.0, abs=1e-6)
+    assert not alone.has_base
 
 
 def test_a_chat_template_is_put_around_prompts_and_needed(net) -> None:
@@ -101,7 +134,7 @@ def test_a_search_takes_them_as_objectives_and_constraints_and_writes_once(net) 
     evaluators = [
         Repetition(PROMPTS, 6),
         Ended(PROMPTS, 6),
-        Divergence(net.largest.extract(), net.tokenizer, PROMPTS, 6),
+        Divergence(PROMPTS, 6, base=net.largest.extract(), tokenizer=net.tokenizer),
     ]
     assert all(isinstance(evaluator, Evaluator) for evaluator in evaluators)
     assert all(json.dumps(dict(evaluator.settings())) for evaluator in evaluators)

@@ -396,6 +396,8 @@ def test_prompts_are_to_be_answered_in_own_words(tmp_path: Path) -> None:
     assert len(data.prompts("test", 2)) == 2
     assert prompt.prompt.endswith("and?<|im_end|>\n<|im_start|>assistant\n")
     assert prompt.completion.startswith("water ")
+    *_, asked, answer = chat(data.rows["test"][0])["messages"]
+    assert (prompt.question, prompt.answer) == (asked["content"], answer["content"])  # no word of the template's
     texts = loaded(written(tmp_path / "all.jsonl", [ROWS["text"](i) for i in range(50)]))
     first = texts.prompts("validation", 9)
     assert [pair.prompt + pair.completion for pair in first] == [example.completion for example in texts.validation]

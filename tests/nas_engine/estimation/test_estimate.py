@@ -1,17 +1,21 @@
 """A job says beforehand what it needs, and what cannot fit is refused with the figures and a way out."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
 import pytest
+from transformers import BertForSequenceClassification
 from typer.testing import CliRunner
 
 from nas_engine.cli import app
-from nas_engine.errors import EstimateError, TaskError
+from nas_engine.errors import EstimateError, SettingsError, TaskError
+from nas_engine.estimation.tensor_bytes import bytes_of_model
 from nas_engine.jobs.job import run_job
+from nas_engine.jobs.job_estimate import estimate_search
 from nas_engine.jobs.job_settings import JobSettings
-from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_bert, tiny_llama, tiny_tokenizer
 
 SMALL = {"train": 40, "validation": 4, "selection": 4, "test": 4, "lora_steps": 1, "heal_steps": 1, "evaluations": 2}
 
@@ -43,6 +47,25 @@ def test_estimate_is_printed_and_nothing_is_done(folder, tmp_path) -> None:
         assert stage in done.output
     assert "MB" in done.output
     assert not run.exists()
+
+
+def test_a_classifier_is_estimated_with_the_head_that_its_labels_need(tmp_path) -> None:
+    bert = tiny_bert()
+    bert.bert.save_pretrained(tmp_path / "model")  # without a head
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    rows = [{"text": f"the cat on stone {i}", "label": ("warm", "cold", "wet")[i % 3]} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = settings(tmp_path / "model", tmp_path, task=str(tmp_path / "rows.jsonl"), tokens=8)
+    made = {stage.name: stage for stage in estimate_search(asked, timed=False).stages}
+    assert {"plain LoRA", "order and fit", "search", "healing", "extraction and saving"} <= set(made)
+    classifier = bert.config
+    classifier.num_labels = 3
+    whole = BertForSequenceClassification(classifier)
+    # The head is new, and trained with the adapters.
+    assert made["load"].bytes == bytes_of_model(whole) - bytes_of_model(whole.classifier)
+    assert made["healing"].bytes > made["load"].bytes
+    with pytest.raises(SettingsError, match="llama.cpp is a target of language models"):
+        estimate_search(replace(asked, target="llama.cpp"), timed=False)
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ from nas_engine.supernet import SuperNetwork
 from tests.ordered import space_of
 from tests.tiny import tiny_llama, tiny_tokenizer
 
+BEHAVIOUR = {"prompts": ["What is 3 + 4?", "8 + 8"], "max_new_tokens": 4}
+
 
 @pytest.fixture
 def arguments(tmp_path) -> list[str]:
@@ -302,8 +304,13 @@ def test_job_is_a_function_too(arguments: list[str], tmp_path) -> None:
         population=4,
         tolerance=1.0,
         tokens=8,
+        evaluators=({"divergence": BEHAVIOUR}, {"length_change": BEHAVIOUR | {"max_new_tokens": 6}}),
+        constraints=("length_change <= 100",),
     )
     job = run_job(settings, progress=False)
+    # The reference is what plain LoRA made, and not the largest that was trained on: that differs in what it says.
+    assert 0 < job.search.reference["divergence"] < 0.1
+    assert job.search.reference["length_change"] >= 1
     subnet = job.search.subnetwork(job.chosen)
     assert job.summary["chosen"]["heal_steps"] == 0
     ids = torch.arange(2, 12)[None]

@@ -73,6 +73,13 @@ def test_joint_job_goes_on_after_a_kill_and_leaves_integers_and_zeros_of_the_cho
     # All keep a tolerance of everything: the one of the fewest bytes is chosen.
     finalists = [row["evaluation"] for row in summary["finalists"]]
     assert least["chosen"] == done.search.frame.loc[finalists[:2], "weight_bytes"].min()
+    first = summary["finalists"][0]
+    assert first["weight_bytes"] == least["chosen"]
+    assert first["reduction"] == pytest.approx(least["reference"] / least["chosen"], abs=1e-4)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="col">less weight bytes</th>' in page
+    assert f"<td>{first['reduction']:.2f} ×</td>" in page
+    assert "times less weight bytes than the whole model" in page
     model, _, quantization = load_quantized(run / "compressed")
     bits = {name: value for name, value in summary["chosen"]["configuration"].items() if name.endswith("bits")}
     for i in range(2):

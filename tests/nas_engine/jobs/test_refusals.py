@@ -74,6 +74,8 @@ def said(place: Path, text: str, *options: str) -> str:
         ("evaluators: [costs_that_are_refused:undecorated]\n", "line 9: .* it takes subnet. A function that measures"),
         ("evaluators: [costs_that_are_refused.joules]\n", "line 9: there is no .* One of yours is written module:attr"),
         ("evaluators: ['broken_costs:joules']\n", "line 9: 'broken_costs:joules' cannot be imported: SyntaxError: "),
+        ("evaluators:\n- weight_bytes\n- ended: {prompts: [a, b], chat: true}\n", "line 11: ended: the tokenizer has"),
+        ("evaluators:\n- divergence: {prompts: [a, b], max_new_tokens: 999}\n", "line 10: divergence: prompt 1 "),
         ("evaluators: ['costs_without_a_key:joules']\n", "line 9: .* cannot be imported: RuntimeError: no key"),
     ],
 )  # fmt: skip
