@@ -89,6 +89,19 @@ def parse_constraint(text: str, names: Sequence[str]) -> Constraint:
     return Constraint(text, name, at_most, offset, float(part["factor"] or 1.0), reference)
 
 
+def bound_of(constraint: Constraint, reference: Mapping[str, float]) -> float:
+    """What `constraint` allows.
+
+    Args:
+        constraint: of a search.
+        reference: the largest sub-network's values by evaluator.
+    """
+    bound = constraint.offset
+    if constraint.reference:
+        bound += constraint.factor * reference[constraint.reference]
+    return float(np.clip(bound, -LARGEST, LARGEST))
+
+
 def violations(
     constraints: Sequence[Constraint], values: Mapping[str, Objectives], reference: Mapping[str, float]
 ) -> Violations:
@@ -104,10 +117,7 @@ def violations(
     """
     columns = []
     for constraint in constraints:
-        bound = constraint.offset
-        if constraint.reference:
-            bound += constraint.factor * reference[constraint.reference]
-        bound = float(np.clip(bound, -LARGEST, LARGEST))
+        bound = bound_of(constraint, reference)
         with np.errstate(over="ignore"):
             excess = values[constraint.name] - bound
             columns.append((excess if constraint.at_most else -excess) / (abs(bound) if abs(bound) > _TINY else 1.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import matplotlib.pyplot as plt
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from evaluators import Direction
 
 _Rows = TypeVar("_Rows", pd.DataFrame, pd.Series)
+_MAGNITUDES = 1000.0  # times the least value, beyond which an axis is logarithmic
+_ROOM = 0.25  # of what is shown, on either side
 _COLUMN = (3.4, 2.6)  # inches: one column of a two-column paper
 REFERENCE = "plain LoRA"  # what a user would have without this project, where nothing else is said
 FRONT, DOMINATED, CHOSEN = "#1f4e79", "#9a9a9a", "#c8502d"
@@ -77,6 +81,54 @@ def drawable(rows: _Rows, *columns: Column) -> _Rows:
         if name in drawn:
             drawn[name] = np.clip(drawn[name], -LARGEST / 8, LARGEST / 8)
     return drawn
+
+
+@dataclass(frozen=True)
+class Window:
+    """What of an objective a figure shows.
+
+    Args:
+        least: of its axis.
+        most: of its axis.
+        logarithmic: whether values span magnitudes.
+    """
+
+    least: float
+    most: float
+    logarithmic: bool
+
+    @classmethod
+    def around(cls, values: pd.Series) -> Window:
+        """All of `values`, with some room on either side for others: with all others they might be a single line."""
+        least, most = float(values.min()), float(values.max())
+        if least > 0 and most > _MAGNITUDES * least:
+            factor = (most / least) ** _ROOM
+            return cls(least / factor, most * factor, True)
+        room = _ROOM * (most - least or abs(most) or 1.0)
+        return cls(least - room, most + room, False)
+
+    def beyond(self, values: pd.Series) -> pd.Series:
+        """Which of `values` lie outside."""
+        return (values < self.least) | (values > self.most)
+
+
+def windows_of(kept: pd.DataFrame, *columns: Column) -> dict[str, Window]:
+    """By objective; none where nothing is `kept`."""
+    return {column.name: Window.around(kept[column.name]) for column in columns} if len(kept) else {}
+
+
+def at_the_edge(rows: pd.DataFrame, windows: Mapping[str, Window]) -> tuple[pd.DataFrame, int]:
+    """`rows` with what lies beyond a window at its edge, and how many do."""
+    moved, beyond = rows.copy(), pd.Series(False, index=rows.index)
+    for name, window in windows.items():
+        beyond |= window.beyond(rows[name])
+        moved[name] = rows[name].clip(window.least, window.most)
+    return moved, int(beyond.sum())
+
+
+def missing_label(beyond: int) -> str:
+    """What sub-networks are called that break a constraint, of which so many are drawn at the edge."""
+    return "breaks a constraint" + (f" ({beyond} off scale)" if beyond else "")
 
 
 def errors_of(rows: pd.DataFrame, column: Column) -> pd.Series | None:

@@ -15,12 +15,15 @@ from nas_engine.plots.axes import (
     FRONT,
     REFERENCE,
     Column,
+    at_the_edge,
     drawable,
     errors_of,
     finished,
     label_of,
     legend_above,
+    missing_label,
     new_axes,
+    windows_of,
 )
 
 
@@ -33,6 +36,8 @@ def plot_front(
     ax: Axes | None = None,
 ) -> Axes:
     """Objective `y` against `x`: the front of these two as a step line with standard errors, dominated points faint.
+
+    An axis is logarithmic where what is kept spans magnitudes; what breaks a constraint by far is drawn at its edge.
 
     Args:
         rows: evaluated sub-networks, with columns for both objectives and their `_stderr`; where `feasible` is False
@@ -48,11 +53,14 @@ def plot_front(
     chosen = None if chosen is None else drawable(chosen, x, y)
     keeps = rows["feasible"] if "feasible" in rows else pd.Series(True, index=rows.index)
     front = front_of(rows[keeps], x, y)
-    others, missing = rows[keeps].drop(front.index), rows[~keeps]
+    kept = pd.DataFrame({c.name: [*rows[keeps][c.name], reference[c.name]] for c in (x, y)}, dtype=float)
+    windows = windows_of(kept, x, y)
+    others, (missing, beyond) = rows[keeps].drop(front.index), at_the_edge(rows[~keeps], windows)
+    ax.set(**{f"{axis}scale": "log" for axis, c in (("x", x), ("y", y)) if windows[c.name].logarithmic})
     ax.scatter(others[x.name], others[y.name], s=9, color=DOMINATED, alpha=0.5, linewidths=0, label="dominated")
     if len(missing):
         ax.scatter(missing[x.name], missing[y.name], s=12, marker="x", color=DOMINATED, alpha=0.6, linewidths=0.7,
-                   label="breaks a constraint")  # fmt: skip
+                   label=missing_label(beyond))  # fmt: skip
     where: Literal["post", "pre"] = "post" if sign_of(x.direction) > 0 else "pre"
     ax.step(front[x.name], front[y.name], where=where, color=FRONT, linewidth=1.2, zorder=3)
     ax.errorbar(

@@ -15,7 +15,20 @@ import pandas as pd
 
 from evaluators.protocol import sign_of
 from nas_engine.errors import SelectionError
-from nas_engine.plots.axes import CHOSEN, DOMINATED, FRONT, REFERENCE, Column, drawable, errors_of, label_of
+from nas_engine.plots.axes import (
+    CHOSEN,
+    DOMINATED,
+    FRONT,
+    REFERENCE,
+    Column,
+    Window,
+    at_the_edge,
+    drawable,
+    errors_of,
+    label_of,
+    missing_label,
+    windows_of,
+)
 from nas_engine.plots.configurations import GeneKind, configuration_lines
 from nas_engine.plots.front import front_of
 from nas_engine.plots.numbers import shown
@@ -63,19 +76,21 @@ def front_figure(
     rows, texts = drawable(rows, x, y), texts or {}
     kept = rows[rows["feasible"]]
     front = front_of(kept, x, y)
+    largest = None if marked.largest is None else drawable(marked.largest.to_frame().T, x, y)
+    windows = windows_of(kept if largest is None else pd.concat([kept, largest]), x, y)
+    missing, beyond = at_the_edge(rows[~rows["feasible"]], windows)
     others = kept.drop(front.index)
     elsewhere = others["on_front"]
     traces = [
         _points(others[~elsewhere], x, y, texts, "dominated", "dominated", size=7, color=DOMINATED, opacity=0.55),
-        _points(rows[~rows["feasible"]], x, y, texts, "infeasible", "breaks a constraint", size=8, symbol="x-thin",
+        _points(missing, x, y, texts, "infeasible", missing_label(beyond), size=8, symbol="x-thin",
                 color=DOMINATED, line={"width": 1.6, "color": DOMINATED}),
         _points(others[elsewhere], x, y, texts, "elsewhere", "front of all", size=8,
                 symbol="circle-open", color=_PALE, line={"width": 1.6}),
         _step(front, x, y),
         _points(front, x, y, texts, "front", "Pareto front", size=9, color=FRONT, errors=True),
     ]  # fmt: skip
-    if marked.largest is not None:
-        largest = drawable(marked.largest.to_frame().T, x, y)
+    if largest is not None:
         traces.append(_points(largest, x, y, texts, "largest", "largest", size=15, symbol="star", color=_INK))
     if {x.name, y.name} <= set(marked.reference):
         traces.append(_reference(marked, x, y))
@@ -85,7 +100,8 @@ def front_figure(
             _points(chosen, x, y, texts, "chosen", "chosen", size=19, symbol="circle-open", color=CHOSEN,
                     line={"width": 2.2})
         )  # fmt: skip
-    return {"data": [trace for trace in traces if trace["x"]], "layout": _layout(axis_title(x), axis_title(y))}
+    layout = _layout(axis_title(x), axis_title(y), windows.get(x.name), windows.get(y.name))
+    return {"data": [trace for trace in traces if trace["x"]], "layout": layout}
 
 
 def progress_figure(rows: pd.DataFrame, y: Column, texts: Mapping[int, str] | None = None) -> Figure:
@@ -98,16 +114,19 @@ def progress_figure(rows: pd.DataFrame, y: Column, texts: Mapping[int, str] | No
     """
     rows, texts = drawable(rows, y), texts or {}
     kept = rows[rows["feasible"]]
+    windows = windows_of(kept, y)
+    missing, beyond = at_the_edge(rows[~rows["feasible"]], windows)
     best = kept[y.name].cummin() if sign_of(y.direction) > 0 else kept[y.name].cummax()
     line = {"color": FRONT, "width": 2, "shape": "hv"}
     traces = [
         _over(kept, y, texts, "dominated", "measured", {"size": 8, "color": DOMINATED, "opacity": 0.7}),
-        _over(rows[~rows["feasible"]], y, texts, "infeasible", "breaks a constraint",
+        _over(missing, y, texts, "infeasible", missing_label(beyond),
               {"size": 8, "symbol": "x-thin", "color": DOMINATED, "line": {"width": 1.6, "color": DOMINATED}}),
         {"type": "scatter", "mode": "lines", "x": [*map(int, kept.index)], "y": [*map(float, best)], "line": line,
          "name": "best so far", "hoverinfo": "skip", "meta": {"role": "front"}},
     ]  # fmt: skip
-    return {"data": [trace for trace in traces if trace["x"]], "layout": _layout("evaluations", axis_title(y))}
+    layout = _layout("evaluations", axis_title(y), None, windows.get(y.name))
+    return {"data": [trace for trace in traces if trace["x"]], "layout": layout}
 
 
 def hover_text(
@@ -157,7 +176,8 @@ def _menu(figures: Mapping[str, Figure]) -> Figure:
             "method": "update",
             "args": [
                 {"visible": [owner == name for owner in owners]},
-                {f"{axis}.title.text": figure["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis")},
+                {f"{axis}.title.text": figure["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis")}
+                | {f"{axis}.type": figure["layout"][axis].get("type", "linear") for axis in ("xaxis", "yaxis")},
             ],
         }
         for name, figure in figures.items()
@@ -226,10 +246,11 @@ def _reference(marked: Marked, x: Column, y: Column) -> Figure:
     return placed | _scatter("reference", marked.reference_name, marker)
 
 
-def _layout(x: str, y: str) -> Figure:
+def _layout(x: str, y: str, along: Window | None, up: Window | None) -> Figure:
+    kinds = [{"type": "log"} if window is not None and window.logarithmic else {} for window in (along, up)]
     return {
-        "xaxis": {"title": {"text": x}, "automargin": True},
-        "yaxis": {"title": {"text": y}, "automargin": True},
+        "xaxis": {"title": {"text": x}, "automargin": True, **kinds[0]},
+        "yaxis": {"title": {"text": y}, "automargin": True, **kinds[1]},
         "hovermode": "closest",
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
     }

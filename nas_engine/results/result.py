@@ -15,7 +15,7 @@ from evaluators.whole_file import replacing
 from nas_engine import plots
 from nas_engine.errors import SelectionError
 from nas_engine.execution.measuring import S, Searchable
-from nas_engine.goal.constraints import Constraint, parse_constraints
+from nas_engine.goal.constraints import Constraint, bound_of, parse_constraints
 from nas_engine.goal.goal import positions_of
 from nas_engine.ledger.ledger import LedgerContents, Record, read_ledger
 from nas_engine.ledger.storage import Storage
@@ -130,7 +130,8 @@ class SearchResult(Generic[S]):
         return rows.iloc[0]
 
     def reference_point(self) -> dict[str, float]:
-        """Where the hypervolume is measured from: 10 % beyond the worse of the largest and the smallest sub-network.
+        """Where the hypervolume is measured from: 10 % beyond the worse of the largest and the smallest sub-network, or
+        beyond what a constraint allows, where that is less.
 
         Both are in the first generation of every driver, so that the point does not move while a search goes on.
 
@@ -143,8 +144,8 @@ class SearchResult(Generic[S]):
         return {o.name: o.sign * float(x) for o, x in zip(self._optimized, point, strict=True)}
 
     def scale(self) -> dict[str, tuple[float, float]]:
-        """The better and the worse of the largest and the smallest sub-network in each objective: 0 and 1 of the
-        hypervolume's axes.
+        """The better and the worse of the largest and the smallest sub-network in each objective, the latter no worse
+        than a constraint allows: 0 and 1 of the hypervolume's axes.
 
         Raises:
             SelectionError: the evaluation of one of them failed.
@@ -345,12 +346,20 @@ class SearchResult(Generic[S]):
         return values
 
     def _anchors(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """The better and the worse of largest and smallest sub-network, each of shape (objectives,), minimized."""
+        """The better and the worse of largest and smallest sub-network, each of shape (objectives,), minimized. What no
+        sub-network may be, the worse is not.
+        """
         rows = row_of(self.frame, self.supernet.space, self.supernet.space.smallest)
         if rows.empty or rows.iloc[0]["error"]:
             raise SelectionError("the smallest sub-network was not measured; a hypervolume needs it for its scale.")
         signs, names = np.array([o.sign for o in self._optimized]), [o.name for o in self._optimized]
         both = np.vstack([self.reference[names], rows.iloc[0][names]]).astype(float) * signs
         ideal, nadir = both.min(axis=0), both.max(axis=0)
+        for constraint in self.constraints:
+            bound = bound_of(constraint, self.reference)
+            for i, objective in enumerate(self._optimized):
+                limits = constraint.name == objective.name and constraint.at_most == (objective.sign > 0)
+                if limits and ideal[i] < objective.sign * bound < nadir[i]:
+                    nadir[i] = objective.sign * bound
         # Where both are equal any scale would do; one unit keeps the division defined.
         return ideal, np.where(nadir > ideal, nadir, ideal + 1.0)

@@ -2,12 +2,15 @@
 
 import sys
 
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
 from nas_engine.errors import SelectionError
 from nas_engine.plots.configurations import configuration_lines, fixed_in, kind_labels, kinds_of
+from nas_engine.plots.interactive_front import front_figure
 from nas_engine.plots.numbers import shown
+from nas_engine.results.table import Objective
 from search_spaces import ModelShape, SearchSpace, lora_rank, mlp_width, sparsity, weight_bits
 from tests.ordered import EVALUATORS, Quality
 from tests.runs import THREE, layered_space, searched
@@ -79,6 +82,23 @@ def test_result_shows_the_front_with_a_menu_for_several_objectives(tmp_path) -> 
     assert all(len(button.args[0]["visible"]) == len(figure.data) for button in menu.buttons)
     points = next(trace for trace in visible if trace.name == "dominated")
     assert all("MLP width" in text and "± 0.010" in text for text in points.text)
+
+
+def test_what_breaks_a_constraint_by_far_is_at_the_edge_and_magnitudes_are_logarithmic() -> None:
+    rows = pd.DataFrame(
+        {"perplexity": [1.3, 1.5, 1.4, 7e32, 2.0], "perplexity_stderr": 0.0, "latency": [4.0, 2.0, 3.0, 1.0, 2.5],
+         "latency_stderr": 0.0, "feasible": [True, True, True, False, False], "on_front": [True] * 3 + [False] * 2},
+        index=range(1, 6),
+    )  # fmt: skip
+    x, y = Objective("latency", "minimize", "ms"), Objective("perplexity", "minimize", "")
+    figure = front_figure(rows, x, y, texts=dict.fromkeys(rows.index, "as measured"))
+    crosses = next(trace for trace in figure["data"] if trace["meta"]["role"] == "infeasible")
+    assert crosses["name"] == "breaks a constraint (2 off scale)"
+    assert crosses["y"] == pytest.approx([1.55, 1.55])
+    assert "type" not in figure["layout"]["yaxis"]
+    figure = front_figure(rows.assign(feasible=True), x, y)
+    assert figure["layout"]["yaxis"]["type"] == "log"
+    assert "type" not in figure["layout"]["xaxis"]
 
 
 def test_one_objective_is_shown_over_evaluations(tmp_path) -> None:

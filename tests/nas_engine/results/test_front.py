@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from evaluators import Measurement
 from nas_engine import plots
 from nas_engine.errors import SelectionError
 from nas_engine.loop import search
 from nas_engine.results.dominance import non_dominated
 from tests.nas_engine.test_search import Failing, raising
-from tests.ordered import EVALUATORS, Cost, Ordered, Quality, space_of
+from tests.ordered import EVALUATORS, Configured, Cost, Ordered, Quality, space_of
 
 mpl.use("agg")
 
@@ -147,3 +148,44 @@ def test_drawn_step_line_is_the_front_of_the_two_objectives() -> None:
     points = result.frame[["latency", "accuracy"]].to_numpy()
     expected = {tuple(p) for p in points[non_dominated(points * [1, -1])]}
     assert set(zip(np.asarray(x).tolist(), np.asarray(y).tolist(), strict=True)) == expected
+
+
+class Perplexity(Cost):
+    """Falls with size; the smallest sub-networks have some that no axis would hold beside the others."""
+
+    def __init__(self) -> None:
+        super().__init__("perplexity", "minimize", "")
+
+    def __call__(self, subnet: Configured) -> Measurement:
+        missing = 1 - Quality()(subnet).value
+        return Measurement(2.0 + missing if missing < 0.25 else 10.0 ** (70 * missing))
+
+
+def test_what_breaks_a_constraint_by_far_hides_neither_the_front_nor_the_hypervolume() -> None:
+    result = search(Ordered(space_of()), [Perplexity(), Cost()], driver="nsga2", evaluations=60, population=10,
+                    constraints=("perplexity <= 4 * reference",), progress=False)  # fmt: skip
+    kept = result.frame[result.frame["feasible"]]
+    lost = result.frame[result.frame["perplexity"] > 100]
+    assert len(kept) > 5
+    assert len(lost) > 1
+    axes = result.plot("latency", "perplexity")
+    low, high = axes.get_ylim()
+    assert (axes.get_yscale(), low > 1, high < 5) == ("linear", True, True)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert f"breaks a constraint ({len(lost)} off scale)" in labels
+    crosses = next(c for c in axes.collections if c.get_label().startswith("breaks")).get_offsets()
+    assert crosses[:, 1].max() < high  # at the edge, and to be seen
+    assert result.scale()["perplexity"] == (2.0, 8.0)
+    assert result.reference_point()["perplexity"] == pytest.approx(8.6)
+    assert result.hypervolume().is_monotonic_increasing
+    assert result.hypervolume().nunique() > 3  # beside 1e70 as a scale all that is kept would count the same
+
+
+def test_what_spans_magnitudes_without_a_bound_is_drawn_on_a_logarithmic_axis() -> None:
+    result = search(Ordered(space_of()), [Perplexity(), Cost()], driver="nsga2", evaluations=40, population=10,
+                    progress=False)  # fmt: skip
+    axes = result.plot("latency", "perplexity")
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+    low, high = axes.get_ylim()
+    assert low < result.frame["perplexity"].min() < result.frame["perplexity"].max() < high
+    assert not any("off scale" in text.get_text() for text in axes.get_legend().get_texts())
