@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 _MILLION = 1e6
+_ENORMOUS = 1e15  # from which powers of ten say more than digits
 _LARGE = ((1e12, "T"), (1e9, "G"), (_MILLION, "M"))
 
 
@@ -23,6 +24,8 @@ def shown(value: float, stderr: float = 0.0, unit: str = "") -> str:
         return "unknown"
     if not (math.isfinite(stderr) and stderr > 0):
         return with_unit(_plain(value, unit), unit)
+    if max(abs(value), stderr) >= _ENORMOUS:
+        return with_unit(f"{_power(value)} ± {_power(stderr)}", unit)
     scale, letter = _scale(value)
     value, stderr = value / scale, stderr / scale
     decimals = _decimals(stderr)
@@ -43,7 +46,13 @@ def _decimals(stderr: float) -> int:
     return min(12, max(0, -place))
 
 
+def _power(value: float) -> str:
+    return f"{value:.2g}".replace("e+", "e")
+
+
 def _plain(value: float, unit: str) -> str:
+    if abs(value) >= _ENORMOUS:
+        return _power(value)
     scale, letter = _scale(value)
     if letter:
         return f"{value / scale:,.4g} {letter}"

@@ -80,7 +80,13 @@ function drawFront() {
   if (few) return;
   const data = figure.data.map((trace) => trace.customdata && !trace.text && trace.meta.role !== "reference"
     ? { ...trace, text: trace.customdata.map((n) => now.hover[n]) } : trace);
-  const place = (row) => (now.first[0] === null ? [row.n, row.values[0]] : [row.values[state.x], row.values[state.y]]);
+  const place = (row) => {  // where its point is drawn: at the edge, what lies beyond the axes
+    for (const trace of figure.data) {
+      const at = trace.customdata?.indexOf(row.n) ?? -1;
+      if (at >= 0) return [trace.x[at], trace.y[at]];
+    }
+    return now.first[0] === null ? [row.n, row.values[0]] : [row.values[state.x], row.values[state.y]];
+  };
   for (const { slot, row } of shownRows()) {
     const [x, y] = place(row);
     data.push({
@@ -118,7 +124,8 @@ function difference(a, b, i) {
   const sign = by > 0 ? "+" : by < 0 ? "−" : "", size = Math.abs(by);
   if (error > 0) {
     const digits = Math.min(12, Math.max(0, -Math.floor(Math.log10(error)) + (error / 10 ** Math.floor(Math.log10(error)) < 5 ? 1 : 0)));
-    return `${sign}${size.toFixed(digits)} ± ${error.toFixed(digits)}`;
+    const said = (value) => (value < 1e15 ? value.toFixed(digits) : value.toExponential(1).replace("e+", "e"));
+    return `${sign}${said(size)} ± ${said(error)}`;
   }
   const percent = a.values[i] ? `${sign}${(100 * size / Math.abs(a.values[i])).toPrecision(3)} %` : `${sign}${size.toPrecision(3)}`;
   return by === 0 ? "0" : percent;

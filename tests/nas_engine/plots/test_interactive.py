@@ -29,6 +29,9 @@ from tests.runs import THREE, layered_space, searched
         (float("nan"), 0.1, "ms", "unknown"),
         (0.5, float("nan"), "", "0.5"),
         (-0.25332, 0.0, "ms", "-0.2533 ms"),
+        (7.30556e32, 1.07e33, "", "7.3e32 ± 1.1e33"),
+        (5.6e20, 0.0, "", "5.6e20"),
+        (3.0, 2e18, "", "3 ± 2e18"),
     ],
 )
 def test_number_has_its_error_its_digits_and_its_unit(value: float, stderr: float, unit: str, told: str) -> None:
