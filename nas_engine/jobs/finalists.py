@@ -73,6 +73,7 @@ class Finalist:
         score: now.
         steps: of healing so far.
         healed: the small model; None before the first step.
+        better: whether healing has not made it worse; where it has, it leaves as the super-network left it.
     """
 
     row: pd.Series
@@ -82,11 +83,22 @@ class Finalist:
     score: Measurement
     steps: int = 0
     healed: Healed | None = None
+    better: bool = True
 
     @property
     def deployed(self) -> Healed | Subnetwork:
-        """What leaves: healed, if it was."""
-        return self.healed or self.subnet
+        """What leaves: healed, if it was and that did it good."""
+        return self.healed if self.healed is not None and self.better else self.subnet
+
+    @property
+    def deployed_score(self) -> Measurement:
+        """The score of what leaves."""
+        return self.score if self.better else self.unhealed
+
+    @property
+    def deployed_steps(self) -> int:
+        """Steps of healing of what leaves."""
+        return self.steps if self.better else 0
 
 
 def choose(
@@ -120,7 +132,7 @@ def choose(
         """First those that keep the tolerance, the cheapest first, then the others, the best first."""
 
         def place(finalist: Finalist) -> tuple[bool, float]:
-            loss = lost(selection, reference, finalist.score)
+            loss = lost(selection, reference, finalist.deployed_score)
             if loss > settings.tolerance:
                 return True, loss
             return False, -finalist.speedup if minimize == "latency" else float(finalist.row[minimize])
@@ -141,7 +153,7 @@ def choose(
         )
         going = [_healed(f, selection, train_set, teacher, healing, until, folder, progress) for f in going]
         going = in_order(going)
-        best_so_far(**{selection.name: going[0].score.value, "speedup": going[0].speedup})
+        best_so_far(**{selection.name: going[0].deployed_score.value, "speedup": going[0].speedup})
     return going + out
 
 
@@ -158,7 +170,8 @@ def flips(finalists: Sequence[Finalist]) -> tuple[int, int]:
 def table(
     finalists: Sequence[Finalist], name: str = "accuracy", minimize: str = "latency", reference: float | None = None
 ) -> pd.DataFrame:
-    """One row a finalist in their order: `evaluation`, `speedup`, scores with `_stderr`, and steps of healing.
+    """One row a finalist in their order: `evaluation`, `speedup`, scores with `_stderr`, steps of healing, and which of
+    the two it leaves as, the better one.
 
     Where another cost than latency is minimized, also that cost, and as `reduction` how many times the reference's it
     is less.
@@ -178,6 +191,7 @@ def table(
             name: finalist.score.value,
             f"{name}_stderr": finalist.score.stderr,
             "heal_steps": finalist.steps,
+            "leaves": "healed" if finalist.deployed_steps else "unhealed",
         }
         for finalist in finalists
     ]
@@ -241,7 +255,8 @@ def _healed(
         progress=progress,
     )
     score = _kept(folder, subnet, selection, until, lambda: selection.measure(healed.extract(True), healed.tokenizer))
-    return replace(finalist, score=score, steps=until, healed=healed)
+    better = sign_of(selection.direction) * (score.value - finalist.unhealed.value) <= 0
+    return replace(finalist, score=score, steps=until, healed=healed, better=better)
 
 
 def _digest(subnet: Subnetwork) -> str:

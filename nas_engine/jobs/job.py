@@ -138,6 +138,12 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
         progress,
     )
     chosen = finalists[0]
+    if not chosen.better:
+        note(
+            f"Healing made the chosen one no better on the selection data ({chosen.score.value:.3g} after "
+            f"{chosen.steps} steps, {chosen.unhealed.value:.3g} before): it leaves as it was.",
+            enabled=progress,
+        )
     write_figures(result, finalists, reference, folder, settings, held_out.name)
     chosen.deployed.save_pretrained(folder / "compressed")
     asked = data.prompts("test", ASKED)

@@ -66,7 +66,7 @@ def confirmed(
         }
         for name, score in scores.items()
     }
-    figures["chosen"] |= {"configuration": dict(chosen.subnet.configuration), "heal_steps": chosen.steps}
+    figures["chosen"] |= {"configuration": dict(chosen.subnet.configuration), "heal_steps": chosen.deployed_steps}
     return figures | {
         "speedup": round(times.speedups[1], 4),
         "speedup_stderr": round(times.speedup_stderrs[1], 4),

@@ -121,7 +121,9 @@ def healed_figure(summary: SearchSummary, reference: Mapping[str, float]) -> Fig
         traces.append(line(summary.reference_name, "reference", [1.0], known, mode="markers", marker=star))
     ring = {"color": CHOSEN, "symbol": "circle-open", "size": 19, "line": {"width": 2.2}}
     traces.append(
-        line("chosen", "chosen", [chosen.gain], [(chosen.score, 0.0)], mode="markers", marker=ring, hover=False)
+        line(
+            "chosen", "chosen", [chosen.gain], [(chosen.deployed_score, 0.0)], mode="markers", marker=ring, hover=False
+        )
     )
     return {"data": traces, "layout": _layout(label, summary.quality.replace("_", " "))}
 

@@ -153,7 +153,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def finalists(run: Run) -> list[dict[str, str]]:
+def finalists(run: Run) -> list[dict[str, str | bool]]:
     """The finalists before and after healing, the chosen one first."""
     if not isinstance(run.summary, SearchSummary):
         return []
@@ -165,6 +165,7 @@ def finalists(run: Run) -> list[dict[str, str]]:
             "unhealed": shown(finalist.unhealed, finalist.unhealed_stderr),
             "score": shown(finalist.score, finalist.score_stderr),
             "steps": str(finalist.heal_steps),
+            "worse": finalist.heal_steps > 0 and finalist.leaves == "unhealed",
         }
         for finalist in run.summary.finalists
     ]

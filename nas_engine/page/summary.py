@@ -51,6 +51,12 @@ class FinalistRow:
     score_stderr: float
     heal_steps: int
     reduction: float | None = None
+    leaves: str = "healed"
+
+    @property
+    def deployed_score(self) -> float:
+        """Of what leaves: as healed, unless that made it worse."""
+        return self.unhealed if self.leaves == "unhealed" else self.score
 
     @property
     def gain(self) -> float:

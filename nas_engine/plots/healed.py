@@ -48,6 +48,7 @@ def plot_healed(
         ax.errorbar(ordered[gain], ordered[column], yerr=ordered[f"{column}_stderr"], markersize=4,
                     linewidth=1.1, elinewidth=0.6, capsize=1.5, **style)  # fmt: skip
     chosen = finalists.iloc[0]
-    ax.scatter(chosen[gain], chosen[score], s=75, facecolors="none", edgecolors=CHOSEN, linewidths=1.5,
+    leaving = "unhealed" if chosen.get("leaves") == "unhealed" else score
+    ax.scatter(chosen[gain], chosen[leaving], s=75, facecolors="none", edgecolors=CHOSEN, linewidths=1.5,
                zorder=6, label="chosen")  # fmt: skip
     return finished(ax, label, score.replace("_", " "), columns=4)

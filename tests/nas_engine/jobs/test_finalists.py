@@ -1,6 +1,7 @@
 """Finalists of a front: healed by successive halving, compared on other questions against the reference."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -70,13 +71,29 @@ def test_two_are_healed_to_the_end_and_the_fastest_that_keeps_the_bound_comes_fi
 
 def test_where_none_keeps_the_bound_the_most_accurate_comes_first(searched) -> None:
     found = finalists(searched, reference=2.0, tolerance=0.0)
-    assert [f.score.value for f in found[:2]] == sorted((f.score.value for f in found[:2]), reverse=True)
+    best = [f.deployed_score.value for f in found[:2]]
+    assert best == sorted(best, reverse=True)
 
 
 def test_what_was_judged_is_what_is_handed_out(searched) -> None:
     best = finalists(searched, reference=0.0, tolerance=0.0)[0]
     again = MultipleChoiceAccuracy(QUESTIONS[130:]).measure(best.healed.extract(), best.healed.tokenizer)
     assert again.value == best.score.value
+
+
+def test_what_healing_makes_worse_leaves_as_it_was(searched) -> None:
+    ruinous = replace(HEALING, learning_rate=3.0)
+    found = finalists(searched, reference=2.0, tolerance=0.0, healing=ruinous)
+    worse = [f.score.value < f.unhealed.value for f in found]
+    assert any(worse)
+    for finalist, is_worse in zip(found, worse, strict=True):
+        assert finalist.better == (not is_worse)
+        assert finalist.deployed_score.value == max(finalist.score.value, finalist.unhealed.value)
+        assert finalist.deployed is (finalist.subnet if is_worse else finalist.healed)
+        assert finalist.deployed_steps == (0 if is_worse else finalist.steps)
+    told = table(found)
+    assert told["leaves"].tolist() == ["unhealed" if is_worse else "healed" for is_worse in worse]
+    assert told["accuracy"].tolist() == [f.score.value for f in found]  # what healing gave, all the same
 
 
 def test_without_healing_finalists_are_as_the_supernetwork_left_them(searched) -> None:
