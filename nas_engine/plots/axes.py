@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -12,7 +13,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from evaluators.whole_file import replacing
-from nas_engine.magnitude import LARGEST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evaluators import Direction
 
 _Rows = TypeVar("_Rows", pd.DataFrame, pd.Series)
+_DRAWN = 1e100  # beyond which sizes are drawn alike
 _MAGNITUDES = 1000.0  # times the least value, beyond which an axis is logarithmic
 _ROOM = 0.25  # of what is shown, on either side
 _COLUMN = (3.4, 2.6)  # inches: one column of a two-column paper
@@ -75,11 +76,13 @@ def new_axes(height: float = _COLUMN[1]) -> Axes:
 
 
 def drawable(rows: _Rows, *columns: Column) -> _Rows:
-    """A copy in which no value is so large that the ends of an axis, or their difference, would be no number."""
+    """A copy in which no value is so large that the ends of an axis, or their difference, would be no number, on a
+    logarithmic axis neither.
+    """
     drawn = rows.copy()
     for name in (f"{c.name}{what}" for c in columns for what in ("", "_stderr", "_search")):
         if name in drawn:
-            drawn[name] = np.clip(drawn[name], -LARGEST / 8, LARGEST / 8)
+            drawn[name] = np.clip(drawn[name], -_DRAWN, _DRAWN)
     return drawn
 
 
@@ -101,9 +104,9 @@ class Window:
     def around(cls, values: pd.Series) -> Window:
         """All of `values`, with some room on either side for others: with all others they might be a single line."""
         least, most = float(values.min()), float(values.max())
-        if least > 0 and most > _MAGNITUDES * least:
-            factor = (most / least) ** _ROOM
-            return cls(least / factor, most * factor, True)
+        if least > 1 / _DRAWN and most / _MAGNITUDES > least:
+            room = _ROOM * (math.log10(most) - math.log10(least))
+            return cls(least / 10**room, most * 10**room, True)
         room = _ROOM * (most - least or abs(most) or 1.0)
         return cls(least - room, most + room, False)
 
