@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from matplotlib.figure import Figure
 
@@ -121,13 +122,10 @@ def _times(name: str, files: list[Path], tokens: int, decode: bool, repeats: int
     return runtime.timed(files, 1, tokens, decode, repeats, 1, threads)
 
 
-def _ticks() -> tuple[int, int]:
-    """Of the processor's time so far, what other guests took, and all; nothing where the system does not tell."""
-    file = Path("/proc/stat")
-    if not file.exists():
-        return 0, 0
-    ticks = [int(part) for part in file.read_text().splitlines()[0].split()[1:9]]
-    return ticks[7], sum(ticks)
+def _processor_seconds() -> tuple[float, float]:
+    """So far, those that other guests took, where the system tells, and all."""
+    times = psutil.cpu_times()
+    return getattr(times, "steal", 0.0), sum(times)
 
 
 def draw(frame: Any, name: str, file: Path) -> None:
@@ -162,11 +160,11 @@ def main() -> None:
     if given.models_only and not given.folder:
         parser.error("--models-only times the model of a --folder; give one")
     torch.set_num_threads(given.threads)
-    before = _ticks()
+    before = _processor_seconds()
     runtimes = {} if given.models_only else _all_compared(given)
     models = {"models": {name: deployed(given.folder, name, given) for name in given.runtimes}} if given.folder else {}
-    stolen, passed = (now - then for now, then in zip(_ticks(), before, strict=True))
-    about = {"threads": given.threads, "torch": torch.__version__, "stolen": round(stolen / max(passed, 1), 4)}
+    stolen, passed = (now - then for now, then in zip(_processor_seconds(), before, strict=True))
+    about = {"threads": given.threads, "torch": torch.__version__, "stolen": round(stolen / max(passed, 1.0), 4)}
     print_json({"runtimes": runtimes, **models, **about})
 
 

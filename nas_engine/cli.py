@@ -195,8 +195,13 @@ def export_command(
     ] = "last",
 ) -> None:
     """Write a compressed model for the runtime where it is deployed, and check it there."""
-    settings: dict[str, Any] = {"format": format, "weights": weights, "tokenizer_file": tokenizer, "check": check}
-    settings["logits"] = logits
+    settings: dict[str, Any] = {
+        "format": format,
+        "weights": weights,
+        "tokenizer_file": tokenizer,
+        "check": check,
+        "logits": logits,
+    }
     with _errors():
         if texts is not None:
             settings["texts"] = lines_of(texts)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.behaviour.writing import Prompts
+from evaluators.behaviour.writing import PromptedEvaluator, Prompts
 from evaluators.checks import require_at_least
-from evaluators.protocol import Direction, EvaluatorDefaults, Measurement, Subnetwork
+from evaluators.protocol import Direction, Measurement, Subnetwork
 from evaluators.text.generation import Written
 
 JSON = "json"
 
 
-class _AnswerEvaluator(EvaluatorDefaults, ABC):
+class _AnswerEvaluator(PromptedEvaluator, ABC):
     """A score of each text that a model writes, on average."""
 
     direction: Direction = "maximize"
@@ -33,13 +31,9 @@ class _AnswerEvaluator(EvaluatorDefaults, ABC):
     def scores(self, texts: Sequence[Written]) -> list[float]:
         """One for each text."""
 
-    def settings(self) -> Mapping[str, Any]:
-        """The prompts, as a hash and a count, and what is looked for."""
-        return self.prompts.settings()
-
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Extract `subnet` and let it write."""
-        return self._mean(self.prompts.written_by_subnetwork(subnet))
+        return self._mean(self.scores(self.prompts.written_by_subnetwork(subnet)))
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Measurement:
         """The score of any Hugging Face causal language model.
@@ -47,20 +41,7 @@ class _AnswerEvaluator(EvaluatorDefaults, ABC):
         Raises:
             ValueError, MemoryError: as `evaluators.text.generation.greedy`.
         """
-        return self._mean(self.prompts.written_by(model, tokenizer))
-
-    def require_readable(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Check that `model` can go on from every prompt.
-
-        Raises:
-            ValueError: it cannot (the prompt is named).
-        """
-        self.prompts.require_readable(model, tokenizer)
-
-    def _mean(self, texts: Sequence[Written]) -> Measurement:
-        scores = torch.tensor(self.scores(texts), dtype=torch.double)
-        n = len(scores)
-        return Measurement(scores.mean().item(), scores.std(correction=1).item() / math.sqrt(n), n)
+        return self._mean(self.scores(self.prompts.written_by(model, tokenizer)))
 
 
 class Ended(_AnswerEvaluator):

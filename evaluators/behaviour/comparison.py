@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.behaviour.writing import Prompts
-from evaluators.protocol import Direction, Evaluator, EvaluatorDefaults, Measurement, Subnetwork
+from evaluators.behaviour.writing import PromptedEvaluator, Prompts
+from evaluators.protocol import Direction, Evaluator, Measurement, Subnetwork
 from evaluators.text.generation import Written
+from search_spaces.fingerprint import fingerprint_of
 
 
-class BaseComparison(EvaluatorDefaults, ABC):
+class BaseComparison(PromptedEvaluator, ABC):
     """A score of each text that a model writes, or reads, beside what its base wrote to the same prompt.
 
     The base is given, or left to the search, which takes the largest sub-network, and to the job, which takes its
@@ -25,17 +23,19 @@ class BaseComparison(EvaluatorDefaults, ABC):
     """
 
     direction: Direction = "minimize"
+    unit: str
+    usual_name: str
 
     def __init__(
         self,
         prompts: Iterable[str],
-        max_new_tokens: int,
-        chat: bool,
-        base: PreTrainedModel | None,
-        tokenizer: PreTrainedTokenizerBase | None,
-        name: str,
+        max_new_tokens: int = 64,
+        chat: bool = False,
+        base: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        name: str | None = None,
     ) -> None:
-        self.prompts, self.name = Prompts.of(prompts, max_new_tokens, chat), name
+        self.prompts, self.name = Prompts.of(prompts, max_new_tokens, chat), name or self.usual_name
         self._said: list[Written] = []
         if (base is None) != (tokenizer is None):
             raise ValueError(f"{'base' if base is None else 'tokenizer'} is missing; give both, or neither.")
@@ -70,9 +70,8 @@ class BaseComparison(EvaluatorDefaults, ABC):
 
     def settings(self) -> Mapping[str, Any]:
         """The prompts, and what the base wrote to them, as hashes."""
-        said = repr([(text.tokens, text.ended) for text in self._said])
-        base = hashlib.sha256(said.encode()).hexdigest()[:16] if self.has_base else None
-        return {**self.prompts.settings(), "base": base}
+        said = [(text.tokens, text.ended) for text in self._said]
+        return {**super().settings(), "base": fingerprint_of(said) if self.has_base else None}
 
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """How far `subnet` is, as it runs in the super-network."""
@@ -85,23 +84,11 @@ class BaseComparison(EvaluatorDefaults, ABC):
             ValueError: nobody said from what.
         """
         self._require_base()
-        return self._summary(self._scores(model, tokenizer))
+        return self._mean(self._scores(model, tokenizer))
 
     def _require_base(self) -> None:
         if not self.has_base:
             raise ValueError(f"{self.name} has no base to compare with; give base and tokenizer, or use against(…).")
-
-    def _summary(self, scores: Sequence[float]) -> Measurement:
-        each = torch.tensor(scores, dtype=torch.double)
-        return Measurement(each.mean().item(), each.std(correction=1).item() / math.sqrt(len(each)), len(each))
-
-    def require_readable(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Check that `model` can read the prompts, with as much behind them as the base may write.
-
-        Raises:
-            ValueError: it cannot (the prompt is named).
-        """
-        self.prompts.require_readable(model, tokenizer)
 
 
 def compared_with(
@@ -112,9 +99,9 @@ def compared_with(
     Raises:
         ValueError: the base writes nothing to a prompt that has to be gone on from.
     """
-    return [e.against(base, tokenizer) if lacks_base(e) else e for e in evaluators]  # type: ignore[attr-defined]
+    return [e.against(base, tokenizer) if lacks_base(e) else e for e in evaluators]
 
 
-def lacks_base(evaluator: Evaluator) -> bool:
+def lacks_base(evaluator: Evaluator) -> TypeGuard[BaseComparison]:
     """Whether `evaluator` compares, and nobody said with what."""
     return isinstance(evaluator, BaseComparison) and not evaluator.has_base

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,29 +25,19 @@ class LengthChange(BaseComparison):
         base: a causal language model in evaluation mode. Without one, a search compares with the largest sub-network,
             and a job with its reference.
         tokenizer: its tokenizer.
-        name: column name of the score.
+        name: column name of the score; None takes ``length_change``.
 
     Raises:
         ValueError: as `Prompts`, or one of base and tokenizer alone.
     """
 
     unit = ""
-
-    def __init__(
-        self,
-        prompts: Iterable[str],
-        max_new_tokens: int = 64,
-        chat: bool = False,
-        base: PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        name: str = "length_change",
-    ) -> None:
-        super().__init__(prompts, max_new_tokens, chat, base, tokenizer, name)
+    usual_name = "length_change"
 
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Extract `subnet` and let it write."""
         self._require_base()
-        return self._summary(self._logs_of(self.prompts.written_by_subnetwork(subnet)))
+        return self._mean(self._logs_of(self.prompts.written_by_subnetwork(subnet)))
 
     def _scores(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[float]:
         return self._logs_of(self.prompts.written_by(model, tokenizer))
@@ -55,8 +45,8 @@ class LengthChange(BaseComparison):
     def _logs_of(self, texts: Sequence[Written]) -> list[float]:
         return [abs(math.log(_length(text) / _length(said))) for text, said in zip(texts, self._said, strict=True)]
 
-    def _summary(self, scores: Sequence[float]) -> Measurement:
-        logs = super()._summary(scores)
+    def _mean(self, scores: Sequence[float]) -> Measurement:
+        logs = super()._mean(scores)
         value = math.exp(logs.value)
         return Measurement(value, value * logs.stderr, logs.n)  # the error by the delta method
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluators.checks import require_at_least
-from evaluators.protocol import Subnetwork
+from evaluators.protocol import EvaluatorDefaults, Measurement, Subnetwork
 from evaluators.text.generation import Written, require_generable, written
 from search_spaces.fingerprint import fingerprint_of
 
@@ -94,3 +96,25 @@ class Prompts:
         if self not in known:
             known[self] = self.written_by(subnet.extract(share_embeddings=True), subnet.tokenizer)
         return known[self]
+
+
+class PromptedEvaluator(EvaluatorDefaults):
+    """An evaluator of what is written to prompts: a score of each, and their mean."""
+
+    prompts: Prompts
+
+    def settings(self) -> Mapping[str, Any]:
+        """The prompts, as a hash and a count, and how they are asked."""
+        return self.prompts.settings()
+
+    def require_readable(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check that `model` can go on from every prompt.
+
+        Raises:
+            ValueError: it cannot (the prompt is named).
+        """
+        self.prompts.require_readable(model, tokenizer)
+
+    def _mean(self, scores: Sequence[float]) -> Measurement:
+        each, n = torch.tensor(scores, dtype=torch.double), len(scores)
+        return Measurement(each.mean().item(), each.std(correction=1).item() / math.sqrt(n), n)

@@ -43,10 +43,10 @@ class Model:
         logits = self.read(np.array([tokens]), 0)[0]
         if len(logits) == len(tokens):
             return {"cached": cached, "whole": [_position(row, top) for row in logits[len(prompt) - 1 :]]}
-        whole = []
-        for end in range(len(prompt), len(tokens) + 1):
+        whole = [_position(logits[-1], top)]
+        for end in range(len(tokens) - 1, len(prompt) - 1, -1):
             self.forget()
-            whole.append(_position(self.read(np.array([tokens[:end]]), 0)[0, -1], top))
+            whole.insert(0, _position(self.read(np.array([tokens[:end]]), 0)[0, -1], top))
         return {"cached": cached, "whole": whole}
 
     def timed(self, batch: int, tokens: int, new_tokens: int) -> dict[str, float]:

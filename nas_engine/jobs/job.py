@@ -144,7 +144,9 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
             f"{chosen.steps} steps, {chosen.unhealed.value:.3g} before): it leaves as it was.",
             enabled=progress,
         )
-    write_figures(result, finalists, reference, folder, settings, held_out.name)
+    cost = cost_of(result, chosen.row, settings.minimize)
+    healed = table(finalists, held_out.name, cost["name"], cost["reference"])
+    write_figures(result, chosen.row, healed, reference, folder, settings, held_out.name)
     chosen.deployed.save_pretrained(folder / "compressed")
     asked = data.prompts("test", ASKED)
     leaves = exported(chosen.deployed, asked, settings, folder, progress)
@@ -153,10 +155,8 @@ def _run(settings: JobSettings, folder: Path, progress: bool) -> JobResult:
     summary = confirmed(supernet, teacher, chosen, held_out, settings) | {
         **answers_summary(teacher, chosen, asked, data),
         **leaves,
-        "minimized": (cost := cost_of(result, chosen.row, settings.minimize)),
-        "finalists": json.loads(
-            table(finalists, held_out.name, cost["name"], cost["reference"]).round(4).to_json(orient="records")
-        ),
+        "minimized": cost,
+        "finalists": json.loads(healed.round(4).to_json(orient="records")),
         "reordered_by_healing": {"pairs": pairs, "flipped": changed},
         f"untrained_validation_{validation.name}": summary_entry(untrained),
         "warnings": warned,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from evaluators import Labelled
 from nas_engine.compression.database import BUDGET_BYTES
-from nas_engine.data import DataSplits, labels_of, source_of
+from nas_engine.data import labels_of, source_of
 from nas_engine.errors import EstimateError
 from nas_engine.estimation.device import free_bytes
 from nas_engine.estimation.estimate import Estimate, estimate
@@ -21,8 +20,7 @@ from nas_engine.jobs.calibration import NEW_TOKENS, TEXT_COUNT
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.models import read_config
 from nas_engine.supernet import SuperNetwork
-from nas_engine.texts.examples import tokenize
-from nas_engine.texts.labelled import Learned, TokenizedLabel, tokenize_labelled
+from nas_engine.texts.labelled import Learned, TokenizedLabel, tokenize_learned
 from nas_engine.training.settings import TrainingSettings
 from nas_engine.training.trainer import calibration_tokens
 
@@ -51,19 +49,11 @@ def estimate_search(settings: JobSettings, timed: bool = True) -> Estimate:
     return estimate(
         config,
         settings.template,
-        size_of(settings, _read(data, tokenizer)),
+        size_of(settings, tokenize_learned(data.train, tokenizer, TrainingSettings.max_tokens)),
         device=settings.device,
         target=settings.target,
         timed=timed,
     )
-
-
-def _read(data: DataSplits, tokenizer: PreTrainedTokenizerBase) -> Sequence[Learned]:
-    labelled = [example for example in data.train if isinstance(example, Labelled)]
-    if labelled:
-        return tokenize_labelled(labelled, tokenizer, TrainingSettings.max_tokens)
-    pairs = [example for example in data.train if not isinstance(example, Labelled)]
-    return tokenize(pairs, tokenizer, TrainingSettings.max_tokens)
 
 
 def size_of(settings: JobSettings, read: Sequence[Learned]) -> JobSize:

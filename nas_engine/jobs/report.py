@@ -20,7 +20,7 @@ from evaluators.whole_file import replacing
 from nas_engine import plots
 from nas_engine.data import DataSplits
 from nas_engine.errors import NasEngineError
-from nas_engine.jobs.finalists import Finalist, table
+from nas_engine.jobs.finalists import Finalist
 from nas_engine.jobs.job_settings import JobSettings
 from nas_engine.jobs.worth import lost
 from nas_engine.page.about import About, tell
@@ -176,7 +176,8 @@ def score_of(teacher: Teacher, asked: ModelEvaluator) -> Measurement:
 
 def write_figures(
     result: SearchResult[Subnetwork],
-    finalists: Sequence[Finalist],
+    chosen: pd.Series,
+    healed: pd.DataFrame,
     reference: Mapping[str, Measurement],
     folder: Path,
     settings: JobSettings,
@@ -187,12 +188,11 @@ def write_figures(
     result.to_json(folder / TOLD)
     with replacing(folder / "evaluations.csv") as unfinished:
         result.frame.to_csv(unfinished)
-    cost = float(result.reference[settings.minimize])  # the reference's architecture is the largest's
-    healed = table(finalists, quality, settings.minimize, cost)
     with replacing(folder / "finalists.csv") as unfinished:
         healed.to_csv(unfinished, index=False)
+    cost = float(result.reference[settings.minimize])  # the reference's architecture is the largest's
     with matplotlib.rc_context({"backend": "agg"}):
-        axes = result.plot(settings.minimize, quality, chosen=finalists[0].row)
+        axes = result.plot(settings.minimize, quality, chosen=chosen)
         plots.mark_reference(axes, cost, reference["validation"].value, settings.reference_name)
         plots.save(axes, folder / "front.png", close=True)
         axes = plots.plot_healed(

@@ -130,8 +130,9 @@ class SearchSummary:
     @property
     def reduced(self) -> str | None:
         """What finalists have less of, in words, where that is not latency."""
-        told = self.minimized is not None and any(finalist.reduction is not None for finalist in self.finalists)
-        return self.minimized.name.replace("_", " ") if told and self.minimized is not None else None
+        if self.minimized is None or all(finalist.reduction is None for finalist in self.finalists):
+            return None
+        return self.minimized.name.replace("_", " ")
 
 
 @dataclass(frozen=True)

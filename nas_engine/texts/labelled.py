@@ -43,31 +43,35 @@ def tokenize_for(
     Raises:
         ValueError: none, one that does not fit (it is named), or of the other kind.
     """
-    pairs = [example for example in train_set if not isinstance(example, Labelled)]
     labelled = [example for example in train_set if isinstance(example, Labelled)]
     if not labelled:
         if model.get_output_embeddings() is None:
             raise ValueError(
                 f"{type(model).__name__} predicts no text; give it texts with labels: evaluators.Labelled(text, label)."
             )
+    else:
+        require_classifier(model, (example.label for example in labelled), training=True)
+    return tokenize_learned(train_set, tokenizer, max_tokens)
+
+
+def tokenize_learned(
+    train_set: Sequence[Learnable], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> list[TokenizedExample] | list[TokenizedLabel]:
+    """Prompts with completions, or texts with labels, whatever model reads them.
+
+    Raises:
+        ValueError: none, one that does not fit (it is named), or both kinds.
+    """
+    pairs = [example for example in train_set if not isinstance(example, Labelled)]
+    labelled = [example for example in train_set if isinstance(example, Labelled)]
+    if not labelled:
         return tokenize(pairs, tokenizer, max_tokens)
     if pairs:
         raise ValueError("the training set has texts with labels and texts with completions; give one kind.")
-    require_classifier(model, (example.label for example in labelled), training=True)
-    return tokenize_labelled(labelled, tokenizer, max_tokens)
-
-
-def tokenize_labelled(
-    examples: Sequence[Labelled], tokenizer: PreTrainedTokenizerBase, max_tokens: int
-) -> list[TokenizedLabel]:
-    """Texts with labels, as a classifier reads them.
-
-    Raises:
-        ValueError: one does not fit (it is named).
-    """
+    rows = encoded_pairs(labelled, tokenizer, max_tokens)
     return [
         TokenizedLabel(tuple(row["input_ids"]), tuple(row.get("token_type_ids", ())), example.label)
-        for row, example in zip(encoded_pairs(examples, tokenizer, max_tokens), examples, strict=True)
+        for row, example in zip(rows, labelled, strict=True)
     ]
 
 
