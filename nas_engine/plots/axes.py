@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _Rows = TypeVar("_Rows", pd.DataFrame, pd.Series)
 _DRAWN = 1e100  # beyond which sizes are drawn alike
 _MAGNITUDES = 1000.0  # times the least value, beyond which an axis is logarithmic
-_ROOM = 0.25  # of what is shown, on either side
+_MOST_DECADES = 300.0  # of a number
+_FAR, _ROOM = 10.0, 0.25  # times the length of what is shown: what is far away, and where that is drawn instead
 _COLUMN = (3.4, 2.6)  # inches: one column of a two-column paper
 REFERENCE = "plain LoRA"  # what a user would have without this project, where nothing else is said
 FRONT, DOMINATED, CHOSEN = "#1f4e79", "#9a9a9a", "#c8502d"
@@ -88,11 +89,11 @@ def drawable(rows: _Rows, *columns: Column) -> _Rows:
 
 @dataclass(frozen=True)
 class Window:
-    """What of an objective a figure shows.
+    """What of an objective a figure has to show.
 
     Args:
-        least: of its axis.
-        most: of its axis.
+        least: of what is kept.
+        most: of it.
         logarithmic: whether values span magnitudes.
     """
 
@@ -102,17 +103,30 @@ class Window:
 
     @classmethod
     def around(cls, values: pd.Series) -> Window:
-        """All of `values`, with some room on either side for others: with all others they might be a single line."""
+        """All of `values`."""
         least, most = float(values.min()), float(values.max())
-        if least > 1 / _DRAWN and most / _MAGNITUDES > least:
-            room = _ROOM * (math.log10(most) - math.log10(least))
-            return cls(least / 10**room, most * 10**room, True)
-        room = _ROOM * (most - least or abs(most) or 1.0)
-        return cls(least - room, most + room, False)
+        return cls(least, most, least > 1 / _DRAWN and most / _MAGNITUDES > least)
 
     def beyond(self, values: pd.Series) -> pd.Series:
-        """Which of `values` lie outside."""
-        return (values < self.least) | (values > self.most)
+        """Which of `values` lie so far away that beside them all that is kept might be a single line."""
+        least, most = self._widened(_FAR)
+        return (values < least) | (values > most)
+
+    def placed(self, values: pd.Series) -> pd.Series:
+        """`values` with those that are `beyond` a little outside of all others."""
+        near = values[~self.beyond(values)]
+        shown = Window(min([self.least, *near]), max([self.most, *near]), self.logarithmic)
+        least, most = shown._widened(_ROOM)
+        return values.clip(least, most)
+
+    def _widened(self, times: float) -> tuple[float, float]:
+        """Its ends, each so many times its length further out."""
+        if self.logarithmic:
+            least, most = math.log10(self.least), math.log10(self.most)
+            room = times * (most - least)
+            return 10.0 ** max(least - room, -_MOST_DECADES), 10.0 ** min(most + room, _MOST_DECADES)
+        room = times * (self.most - self.least or abs(self.most) or 1.0)
+        return self.least - room, self.most + room
 
 
 def windows_of(kept: pd.DataFrame, *columns: Column) -> dict[str, Window]:
@@ -121,11 +135,11 @@ def windows_of(kept: pd.DataFrame, *columns: Column) -> dict[str, Window]:
 
 
 def at_the_edge(rows: pd.DataFrame, windows: Mapping[str, Window]) -> tuple[pd.DataFrame, int]:
-    """`rows` with what lies beyond a window at its edge, and how many do."""
+    """`rows` with what lies far beyond a window at the edge of the figure, and how many do."""
     moved, beyond = rows.copy(), pd.Series(False, index=rows.index)
     for name, window in windows.items():
         beyond |= window.beyond(rows[name])
-        moved[name] = rows[name].clip(window.least, window.most)
+        moved[name] = window.placed(rows[name])
     return moved, int(beyond.sum())
 
 

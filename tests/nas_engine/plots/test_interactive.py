@@ -89,7 +89,7 @@ def test_result_shows_the_front_with_a_menu_for_several_objectives(tmp_path) -> 
 
 def test_what_breaks_a_constraint_by_far_is_at_the_edge_and_magnitudes_are_logarithmic() -> None:
     rows = pd.DataFrame(
-        {"perplexity": [1.3, 1.5, 1.4, 7e32, 2.0], "perplexity_stderr": 0.0, "latency": [4.0, 2.0, 3.0, 1.0, 2.5],
+        {"perplexity": [1.3, 1.5, 1.4, 7e32, 20.0], "perplexity_stderr": 0.0, "latency": [4.0, 2.0, 3.0, 1.0, 2.5],
          "latency_stderr": 0.0, "feasible": [True, True, True, False, False], "on_front": [True] * 3 + [False] * 2},
         index=range(1, 6),
     )  # fmt: skip
@@ -99,6 +99,10 @@ def test_what_breaks_a_constraint_by_far_is_at_the_edge_and_magnitudes_are_logar
     assert crosses["name"] == "breaks a constraint (2 off scale)"
     assert crosses["y"] == pytest.approx([1.55, 1.55])
     assert "type" not in figure["layout"]["yaxis"]
+    rows.loc[5, "perplexity"] = 2.1  # what misses by less is where it is, and the edge beyond it
+    crosses = next(t for t in front_figure(rows, x, y)["data"] if t["meta"]["role"] == "infeasible")
+    assert crosses["name"] == "breaks a constraint (1 off scale)"
+    assert crosses["y"] == pytest.approx([2.3, 2.1])
     figure = front_figure(rows.assign(feasible=True), x, y)
     assert figure["layout"]["yaxis"]["type"] == "log"
     assert "type" not in figure["layout"]["xaxis"]
