@@ -7,8 +7,8 @@ two thirds of its heads, over the largest one. With ``--folder``, the chosen mod
 folder is exported in every weight type and timed in turns with the whole model of the same type: `models`, with bytes
 and tokens a second.
 
-`stolen` is the share of the processor's time that other guests of the host took meanwhile, where Linux tells: beyond
-a few hundredths two threads that wait for each other, as in decoding, are slower than one.
+`stolen` is the share of the processor's time that other guests of the host took meanwhile, where Linux tells; threads
+that wait for each other, as in decoding, suffer from it most.
 
 Run as ``python -m benchmarks.runtimes [--quick] [--runtimes llama.cpp openvino onnxruntime] [--folder RUN]
 [--models-only] [--threads 1] [--dtype q8_0] [--figure FILE]``. Weights have 8 bits while runtimes are compared;
