@@ -24,18 +24,17 @@ class BaseComparison(PromptedEvaluator, ABC):
 
     direction: Direction = "minimize"
     unit: str
-    usual_name: str
 
     def __init__(
         self,
         prompts: Iterable[str],
-        max_new_tokens: int = 64,
-        chat: bool = False,
-        base: PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        name: str | None = None,
+        max_new_tokens: int,
+        chat: bool,
+        base: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        name: str,
     ) -> None:
-        self.prompts, self.name = Prompts.of(prompts, max_new_tokens, chat), name or self.usual_name
+        self.prompts, self.name = Prompts.of(prompts, max_new_tokens, chat), name
         self._said: list[Written] = []
         if (base is None) != (tokenizer is None):
             raise ValueError(f"{'base' if base is None else 'tokenizer'} is missing; give both, or neither.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,16 +30,26 @@ class Divergence(BaseComparison):
         base: a causal language model in evaluation mode, such as ``supernet.largest.extract()``. Without one, a search
             compares with the largest sub-network, and a job with its reference.
         tokenizer: its tokenizer, which the sub-networks share.
-        name: column name of the score; None takes ``divergence``.
+        name: column name of the score.
 
     Raises:
         ValueError: as `Prompts`, one of base and tokenizer alone, or the base writes nothing to a prompt.
     """
 
     unit = "nats"
-    usual_name = "divergence"
     _rows: Sequence[Row] = ()
     _expected: Sequence[tuple[Tensor, Tensor]] = ()
+
+    def __init__(
+        self,
+        prompts: Iterable[str],
+        max_new_tokens: int = 64,
+        chat: bool = False,
+        base: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        name: str = "divergence",
+    ) -> None:
+        super().__init__(prompts, max_new_tokens, chat, base, tokenizer, name)
 
     def _listen(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super()._listen(base, tokenizer)

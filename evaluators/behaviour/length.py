@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,14 +25,24 @@ class LengthChange(BaseComparison):
         base: a causal language model in evaluation mode. Without one, a search compares with the largest sub-network,
             and a job with its reference.
         tokenizer: its tokenizer.
-        name: column name of the score; None takes ``length_change``.
+        name: column name of the score.
 
     Raises:
         ValueError: as `Prompts`, or one of base and tokenizer alone.
     """
 
     unit = ""
-    usual_name = "length_change"
+
+    def __init__(
+        self,
+        prompts: Iterable[str],
+        max_new_tokens: int = 64,
+        chat: bool = False,
+        base: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        name: str = "length_change",
+    ) -> None:
+        super().__init__(prompts, max_new_tokens, chat, base, tokenizer, name)
 
     def __call__(self, subnet: Subnetwork) -> Measurement:
         """Extract `subnet` and let it write."""
